@@ -1,1 +1,3 @@
+//! The replicated side: vault, policy, approvals, signed releases.
 
+pub mod state;
