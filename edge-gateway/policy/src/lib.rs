@@ -1,1 +1,168 @@
+//! Policy: what may leave, what people are asked about, and what is refused.
+//!
+//! ```text
+//! text ─ parse ─▶ rules ─▶ Policy ─┬─ needs(head) ──▶ Need        before the body is read
+//!                                  ├─ decide(subject) ─▶ Decision  on the bytes that will leave
+//!                                  └─ explain(subject) ─▶ Explanation
+//! ```
+//!
+//! Every rule that matches counts, and the strictest wins: deny, then approve, then allow. What no rule names is
+//! [`Then::Unnamed`], which is a no. So order never matters, and adding a deny rule can never open anything.
+//!
+//! Conditions have three values. What cannot be determined (a body that does not decode, a name that is there
+//! twice, a path that loose servers take for another) never makes an allow rule match and always makes an approve
+//! or a deny rule match.
+//!
+//! No I/O, no clock, no randomness, no global state. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
+//! looks at: `target`, `path`, `query`, `body`, `json`, `when`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use countersign_gate::Destination;
+use http::{HeaderMap, Method};
+
+mod judge;
+mod policy;
+mod truth;
+
+mod diagnostic;
+mod parse;
+mod rules;
+
+pub mod body;
+mod decode;
+mod json;
+mod path;
+mod query;
+pub mod target;
+mod when;
+
+pub mod fixtures;
+
+pub use diagnostic::Diagnostic;
+pub use policy::Policy;
+
+/// A request before its body. `path` and `query` are as they would leave, with the hole where a key goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The agent's name.
+    pub agent: &'a str,
+    pub destination: &'a Destination,
+    pub method: &'a Method,
+    pub path: &'a str,
+    /// Without the `?`.
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+}
+
+/// A request to decide about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub head: Head<'a>,
+    pub body: Body<'a>,
+}
+
+/// What is known of a body.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// Not read: undecidable for every rule that looks at it.
+    Streamed,
+    /// All of it, as it would leave.
+    Whole(&'a [u8]),
+}
+
+/// What becomes of a request, or what a rule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Then {
+    Allow,
+    /// People decide.
+    Approve,
+    Deny,
+    /// No rule names it: refused. Never what a rule asks for.
+    Unnamed,
+}
+
+/// What the rules say of a request: what those of the strictest kind that matched say together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub then: Then,
+    /// The first by name of the rules that decided; empty when [`Then::Unnamed`].
+    pub rule: String,
+    /// The credentials that the deciding rules name, each once, by name.
+    pub credentials: Vec<String>,
+    /// Which of the deciding rules name each credential.
+    pub credential_rules: BTreeMap<String, Vec<String>>,
+    /// One for each approve rule that decided, by the rule's name. All must be met.
+    pub requirements: Vec<Requirement>,
+    /// How long an approval waits: the shortest of the deciding rules.
+    pub expires: Duration,
+    /// How long the edge holds the connection: the shortest of the deciding rules.
+    pub hold: Duration,
+    /// Whether something that a rule asked about could not be determined. Cards say so.
+    pub uninspectable: bool,
+    /// What the deciding rule gives as its reason.
+    pub reason: Option<String>,
+}
+
+/// What it takes to satisfy one approve rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub rule: String,
+    /// Groups or principals; `["*"]` is whoever may approve.
+    pub approvers: Vec<String>,
+    /// How many distinct people.
+    pub quorum: u32,
+}
+
+/// What it takes to decide, once the head is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The whole body: a rule looks at it, or the request may be held.
+    Body,
+    /// No body changes it: it may be streamed.
+    Nothing,
+    /// No body would let it through.
+    Refuse,
+}
+
+/// How the rules use a credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// An allow rule names it.
+    pub allow: bool,
+    /// An approve rule names it.
+    pub approve: bool,
+    /// Every approve rule that names it accepts that only the edge enforces it (a lease is outside approval).
+    pub accept_edge_enforced: bool,
+}
+
+/// Why a decision is what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub decision: Decision,
+    /// Every rule that matched or was undecidable, by name.
+    pub rules: Vec<Explained>,
+    /// Every other rule for the same host, by name, and what kept it from matching.
+    pub missed: Vec<Explained>,
+}
+
+/// One rule and a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    pub rule: String,
+    /// Where it is in its file, from 1.
+    pub line: usize,
+    pub then: Then,
+    pub matched: Match,
+    pub why: String,
+}
+
+/// Whether a rule matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    No,
+    /// Counts for approve and deny rules, and never for allow rules.
+    Undecidable,
+    Yes,
+}

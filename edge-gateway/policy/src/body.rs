@@ -1,0 +1,183 @@
+//! What a body says, or that it cannot be said.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use flate2::bufread::{GzDecoder, ZlibDecoder};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+/// A body for a person to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The decoded text, as it was written; None for bytes that are not text or could not be decoded.
+    pub text: Option<String>,
+    /// Whether the text is all there is to know about the body. If not, say so on the card: what the upstream
+    /// acts on may be something else.
+    pub complete: bool,
+    pub kind: Kind,
+}
+
+/// What a body was declared to be, and is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Binary,
+    Empty,
+    Form,
+    Json,
+    Text,
+}
+
+/// The body decoded for a card.
+pub fn view(headers: &HeaderMap, body: &[u8]) -> View {
+    if body.is_empty() {
+        return View { text: Some(String::new()), complete: true, kind: Kind::Empty };
+    }
+    let Ok(decoded) = decode(headers, body) else {
+        return View { text: None, complete: false, kind: Kind::Binary };
+    };
+    let Ok(text) = std::str::from_utf8(&decoded) else {
+        return View { text: None, complete: false, kind: Kind::Binary };
+    };
+    let (kind, complete) = match declared(headers) {
+        Declared::Form => (Kind::Form, form(headers, &decoded).is_ok_and(|pairs| pairs.clear())),
+        Declared::Json => (Kind::Json, json(headers, &decoded).is_ok()),
+        Declared::Other | Declared::Multipart => (Kind::Text, false),
+        Declared::Text => (Kind::Text, true),
+    };
+    View { text: Some(text.to_owned()), complete, kind }
+}
+
+/// Why a body, or one reading of it, is not certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Undecodable(pub(crate) &'static str);
+
+/// The most that a body may be once decoded, bytes.
+pub const MOST_DECODED: usize = 8 * 1024 * 1024;
+/// How many times larger decoding may make a body.
+const MOST_RATIO: usize = 100;
+/// A small body may grow this far whatever the ratio: repetitive JSON compresses well.
+const ALWAYS_DECODED: usize = 4096;
+const MOST_LAYERS: usize = 3;
+
+/// Takes the Content-Encoding off.
+pub(crate) fn decode<'a>(
+    headers: &HeaderMap,
+    body: &'a [u8],
+) -> Result<Cow<'a, [u8]>, Undecodable> {
+    let mut layers = Vec::new();
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let value =
+            value.to_str().map_err(|_| Undecodable("a Content-Encoding that is not ASCII"))?;
+        layers.extend(value.split(',').map(|name| name.trim().to_ascii_lowercase()));
+    }
+    layers.retain(|name| name != "identity" && !name.is_empty());
+    if layers.len() > MOST_LAYERS {
+        return Err(Undecodable("more than three layers of Content-Encoding"));
+    }
+    if body.len() > MOST_DECODED {
+        return Err(Undecodable("a body of more than 8 MiB"));
+    }
+    let most = MOST_DECODED.min(body.len().saturating_mul(MOST_RATIO).max(ALWAYS_DECODED));
+    let mut decoded = Cow::Borrowed(body);
+    for name in layers.iter().rev() {
+        decoded = Cow::Owned(match name.as_str() {
+            "gzip" | "x-gzip" => {
+                let mut reader = GzDecoder::new(&*decoded);
+                inflate(&mut reader, most).and_then(|out| whole(out, reader.into_inner()))?
+            }
+            "deflate" => {
+                let mut reader = ZlibDecoder::new(&*decoded);
+                inflate(&mut reader, most).and_then(|out| whole(out, reader.into_inner()))?
+            }
+            _ => return Err(Undecodable("a Content-Encoding other than gzip and deflate")),
+        });
+    }
+    Ok(decoded)
+}
+
+fn inflate(reader: &mut impl Read, most: usize) -> Result<Vec<u8>, Undecodable> {
+    let mut out = Vec::new();
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    reader
+        .take(limit)
+        .read_to_end(&mut out)
+        .map_err(|_| Undecodable("a body that is not as Content-Encoding says"))?;
+    if out.len() > most {
+        return Err(Undecodable(
+            "a body that decoding makes more than 100 times larger, or more than 8 MiB",
+        ));
+    }
+    Ok(out)
+}
+
+/// Some readers stop after the first member, others go on: nothing may follow it.
+fn whole(out: Vec<u8>, rest: &[u8]) -> Result<Vec<u8>, Undecodable> {
+    if rest.is_empty() {
+        Ok(out)
+    } else {
+        Err(Undecodable("bytes after the end of a compressed body"))
+    }
+}
+
+/// What Content-Type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Declared {
+    Form,
+    Json,
+    Multipart,
+    /// Nothing, twice, in another character set, or something that is not known.
+    Other,
+    Text,
+}
+
+pub(crate) fn declared(headers: &HeaderMap) -> Declared {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Declared::Other };
+    let Ok(value) = value.to_str() else { return Declared::Other };
+    let mut parts = value.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let kind = parts.next().unwrap_or_default();
+    if kind.starts_with("multipart/") {
+        return Declared::Multipart;
+    }
+    let utf8 = parts.filter_map(|part| {
+        part.strip_prefix("charset=").map(|set| set.trim_matches('"').to_owned())
+    });
+    if utf8.into_iter().any(|set| set != "utf-8" && set != "utf8" && set != "us-ascii") {
+        return Declared::Other;
+    }
+    match kind.as_str() {
+        "application/x-www-form-urlencoded" => Declared::Form,
+        "application/json" => Declared::Json,
+        kind if kind.starts_with("application/") && kind.ends_with("+json") => Declared::Json,
+        kind if kind.starts_with("text/") => Declared::Text,
+        _ => Declared::Other,
+    }
+}
+
+/// The fields of a form.
+pub(crate) fn form(
+    headers: &HeaderMap,
+    decoded: &[u8],
+) -> Result<crate::query::Pairs, Undecodable> {
+    if declared(headers) != Declared::Form {
+        return Err(Undecodable("a body whose Content-Type is not a form's"));
+    }
+    let text = std::str::from_utf8(decoded).map_err(|_| Undecodable("a form that is not UTF-8"))?;
+    let sniffed = text.trim_start().bytes().next();
+    if matches!(sniffed, Some(b'{' | b'[' | b'<')) {
+        return Err(Undecodable("a form that some readers take for JSON or XML"));
+    }
+    if !text.bytes().all(|byte| matches!(byte, 0x21..=0x7e)) {
+        return Err(Undecodable("a form with bytes that have to be percent-encoded"));
+    }
+    Ok(crate::query::Pairs::parse(text))
+}
+
+/// A JSON document.
+pub(crate) fn json(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::json::Json, Undecodable> {
+    if declared(headers) != Declared::Json {
+        return Err(Undecodable("a body whose Content-Type is not JSON's"));
+    }
+    crate::json::parse(decoded)
+}

@@ -1,0 +1,232 @@
+//! JSON as RFC 8259 has it, and only what every reader reads alike.
+
+use crate::body::Undecodable;
+use crate::decode::fold;
+
+/// A JSON value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Json {
+    Null,
+    Flag(bool),
+    Whole(i64),
+    /// A whole number above `i64::MAX`.
+    Large(u64),
+    Fraction(f64),
+    Text(String),
+    List(Vec<Json>),
+    /// In the order of the document.
+    Object(Vec<(String, Json)>),
+}
+
+const DEEPEST: usize = 64;
+const MOST_VALUES: usize = 100_000;
+
+/// Reads one document.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Undecodable("JSON that is not UTF-8"))?;
+    let mut reader = Reader { text, at: 0, values: 0 };
+    reader.space();
+    let value = reader.value(0)?;
+    reader.space();
+    if reader.at < text.len() {
+        return Err(Undecodable("something after the end of the JSON document"));
+    }
+    Ok(value)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    values: usize,
+}
+
+const BROKEN: Undecodable = Undecodable("a body that is not JSON");
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Takes this byte, if it is next.
+    fn take(&mut self, byte: u8) -> bool {
+        let next = self.peek() == Some(byte);
+        self.at += usize::from(next);
+        next
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), Undecodable> {
+        if self.take(byte) { Ok(()) } else { Err(BROKEN) }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Json, Undecodable> {
+        self.values += 1;
+        if depth > DEEPEST || self.values > MOST_VALUES {
+            return Err(Undecodable("JSON that is nested too deeply or has too many values"));
+        }
+        match self.peek() {
+            Some(b'{') => self.object(depth),
+            Some(b'[') => self.list(depth),
+            Some(b'"') => self.string().map(Json::Text),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => {
+                let words = [
+                    ("null", Json::Null),
+                    ("true", Json::Flag(true)),
+                    ("false", Json::Flag(false)),
+                ];
+                let rest = &self.text[self.at..];
+                let (word, value) =
+                    words.into_iter().find(|(word, _)| rest.starts_with(word)).ok_or(BROKEN)?;
+                self.at += word.len();
+                Ok(value)
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Json, Undecodable> {
+        self.expect(b'{')?;
+        let mut members: Vec<(String, Json)> = Vec::new();
+        // Some readers (Go's) take names that differ in case for the same one.
+        let mut folded = std::collections::HashSet::new();
+        self.space();
+        if self.take(b'}') {
+            return Ok(Json::Object(members));
+        }
+        loop {
+            self.space();
+            let name = self.string()?;
+            if !folded.insert(fold(&name).into_owned()) {
+                return Err(Undecodable(
+                    "JSON with a name twice in one object (or twice but for its case)",
+                ));
+            }
+            self.space();
+            self.expect(b':')?;
+            self.space();
+            members.push((name, self.value(depth + 1)?));
+            self.space();
+            if !self.take(b',') {
+                self.expect(b'}')?;
+                return Ok(Json::Object(members));
+            }
+        }
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Json, Undecodable> {
+        self.expect(b'[')?;
+        let mut items = Vec::new();
+        self.space();
+        if self.take(b']') {
+            return Ok(Json::List(items));
+        }
+        loop {
+            self.space();
+            items.push(self.value(depth + 1)?);
+            self.space();
+            if !self.take(b',') {
+                self.expect(b']')?;
+                return Ok(Json::List(items));
+            }
+        }
+    }
+
+    fn number(&mut self) -> Result<Json, Undecodable> {
+        let start = self.at;
+        self.take(b'-');
+        if !self.take(b'0') {
+            self.digits()?;
+        }
+        let mut whole = true;
+        if self.take(b'.') {
+            whole = false;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            whole = false;
+            self.at += 1;
+            if !self.take(b'+') {
+                self.take(b'-');
+            }
+            self.digits()?;
+        }
+        let text = &self.text[start..self.at];
+        if whole {
+            let small = text.parse().map(Json::Whole);
+            let number = small.or_else(|_| text.parse().map(Json::Large));
+            return number
+                .map_err(|_| Undecodable("JSON with a whole number that does not fit 64 bits"));
+        }
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Json::Fraction(number)),
+            _ => Err(Undecodable("JSON with a number that readers do not agree on")),
+        }
+    }
+
+    fn digits(&mut self) -> Result<(), Undecodable> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(BROKEN) }
+    }
+
+    fn string(&mut self) -> Result<String, Undecodable> {
+        self.expect(b'"')?;
+        let mut out = String::new();
+        loop {
+            let rest = &self.text[self.at..];
+            let plain =
+                rest.bytes().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).ok_or(BROKEN)?;
+            out.push_str(&rest[..plain]);
+            self.at += plain;
+            if self.take(b'"') {
+                return Ok(out);
+            }
+            self.expect(b'\\')?;
+            let escape = self.peek().ok_or(BROKEN)?;
+            self.at += 1;
+            out.push(match escape {
+                b'"' | b'\\' | b'/' => char::from(escape),
+                b'b' => '\u{8}',
+                b'f' => '\u{c}',
+                b'n' => '\n',
+                b'r' => '\r',
+                b't' => '\t',
+                b'u' => self.escaped()?,
+                _ => return Err(BROKEN),
+            });
+        }
+    }
+
+    /// What follows `\u`.
+    fn escaped(&mut self) -> Result<char, Undecodable> {
+        let lone = Undecodable("JSON with half of a character (a lone surrogate)");
+        let first = self.hex()?;
+        if !(0xd800..=0xdfff).contains(&first) {
+            return char::from_u32(first).ok_or(lone);
+        }
+        if first >= 0xdc00 || !self.take(b'\\') || !self.take(b'u') {
+            return Err(lone);
+        }
+        let second = self.hex()?;
+        if !(0xdc00..=0xdfff).contains(&second) {
+            return Err(lone);
+        }
+        char::from_u32(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)).ok_or(lone)
+    }
+
+    fn hex(&mut self) -> Result<u32, Undecodable> {
+        let digits = self.text.as_bytes().get(self.at..self.at + 4).ok_or(BROKEN)?;
+        self.at += 4;
+        digits
+            .iter()
+            .try_fold(0, |number, byte| Some(number * 16 + char::from(*byte).to_digit(16)?))
+            .ok_or(BROKEN)
+    }
+}

@@ -1,0 +1,220 @@
+//! One rule against one request.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use crate::body::{self, Declared, Undecodable};
+use crate::json::Json;
+use crate::path::Segments;
+use crate::query::{Found, Pairs};
+use crate::rules::{Methods, Rule};
+use crate::target::{self, Clarity};
+use crate::truth::Truth;
+use crate::{Body, Head, Subject, Then};
+
+/// A request, and what has been worked out about it so far: nothing is computed that no rule asks for.
+pub(crate) struct Case<'a> {
+    pub(crate) head: &'a Head<'a>,
+    pub(crate) body: &'a Body<'a>,
+    method: Option<Methods>,
+    clarity: OnceCell<Clarity>,
+    written: OnceCell<Segments<'a>>,
+    opened: OnceCell<Segments<'a>>,
+    query: OnceCell<Pairs>,
+    overrides: OnceCell<Overrides>,
+    decoded: OnceCell<Result<Cow<'a, [u8]>, Undecodable>>,
+    form: OnceCell<Result<Pairs, Undecodable>>,
+    json: OnceCell<Result<Json, Undecodable>>,
+}
+
+/// What a framework may take the method for, other than what is on the wire.
+#[derive(Debug, Default)]
+struct Overrides {
+    known: Methods,
+    /// There is one, and it is not a method that is known, or not certain.
+    unknown: bool,
+    /// There may be one in the body, which is not here.
+    unread: bool,
+}
+
+const OVERRIDE_HEADERS: [&str; 3] =
+    ["x-http-method", "x-http-method-override", "x-method-override"];
+const OVERRIDE_FIELD: &str = "_method";
+
+impl<'a> Case<'a> {
+    pub(crate) fn new(subject: &'a Subject<'a>) -> Self {
+        Self {
+            head: &subject.head,
+            body: &subject.body,
+            method: Methods::of(subject.head.method),
+            clarity: OnceCell::new(),
+            written: OnceCell::new(),
+            opened: OnceCell::new(),
+            query: OnceCell::new(),
+            overrides: OnceCell::new(),
+            decoded: OnceCell::new(),
+            form: OnceCell::new(),
+            json: OnceCell::new(),
+        }
+    }
+
+    /// Whether the rule is about this request; its host is known to match.
+    pub(crate) fn judge(&self, rule: &Rule) -> Truth {
+        self.agent(rule)
+            .and(|| self.methods(rule))
+            .and(|| self.path(rule))
+            .and(|| self.conditions(rule))
+            .and(|| self.when(rule))
+    }
+
+    /// The parts of `judge`, each with its name, for explanations.
+    pub(crate) fn parts(&self, rule: &Rule) -> [(&'static str, Truth); 5] {
+        [
+            ("agents", self.agent(rule)),
+            ("methods", self.methods(rule)),
+            ("path", self.path(rule)),
+            ("query", self.conditions(rule)),
+            ("when", self.when(rule)),
+        ]
+    }
+
+    fn agent(&self, rule: &Rule) -> Truth {
+        Truth::of(
+            rule.agents
+                .as_ref()
+                .is_none_or(|agents| agents.iter().any(|agent| agent == self.head.agent)),
+        )
+    }
+
+    fn methods(&self, rule: &Rule) -> Truth {
+        let Some(wanted) = rule.methods else { return Truth::Yes };
+        let Some(method) = self.method else {
+            return Truth::undecidable("the method is not one that is known");
+        };
+        let overrides = self.overrides();
+        if overrides.unknown {
+            return Truth::undecidable(
+                "the request overrides its method in a way that is not certain",
+            );
+        }
+        let all = method.with(overrides.known);
+        if wanted.contains(all) && !overrides.unread {
+            Truth::Yes
+        } else if wanted.overlaps(all) && !overrides.unread {
+            Truth::undecidable("the request overrides its method")
+        } else if overrides.unread {
+            Truth::unread("the body, which may override the method, is not here")
+        } else {
+            Truth::No
+        }
+    }
+
+    fn overrides(&self) -> &Overrides {
+        self.overrides.get_or_init(|| {
+            let mut found = Overrides::default();
+            let mut named = |text: Option<&str>| match text
+                .and_then(|text| Methods::one(&text.trim().to_ascii_uppercase()))
+            {
+                Some(method) => found.known = found.known.with(method),
+                None => found.unknown = true,
+            };
+            for header in OVERRIDE_HEADERS {
+                for value in self.head.headers.get_all(header) {
+                    named(value.to_str().ok());
+                }
+            }
+            let mut field = |pairs: &Pairs| match pairs.find(OVERRIDE_FIELD) {
+                Found::Absent => {}
+                Found::Doubtful => named(None),
+                Found::One(value) => named(Some(value)),
+            };
+            if self.head.query.is_some_and(|query| query.contains("ethod") || query.contains('%')) {
+                field(self.query());
+            }
+            // Frameworks look for it in forms that are posted, and in those only.
+            let declared = match self.head.method.as_str() {
+                "POST" => body::declared(self.head.headers),
+                _ => Declared::Other,
+            };
+            match (declared, self.body) {
+                (Declared::Form | Declared::Multipart, Body::Streamed) => found.unread = true,
+                (Declared::Form, Body::Whole(_)) => match self.form() {
+                    Some(Ok(pairs)) => field(pairs),
+                    Some(Err(_)) | None => found.unknown = true,
+                },
+                (Declared::Multipart, Body::Whole(_)) => match self.decoded() {
+                    Some(Ok(bytes)) => {
+                        let name = OVERRIDE_FIELD.as_bytes();
+                        found.unknown |= bytes
+                            .windows(name.len())
+                            .any(|window| window.eq_ignore_ascii_case(name));
+                    }
+                    Some(Err(_)) | None => found.unknown = true,
+                },
+                _ => {}
+            }
+            found
+        })
+    }
+
+    fn path(&self, rule: &Rule) -> Truth {
+        let Some(pattern) = &rule.path else { return Truth::Yes };
+        match self.clarity.get_or_init(|| target::judge(self.head.path, self.head.query)) {
+            Clarity::Clear => pattern.matches(self.written()),
+            Clarity::Ambiguous(_) => {
+                Truth::undecidable("the request target can be read in two ways")
+            }
+            Clarity::EncodedSlash if !rule.allow_encoded_slash => Truth::undecidable(
+                "the path has an encoded slash and the rule has no `allow_encoded_slash`",
+            ),
+            Clarity::EncodedSlash if rule.then == Then::Allow => pattern.matches(self.written()),
+            Clarity::EncodedSlash => pattern.matches(self.written()).or(|| {
+                pattern.matches(self.opened.get_or_init(|| Segments::opened(self.head.path)))
+            }),
+        }
+    }
+
+    fn written(&self) -> &Segments<'a> {
+        self.written.get_or_init(|| Segments::written(self.head.path))
+    }
+
+    fn conditions(&self, rule: &Rule) -> Truth {
+        let mut truth = Truth::Yes;
+        for (name, value) in &rule.query {
+            truth = truth.and(|| match self.query().find(name) {
+                Found::Absent => Truth::No,
+                Found::Doubtful => Truth::undecidable(format!(
+                    "the query's {name:?} can be read in more than one way"
+                )),
+                Found::One(found) => Truth::of(found == value),
+            });
+        }
+        truth
+    }
+
+    fn when(&self, rule: &Rule) -> Truth {
+        rule.when.as_ref().map_or(Truth::Yes, |when| when.judge(self))
+    }
+
+    pub(crate) fn query(&self) -> &Pairs {
+        self.query.get_or_init(|| Pairs::parse(self.head.query.unwrap_or_default()))
+    }
+
+    /// The body without its Content-Encoding; None when it is not here.
+    pub(crate) fn decoded(&self) -> Option<&Result<Cow<'a, [u8]>, Undecodable>> {
+        let Body::Whole(bytes) = self.body else { return None };
+        Some(self.decoded.get_or_init(|| body::decode(self.head.headers, bytes)))
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn form(&self) -> Option<&Result<Pairs, Undecodable>> {
+        let decoded = self.decoded()?.as_ref();
+        Some(self.form.get_or_init(|| body::form(self.head.headers, decoded.map_err(|why| *why)?)))
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn json(&self) -> Option<&Result<Json, Undecodable>> {
+        let decoded = self.decoded()?.as_ref();
+        Some(self.json.get_or_init(|| body::json(self.head.headers, decoded.map_err(|why| *why)?)))
+    }
+}

@@ -1,0 +1,277 @@
+//! All rules of a policy, by the hosts they name, and what they say together.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use countersign_gate::Destination;
+
+use crate::diagnostic::Diagnostic;
+use crate::judge::Case;
+use crate::parse;
+use crate::rules::Rule;
+use crate::target::{self, Ambiguous, Clarity};
+use crate::truth::Truth;
+use crate::{
+    Body, Decision, Explained, Explanation, Head, Match, Need, Requirement, Subject, Then, Use,
+};
+
+/// A compiled policy. Share it in an `Arc`.
+#[derive(Debug, Default)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    /// Rules for exactly this host and port.
+    exact: HashMap<String, Vec<usize>>,
+    /// Rules for every name below this one.
+    below: HashMap<String, Vec<usize>>,
+    uses: BTreeMap<String, Use>,
+}
+
+impl Policy {
+    /// Compiles a policy file. `file` is the name that diagnostics call it by. `[[test]]` tables are checked and
+    /// otherwise ignored.
+    ///
+    /// # Errors
+    /// Every mistake in it, in the order of its lines.
+    pub fn compile(text: &str, file: &str) -> Result<Self, Vec<Diagnostic>> {
+        parse::parse(text, file).map(|parsed| Self::of(parsed.rules))
+    }
+
+    /// The policy that names nothing: everything is refused.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn of(rules: Vec<Rule>) -> Self {
+        let mut policy = Self::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let map = if rule.host.below { &mut policy.below } else { &mut policy.exact };
+            map.entry(rule.host.name.clone()).or_default().push(index);
+            if let Some(credential) = &rule.credential {
+                let using = policy.uses.entry(credential.clone()).or_insert(Use {
+                    allow: false,
+                    approve: false,
+                    accept_edge_enforced: true,
+                });
+                match rule.then {
+                    Then::Allow => using.allow = true,
+                    Then::Approve => {
+                        using.approve = true;
+                        using.accept_edge_enforced &= rule.accept_edge_enforced;
+                    }
+                    Then::Deny | Then::Unnamed => {}
+                }
+            }
+        }
+        for using in policy.uses.values_mut() {
+            using.accept_edge_enforced &= using.approve;
+        }
+        policy.rules = rules;
+        policy
+    }
+
+    /// What the rules say of a request.
+    pub fn decide(&self, subject: &Subject<'_>) -> Decision {
+        let case = Case::new(subject);
+        let mut verdict = Verdict::default();
+        for rule in self.naming(subject.head.destination) {
+            verdict.add(rule, &case.judge(rule));
+        }
+        verdict.decision()
+    }
+
+    /// What is needed to decide about a request whose body has not been read.
+    ///
+    /// [`Need::Nothing`] is about the rules only: a key that is handed out one request at a time needs the body
+    /// too, and which keys those are is the caller's to know.
+    pub fn needs(&self, head: &Head<'_>) -> Need {
+        let subject = Subject { head: *head, body: Body::Streamed };
+        let case = Case::new(&subject);
+        let mut verdict = Verdict::default();
+        let mut unread = false;
+        for rule in self.naming(head.destination) {
+            match case.judge(rule) {
+                Truth::Undecidable(unknown) if unknown.unread => unread = true,
+                truth => verdict.add(rule, &truth),
+            }
+        }
+        match verdict.then {
+            Then::Deny => Need::Refuse,
+            _ if unread => Need::Body,
+            Then::Unnamed => Need::Refuse,
+            Then::Approve => Need::Body,
+            Then::Allow => {
+                let shared = |rule: &&Rule| {
+                    let using = rule.credential.as_deref().map(|name| self.credential_use(name));
+                    using.is_some_and(|using| using.approve && !using.accept_edge_enforced)
+                };
+                if verdict.rules.iter().any(shared) { Need::Body } else { Need::Nothing }
+            }
+        }
+    }
+
+    /// Every rule for the request's host, whether it matched, and why; and what they say together.
+    pub fn explain(&self, subject: &Subject<'_>) -> Explanation {
+        let case = Case::new(subject);
+        let mut verdict = Verdict::default();
+        let (mut rules, mut missed) = (Vec::new(), Vec::new());
+        for rule in self.naming(subject.head.destination) {
+            let truth = case.judge(rule);
+            verdict.add(rule, &truth);
+            let explained = |matched, why| Explained {
+                rule: rule.name.clone(),
+                line: rule.line,
+                then: rule.then,
+                matched,
+                why,
+            };
+            match truth {
+                Truth::Yes => {
+                    rules.push(explained(Match::Yes, "everything it asks for is there".to_owned()))
+                }
+                Truth::Undecidable(unknown) => {
+                    rules.push(explained(Match::Undecidable, unknown.why.into_owned()))
+                }
+                Truth::No => {
+                    let parts = case.parts(rule).into_iter();
+                    let part =
+                        parts.filter(|(_, truth)| *truth == Truth::No).map(|(part, _)| part).next();
+                    let why = format!("its `{}` is about other requests", part.unwrap_or("host"));
+                    missed.push(explained(Match::No, why));
+                }
+            }
+        }
+        for list in [&mut rules, &mut missed] {
+            list.sort_by(|a, b| a.rule.cmp(&b.rule));
+        }
+        Explanation { decision: verdict.decision(), rules, missed }
+    }
+
+    /// How the rules use a credential: whether it may be leased follows from it.
+    pub fn credential_use(&self, credential: &str) -> Use {
+        self.uses.get(credential).copied().unwrap_or_default()
+    }
+
+    /// Whether any rule could be about requests to this destination.
+    pub fn names_host(&self, destination: &Destination) -> bool {
+        self.naming(destination).next().is_some()
+    }
+
+    /// As [`target::check`], save that `%2f` is let through to hosts for which a rule accepts it.
+    ///
+    /// # Errors
+    /// [`Ambiguous`] says what can be read in two ways.
+    pub fn check_target(
+        &self,
+        destination: &Destination,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<(), Ambiguous> {
+        match target::judge(path, query) {
+            Clarity::EncodedSlash
+                if self.naming(destination).any(|rule| rule.allow_encoded_slash) =>
+            {
+                Ok(())
+            }
+            _ => target::check(path, query),
+        }
+    }
+
+    /// Every group or principal that approve rules name; `*` is whoever may approve.
+    pub fn approvers(&self) -> BTreeSet<String> {
+        let asking = self.rules.iter().filter(|rule| rule.then == Then::Approve);
+        asking.flat_map(|rule| rule.approvers.iter().cloned()).collect()
+    }
+
+    /// Every credential that rules name.
+    pub fn credentials(&self) -> BTreeSet<String> {
+        self.uses.keys().cloned().collect()
+    }
+
+    /// The rules whose host this is.
+    fn naming(&self, destination: &Destination) -> impl Iterator<Item = &Rule> {
+        let host = destination.host();
+        let exact = self.exact.get(host);
+        let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
+        let below = parents.filter_map(|parent| self.below.get(parent));
+        let port = destination.port();
+        exact
+            .into_iter()
+            .chain(below)
+            .flatten()
+            .map(|index| &self.rules[*index])
+            .filter(move |r| r.host.port == port)
+    }
+}
+
+/// The strictest that matched so far, and every rule that says so.
+#[derive(Debug)]
+struct Verdict<'a> {
+    then: Then,
+    rules: Vec<&'a Rule>,
+    uninspectable: bool,
+}
+
+impl Default for Verdict<'_> {
+    fn default() -> Self {
+        Self { then: Then::Unnamed, rules: Vec::new(), uninspectable: false }
+    }
+}
+
+impl<'a> Verdict<'a> {
+    fn add(&mut self, rule: &'a Rule, truth: &Truth) {
+        let matches = match truth {
+            Truth::No => false,
+            Truth::Undecidable(_) => {
+                self.uninspectable = true;
+                rule.then != Then::Allow
+            }
+            Truth::Yes => true,
+        };
+        if !matches || strictness(rule.then) < strictness(self.then) {
+            return;
+        }
+        if strictness(rule.then) > strictness(self.then) {
+            self.then = rule.then;
+            self.rules.clear();
+        }
+        self.rules.push(rule);
+    }
+
+    fn decision(mut self) -> Decision {
+        // By name, so that the order of the file never shows.
+        self.rules.sort_by(|a, b| a.name.cmp(&b.name));
+        let deciding = self.rules.first();
+        let mut credential_rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for rule in &self.rules {
+            if let Some(credential) = &rule.credential {
+                credential_rules.entry(credential.clone()).or_default().push(rule.name.clone());
+            }
+        }
+        let requirement = |rule: &&Rule| Requirement {
+            rule: rule.name.clone(),
+            approvers: rule.approvers.clone(),
+            quorum: rule.quorum,
+        };
+        let asks = self.then == Then::Approve;
+        Decision {
+            then: self.then,
+            rule: deciding.map(|rule| rule.name.clone()).unwrap_or_default(),
+            credentials: credential_rules.keys().cloned().collect(),
+            credential_rules,
+            requirements: self.rules.iter().filter(|_| asks).map(requirement).collect(),
+            expires: self.rules.iter().map(|rule| rule.expires).min().unwrap_or(Duration::ZERO),
+            hold: self.rules.iter().map(|rule| rule.hold).min().unwrap_or(Duration::ZERO),
+            uninspectable: self.uninspectable,
+            reason: deciding.and_then(|rule| rule.reason.clone()),
+        }
+    }
+}
+
+fn strictness(then: Then) -> u8 {
+    match then {
+        Then::Unnamed => 0,
+        Then::Allow => 1,
+        Then::Approve => 2,
+        Then::Deny => 3,
+    }
+}

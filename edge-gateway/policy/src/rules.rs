@@ -1,0 +1,103 @@
+//! A rule, once it is known to be well-formed.
+
+use std::time::Duration;
+
+use countersign_gate::{Destination, Scheme};
+use http::Method;
+
+use crate::Then;
+use crate::path::Pattern;
+use crate::when::When;
+
+/// One rule of a policy. `then` is never [`Then::Unnamed`].
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    /// Where it starts in its file, from 1.
+    pub(crate) line: usize,
+    pub(crate) then: Then,
+    /// None: any agent.
+    pub(crate) agents: Option<Vec<String>>,
+    pub(crate) host: HostPattern,
+    /// None: any method.
+    pub(crate) methods: Option<Methods>,
+    pub(crate) path: Option<Pattern>,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) when: Option<When>,
+    pub(crate) credential: Option<String>,
+    pub(crate) approvers: Vec<String>,
+    pub(crate) quorum: u32,
+    pub(crate) expires: Duration,
+    pub(crate) hold: Duration,
+    pub(crate) accept_edge_enforced: bool,
+    pub(crate) allow_encoded_slash: bool,
+    pub(crate) reason: Option<String>,
+}
+
+/// `api.example.com`, `*.example.com:8443`, `[2001:db8::1]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPattern {
+    /// Whether it stands for every name below this one, and not for this one.
+    pub(crate) below: bool,
+    /// As [`Destination::host`] writes it.
+    pub(crate) name: String,
+    pub(crate) port: u16,
+}
+
+impl HostPattern {
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (below, name) = match text.strip_prefix("*.") {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        if name.contains("://") || name.contains('/') {
+            return Err(
+                "it is a host and perhaps a port, without https:// and without a path".into()
+            );
+        }
+        if name.contains('*') {
+            return Err("a * stands for whole labels at the start only: *.example.com".into());
+        }
+        let read =
+            Destination::parse(Scheme::Https, name, Some(443)).map_err(|why| why.to_string())?;
+        let literal =
+            read.host().contains(':') || read.host().parse::<std::net::Ipv4Addr>().is_ok();
+        if below && literal {
+            return Err("an address has no names below it".into());
+        }
+        Ok(Self { below, name: read.host().to_owned(), port: read.port() })
+    }
+}
+
+/// A set of methods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Methods(u8);
+
+impl Methods {
+    /// The methods that requests may have.
+    pub(crate) const KNOWN: [&'static str; 7] =
+        ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
+
+    /// None for a method that is not known.
+    pub(crate) fn one(name: &str) -> Option<Self> {
+        Self::KNOWN.iter().position(|known| *known == name).map(|index| Self(1 << index))
+    }
+
+    pub(crate) fn of(method: &Method) -> Option<Self> {
+        Self::one(method.as_str())
+    }
+
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
