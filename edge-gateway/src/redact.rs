@@ -1,0 +1,276 @@
+//! The answer's way back: no real key reaches the agent, however the upstream writes it.
+//!
+//! Every spelling of every key (as it is, in base64, hexadecimal, percent-encoding, JSON and HTML escapes) is looked
+//! for in headers, body and trailers, and overwritten with as many `*`, so that lengths and syntax stay as they
+//! were. A body is passed on as it comes: what is held back is only an end that may be the beginning of a spelling.
+//!
+//! What an upstream encrypts, reverses or cuts in pieces is not recognised. Against that stands that a key goes to
+//! the one host it is for.
+
+mod decode;
+mod spell;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use aho_corasick::Anchored;
+use aho_corasick::automaton::{Automaton as _, StateID};
+use aho_corasick::nfa::contiguous::NFA;
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap as Trailers, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::upstream::{BodyError, BoxBody};
+use decode::{Coding, Decoded, Undecodable};
+
+/// Takes keys out of answers. Cheap to clone; making one is not, so make it where the key is opened and keep it as
+/// long as the key. It holds the keys' spellings: it has no `Debug`.
+#[derive(Clone)]
+pub struct Redactor(Option<Arc<Spellings>>);
+
+impl Redactor {
+    /// Looks for these keys.
+    pub fn new(secrets: &[&[u8]]) -> Self {
+        Self(Spellings::of(secrets).map(Arc::new))
+    }
+
+    /// Looks for nothing and changes nothing: for requests without a key.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// The whole answer: its content coding taken off, then head, body and trailers without the keys. This is the
+    /// way to use it; `headers` and `body` are its halves.
+    pub fn response(&self, answer: Response<BoxBody>) -> Response<BoxBody> {
+        if self.0.is_none() {
+            return answer;
+        }
+        let (mut head, body) = answer.into_parts();
+        let coding = Coding::of(&head.headers);
+        let body = match coding {
+            Ok(Coding::Identity) => body,
+            Ok(coding) => {
+                head.headers.remove(header::CONTENT_ENCODING);
+                head.headers.remove(header::CONTENT_LENGTH);
+                Decoded::new(body, coding).boxed()
+            }
+            Err(unreadable) => {
+                head.headers.remove(header::CONTENT_LENGTH);
+                Undecodable(Some(unreadable)).boxed()
+            }
+        };
+        self.headers(&mut head.headers);
+        Response::from_parts(head, self.body(body))
+    }
+
+    /// Masks keys in values, drops headers with a key in their name, and all cookies: a cookie may be a session
+    /// that stands for the key.
+    pub fn headers(&self, headers: &mut HeaderMap) {
+        let Some(spellings) = &self.0 else { return };
+        headers.remove(header::SET_COOKIE);
+        headers.remove(HeaderName::from_static("set-cookie2"));
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| spellings.occurs(name.as_str().as_bytes()))
+            .cloned()
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        for value in headers.values_mut() {
+            if spellings.occurs(value.as_bytes()) {
+                let mut bytes = value.as_bytes().to_vec();
+                spellings.mask_all(&mut bytes);
+                *value = HeaderValue::from_bytes(&bytes)
+                    .unwrap_or_else(|_| HeaderValue::from_static("*"));
+            }
+        }
+    }
+
+    /// Masks keys in a body without a content coding, as it streams past. Trailers with a key in them are dropped.
+    pub fn body(&self, body: BoxBody) -> BoxBody {
+        match &self.0 {
+            Some(spellings) => Redacted::new(body, spellings.clone()).boxed(),
+            None => body,
+        }
+    }
+}
+
+/// All spellings of all keys, as one automaton.
+struct Spellings {
+    automaton: NFA,
+    start: StateID,
+    /// Of every state but the start: how many of the last bytes may be the beginning of a spelling.
+    depths: HashMap<StateID, usize>,
+}
+
+impl Spellings {
+    fn of(secrets: &[&[u8]]) -> Option<Self> {
+        let patterns = spell::spellings(secrets);
+        if patterns.is_empty() {
+            return None;
+        }
+        // A prefilter would keep the spellings in one piece, and help little with so many first bytes.
+        let automaton = NFA::builder().prefilter(false).build(&patterns).ok()?;
+        let start = automaton.start_state(Anchored::No).ok()?;
+        let mut depths = HashMap::new();
+        for pattern in &patterns {
+            let mut state = start;
+            for (index, byte) in pattern.iter().enumerate() {
+                state = automaton.next_state(Anchored::No, state, *byte);
+                depths.insert(state, index + 1);
+            }
+        }
+        Some(Self { automaton, start, depths })
+    }
+
+    fn occurs(&self, text: &[u8]) -> bool {
+        let mut state = self.start;
+        text.iter().any(|byte| {
+            state = self.automaton.next_state(Anchored::No, state, *byte);
+            self.automaton.is_match(state)
+        })
+    }
+
+    fn mask_all(&self, text: &mut [u8]) {
+        let mut state = self.start;
+        for end in 0..text.len() {
+            state = self.automaton.next_state(Anchored::No, state, text[end]);
+            let length = self.matched(state);
+            text[end + 1 - length..=end].fill(b'*');
+        }
+    }
+
+    /// The length of the longest spelling that ends here; 0 if none does.
+    fn matched(&self, state: StateID) -> usize {
+        if !self.automaton.is_match(state) {
+            return 0;
+        }
+        let automaton = &self.automaton;
+        (0..automaton.match_len(state))
+            .map(|index| automaton.pattern_len(automaton.match_pattern(state, index)))
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn depth(&self, state: StateID) -> usize {
+        self.depths.get(&state).copied().unwrap_or(0)
+    }
+}
+
+/// A body that is masked as it streams past.
+struct Redacted {
+    inner: BoxBody,
+    spellings: Arc<Spellings>,
+    state: StateID,
+    /// The end that may be the beginning of a spelling, already masked where it was the end of one.
+    held: BytesMut,
+    trailers: Option<Trailers>,
+    ended: bool,
+}
+
+impl Redacted {
+    fn new(inner: BoxBody, spellings: Arc<Spellings>) -> Self {
+        let state = spellings.start;
+        Self { inner, spellings, state, held: BytesMut::new(), trailers: None, ended: false }
+    }
+
+    /// What may go on of what was held and the chunk.
+    fn pass(&mut self, chunk: Bytes) -> Bytes {
+        let before = self.held.len();
+        let mut masks: Vec<(usize, usize)> = Vec::new();
+        for (index, byte) in chunk.iter().enumerate() {
+            self.state = self.spellings.automaton.next_state(Anchored::No, self.state, *byte);
+            let length = self.spellings.matched(self.state);
+            if length > 0 {
+                let end = before + index + 1;
+                masks.push((end - length, end));
+            }
+        }
+        let hold = self.spellings.depth(self.state);
+        if before == 0 && masks.is_empty() {
+            let split = chunk.len() - hold;
+            self.held.extend_from_slice(&chunk[split..]);
+            return chunk.slice(..split);
+        }
+        let mut whole = std::mem::take(&mut self.held);
+        whole.extend_from_slice(&chunk);
+        for (from, to) in masks {
+            whole[from..to].fill(b'*');
+        }
+        self.held = whole.split_off(whole.len() - hold);
+        whole.freeze()
+    }
+}
+
+impl Body for Redacted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        while !this.ended {
+            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => {
+                        let passed = this.pass(chunk);
+                        if !passed.is_empty() {
+                            return Poll::Ready(Some(Ok(Frame::data(passed))));
+                        }
+                    }
+                    Err(frame) => {
+                        this.ended = true;
+                        this.trailers = frame.into_trailers().ok().map(|mut trailers| {
+                            let spellings = &this.spellings;
+                            let told: Vec<HeaderName> = trailers
+                                .iter()
+                                .filter(|(name, value)| {
+                                    spellings.occurs(name.as_str().as_bytes())
+                                        || spellings.occurs(value.as_bytes())
+                                })
+                                .map(|(name, _)| name.clone())
+                                .collect();
+                            for name in told {
+                                trailers.remove(name);
+                            }
+                            trailers
+                        });
+                    }
+                },
+                None => this.ended = true,
+            }
+        }
+        if !this.held.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze()))));
+        }
+        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty()
+            && self.trailers.is_none()
+            && (self.ended || self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.held.len() as u64;
+        if self.ended {
+            return SizeHint::with_exact(held);
+        }
+        let inner = self.inner.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(held));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(held));
+        }
+        hint
+    }
+}

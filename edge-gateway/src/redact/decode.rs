@@ -1,0 +1,208 @@
+//! Content codings, taken off in order to see what is inside.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use http::header::{self, HeaderMap};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::upstream::{BodyError, BoxBody};
+
+/// How much is given to a decoder at once: deflate makes at most 1,032 times as much of it.
+const SIP: usize = 512;
+
+/// How a body is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Deflate,
+    Gzip,
+    Identity,
+}
+
+impl Coding {
+    /// # Errors
+    /// For what cannot be looked into.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Unreadable> {
+        let mut found = Self::Identity;
+        for value in headers.get_all(header::CONTENT_ENCODING) {
+            for token in value.to_str().map_err(|_| Unreadable)?.split(',') {
+                let coding = match token.trim().to_ascii_lowercase().as_str() {
+                    "" | "identity" => continue,
+                    "deflate" => Self::Deflate,
+                    "gzip" | "x-gzip" => Self::Gzip,
+                    _ => return Err(Unreadable),
+                };
+                if found != Self::Identity {
+                    return Err(Unreadable);
+                }
+                found = coding;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// An answer that may hide a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreadable;
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "the answer was not passed on: a key went with the request, and the answer is in a content coding \
+             that cannot be looked into",
+        )
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// The body of such an answer: an error and nothing else.
+pub(super) struct Undecodable(pub(super) Option<Unreadable>);
+
+impl Body for Undecodable {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(self.0.take().map(|error| Err(error.into())))
+    }
+}
+
+enum Decoder {
+    Deflate(DeflateDecoder<Vec<u8>>),
+    Gzip(MultiGzDecoder<Vec<u8>>),
+    Zlib(ZlibDecoder<Vec<u8>>),
+}
+
+impl Decoder {
+    fn new(coding: Coding, first: u8) -> Self {
+        match coding {
+            Coding::Gzip => Self::Gzip(MultiGzDecoder::new(Vec::new())),
+            // "deflate" is zlib's format by the book (RFC 9110 §8.4.1.2), and bare deflate in the wild.
+            _ if first & 0x0f == 8 => Self::Zlib(ZlibDecoder::new(Vec::new())),
+            _ => Self::Deflate(DeflateDecoder::new(Vec::new())),
+        }
+    }
+
+    /// What comes out for what goes in, all of it: an event is not to wait for the next one.
+    fn decode(&mut self, sip: &[u8]) -> io::Result<Bytes> {
+        let out = match self {
+            Self::Deflate(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
+            Self::Gzip(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
+            Self::Zlib(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
+        };
+        out.map(|out| Bytes::from(std::mem::take(out)))
+    }
+
+    fn finish(&mut self) -> io::Result<Bytes> {
+        let out = match self {
+            Self::Deflate(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
+            Self::Gzip(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
+            Self::Zlib(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
+        };
+        out.map(|out| Bytes::from(std::mem::take(out)))
+    }
+}
+
+fn write_through(decoder: &mut impl Write, sip: &[u8]) -> io::Result<()> {
+    decoder.write_all(sip)?;
+    decoder.flush()
+}
+
+/// A body with its content coding taken off, as it streams past.
+pub(super) struct Decoded {
+    inner: BoxBody,
+    coding: Coding,
+    decoder: Option<Decoder>,
+    /// What has come and is still encoded.
+    encoded: Bytes,
+    after: VecDeque<Frame<Bytes>>,
+    ended: bool,
+}
+
+impl Decoded {
+    pub(super) fn new(inner: BoxBody, coding: Coding) -> Self {
+        Self {
+            inner,
+            coding,
+            decoder: None,
+            encoded: Bytes::new(),
+            after: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.ended = true;
+        // No decoder: the body was empty, as the answer to HEAD is.
+        if let Some(mut decoder) = self.decoder.take() {
+            let rest = decoder.finish()?;
+            if !rest.is_empty() {
+                self.after.push_front(Frame::data(rest));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Body for Decoded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        loop {
+            if !this.encoded.is_empty() {
+                let sip = this.encoded.split_to(this.encoded.len().min(SIP));
+                let coding = this.coding;
+                let decoder = this.decoder.get_or_insert_with(|| Decoder::new(coding, sip[0]));
+                let decoded = match decoder.decode(&sip) {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        this.ended = true;
+                        this.encoded.clear();
+                        this.decoder = None;
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                };
+                if !decoded.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(decoded))));
+                }
+                continue;
+            }
+            if this.ended {
+                return Poll::Ready(this.after.pop_front().map(Ok));
+            }
+            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => this.encoded = chunk,
+                    Err(trailers) => {
+                        this.after.push_back(trailers);
+                        this.finish()?;
+                    }
+                },
+                None => this.finish()?,
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.encoded.is_empty() && self.after.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,252 @@
+//! The only dialler. A request that was released is written here, once, to the address that was checked; what comes
+//! back is an answer or a [`Failure`] that says whether the request may have arrived.
+//!
+//! It resolves a name once, checks every address of it, and dials one of those it checked. It knows no proxies: the
+//! environment's are ignored, since behind one the guard would check the wrong address.
+
+mod connection;
+mod dial;
+mod pool;
+
+use std::error::Error;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_gate::{Destination, Outbound, Payload, Scheme, Sent};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use rustls_pki_types::CertificateDer;
+
+pub use dial::{ConnectTo, NotConnectTo, Resolve, SystemResolver};
+
+use crate::addresses::{Guard, Network};
+use connection::NotAnswered;
+use dial::Dialler;
+use pool::Pool;
+
+/// A body on its way in either direction.
+pub type BoxBody = http_body_util::combinators::BoxBody<Bytes, BodyError>;
+pub type BodyError = Box<dyn Error + Send + Sync>;
+
+/// What the operator says about the way out.
+pub struct Settings {
+    /// Authorities that are trusted besides the system's.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Where to dial instead; the certificate must still be that of the name asked for.
+    pub connect_to: Vec<ConnectTo>,
+    /// Ranges that are dialled although they are private.
+    pub allow_private: Vec<Network>,
+    /// Our own listeners: never dialled.
+    pub forbidden: Vec<SocketAddr>,
+    /// How long an upstream may be silent between the last of the request and the head of its answer.
+    pub response_header_timeout: Duration,
+}
+
+/// Writes requests upstream.
+pub struct Upstream {
+    dialler: Dialler,
+    pool: Arc<Pool>,
+    response_header_timeout: Duration,
+}
+
+impl Upstream {
+    /// # Errors
+    /// When one of the extra roots is not a certificate that can be trusted as one.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        Self::with_resolver(settings, Arc::new(SystemResolver))
+    }
+
+    /// With another way to find the addresses of a name.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`].
+    pub fn with_resolver(settings: Settings, resolver: Arc<dyn Resolve>) -> anyhow::Result<Self> {
+        let Settings { extra_roots, connect_to, allow_private, forbidden, response_header_timeout } =
+            settings;
+        let guard = Guard::new(allow_private, forbidden);
+        Ok(Self {
+            dialler: Dialler::new(extra_roots, connect_to, guard, resolver)?,
+            pool: Arc::new(Pool::default()),
+            response_header_timeout,
+        })
+    }
+
+    /// Checks what can be checked of a destination before anything of it is looked up: an address literal, and the
+    /// names that stand for this machine. [`Upstream::send`] checks again, what it is about to dial.
+    ///
+    /// # Errors
+    /// [`Failure::AddressDenied`].
+    pub async fn check(&self, destination: &Destination) -> Result<(), Failure> {
+        self.dialler.check(destination)
+    }
+
+    /// Writes the request once. `streamed` is the body of a request whose payload streams past. A request that a
+    /// decision released gets a connection of its own; others share those of the same destination and `pool_key`,
+    /// which names whose they are: the agent and the credential.
+    ///
+    /// The answer's head has no hop-by-hop headers; its body is as it came.
+    ///
+    /// # Errors
+    /// [`Failure::Unknown`] once a byte of the request may have left; everything else says it did not.
+    pub async fn send(
+        &self,
+        outbound: Outbound,
+        streamed: Option<BoxBody>,
+        pool_key: &str,
+    ) -> Result<Response<BoxBody>, Failure> {
+        let destination = outbound.destination().clone();
+        if outbound.keyed() && destination.scheme() != Scheme::Https {
+            return Err(Failure::NotSent { why: "a key leaves over https only".into() });
+        }
+        let alone = outbound.request_id().is_some();
+        let (head, body) = prepare(outbound.into_parts(), streamed)?;
+        let (body, progress) = connection::watched(body);
+        let mut request = head.map(|()| body);
+
+        if !alone {
+            // A pooled connection may turn out to have been closed meanwhile. As long as it gives the request
+            // back, nothing of it was written, and the next connection may have it.
+            while let Some(pooled) = self.pool.take(&destination, pool_key) {
+                match pooled
+                    .exchange(request, &destination, &progress, self.response_header_timeout)
+                    .await
+                {
+                    Ok((answer, connection)) => {
+                        self.pool.keep(destination, pool_key, connection);
+                        return receive(answer);
+                    }
+                    Err(NotAnswered::Unwritten(returned, _)) => request = *returned,
+                    Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
+                }
+            }
+        }
+        let connection = self.dialler.dial(&destination).await?;
+        if !alone {
+            self.pool.share(&destination, pool_key, &connection);
+        }
+        match connection
+            .exchange(request, &destination, &progress, self.response_header_timeout)
+            .await
+        {
+            Ok((answer, connection)) => {
+                if !alone {
+                    self.pool.keep(destination, pool_key, connection);
+                }
+                receive(answer)
+            }
+            Err(NotAnswered::Unwritten(_, why)) => Err(Failure::NotSent { why }),
+            Err(NotAnswered::Written(why)) => Err(Failure::Unknown { why }),
+        }
+    }
+}
+
+/// Why there is no answer, and whether the request may have arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The destination is, or resolves to, an address that agents may not reach. Nothing was dialled.
+    AddressDenied { host: String, address: Option<IpAddr>, why: String },
+    /// No byte of the request left.
+    NotSent { why: String },
+    /// It may have arrived, and may have been carried out.
+    Unknown { why: String },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressDenied { host, address: Some(address), why }
+                if address.to_string() != *host =>
+            {
+                write!(f, "not sent: {host} is at {address}, which agents may not reach: {why}")
+            }
+            Self::AddressDenied { host, why, .. } => {
+                write!(f, "not sent: agents may not reach {host}: {why}")
+            }
+            Self::NotSent { why } => write!(f, "not sent: {why}"),
+            Self::Unknown { why } => write!(f, "sent, but the outcome is unknown: {why}"),
+        }
+    }
+}
+
+impl Error for Failure {}
+
+/// Head and body as they will be written, still in origin form.
+fn prepare(sent: Sent, streamed: Option<BoxBody>) -> Result<(Request<()>, BoxBody), Failure> {
+    let Sent { method, uri, mut headers, payload } = sent;
+    let body = match (payload, streamed) {
+        (Payload::Whole(bytes), None) => Full::new(bytes).map_err(|never| match never {}).boxed(),
+        (Payload::Streamed, Some(body)) => body,
+        (Payload::Streamed, None) | (Payload::Whole(_), Some(_)) => {
+            return Err(Failure::NotSent {
+                why: "the request and its body do not belong together".into(),
+            });
+        }
+    };
+    // Written out even where it is zero: servers wait for, or refuse, a POST of which they don't know the length.
+    let announced =
+        |length: u64| length > 0 || matches!(method, Method::PATCH | Method::POST | Method::PUT);
+    if let Some(length) = body.size_hint().exact().filter(|length| announced(*length)) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok((request, body))
+}
+
+/// The answer as it may go on: without what belonged to the one connection, and without what would lead the
+/// agent's client around us.
+fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Unknown {
+            why: "the upstream switched to another protocol unasked".into(),
+        });
+    }
+    let (mut head, body) = answer.into_parts();
+    strip_hop_by_hop(&mut head.headers);
+    head.headers.remove(header::ALT_SVC);
+    // The reason phrase travels in here, and so would an upgrade: neither is the agent's.
+    head.extensions.clear();
+    Ok(Response::from_parts(head, body.map_err(BodyError::from).boxed()))
+}
+
+/// RFC 9110 §7.6.1: what Connection names, and what is hop-by-hop without being named.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const HOP_BY_HOP: [HeaderName; 8] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        header::PROXY_AUTHENTICATE,
+        HeaderName::from_static("proxy-connection"),
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// What goes over HTTP/2 instead of the Host header.
+fn absolute(destination: &Destination, uri: &Uri) -> Result<Uri, http::Error> {
+    let mut builder =
+        Uri::builder().scheme(destination.scheme().as_str()).authority(destination.authority());
+    if let Some(target) = uri.path_and_query() {
+        builder = builder.path_and_query(target.clone());
+    }
+    builder.build()
+}
