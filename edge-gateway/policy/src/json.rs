@@ -5,7 +5,7 @@ use crate::decode::fold;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Json {
+pub(crate) enum Json {
     Null,
     Flag(bool),
     Whole(i64),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use crate::body::{self, Declared, Undecodable};
+use crate::graphql::{self, Operation};
 use crate::json::Json;
 use crate::path::Segments;
 use crate::query::{Found, Pairs};
@@ -25,6 +26,7 @@ pub(crate) struct Case<'a> {
     decoded: OnceCell<Result<Cow<'a, [u8]>, Undecodable>>,
     form: OnceCell<Result<Pairs, Undecodable>>,
     json: OnceCell<Result<Json, Undecodable>>,
+    graphql: OnceCell<Result<Operation, Undecodable>>,
 }
 
 /// What a framework may take the method for, other than what is on the wire.
@@ -55,6 +57,7 @@ impl<'a> Case<'a> {
             decoded: OnceCell::new(),
             form: OnceCell::new(),
             json: OnceCell::new(),
+            graphql: OnceCell::new(),
         }
     }
 
@@ -109,6 +112,18 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Yes when the method on the wire is the only one that anyone takes it for.
+    pub(crate) fn method_is_certain(&self) -> Truth {
+        let overrides = self.overrides();
+        match self.method {
+            _ if overrides.unread => {
+                Truth::unread("the body, which may override the method, is not here")
+            }
+            Some(method) if !overrides.unknown && method.contains(overrides.known) => Truth::Yes,
+            _ => Truth::No,
+        }
+    }
+
     fn overrides(&self) -> &Overrides {
         self.overrides.get_or_init(|| {
             let mut found = Overrides::default();
@@ -159,7 +174,7 @@ impl<'a> Case<'a> {
 
     fn path(&self, rule: &Rule) -> Truth {
         let Some(pattern) = &rule.path else { return Truth::Yes };
-        match self.clarity.get_or_init(|| target::judge(self.head.path, self.head.query)) {
+        match self.clarity() {
             Clarity::Clear => pattern.matches(self.written()),
             Clarity::Ambiguous(_) => {
                 Truth::undecidable("the request target can be read in two ways")
@@ -172,6 +187,15 @@ impl<'a> Case<'a> {
                 pattern.matches(self.opened.get_or_init(|| Segments::opened(self.head.path)))
             }),
         }
+    }
+
+    /// Whether the path and the query can be read in one way only.
+    pub(crate) fn path_is_clear(&self) -> bool {
+        self.clarity() == Clarity::Clear
+    }
+
+    fn clarity(&self) -> Clarity {
+        *self.clarity.get_or_init(|| target::judge(self.head.path, self.head.query))
     }
 
     fn written(&self) -> &Segments<'a> {
@@ -216,5 +240,11 @@ impl<'a> Case<'a> {
     pub(crate) fn json(&self) -> Option<&Result<Json, Undecodable>> {
         let decoded = self.decoded()?.as_ref();
         Some(self.json.get_or_init(|| body::json(self.head.headers, decoded.map_err(|why| *why)?)))
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn graphql(&self) -> Option<&Result<Operation, Undecodable>> {
+        let json = self.json()?.as_ref();
+        Some(self.graphql.get_or_init(|| graphql::operation(json.map_err(|why| *why)?)))
     }
 }

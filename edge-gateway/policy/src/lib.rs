@@ -32,6 +32,8 @@ mod rules;
 
 pub mod body;
 mod decode;
+mod expression;
+mod graphql;
 mod json;
 mod path;
 mod query;

@@ -20,11 +20,31 @@ pub(crate) struct Parsed {
     pub(crate) fixtures: Vec<Fixture>,
 }
 
-/// Reads a whole file.
+/// Reads a whole file, on a thread of its own: the parsers of TOML and CEL recurse as their source does.
 ///
 /// # Errors
 /// Every mistake in it; a file that is not TOML has only the first one.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
+    let read = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("policy".to_owned()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, || read(text, file)).ok()?;
+        thread.join().ok()
+    });
+    read.unwrap_or_else(|| {
+        let mut mistakes = Mistakes::new(text, file);
+        mistakes.add(
+            None,
+            None,
+            "the policy could not be compiled: no thread to do it on, or it cannot be parsed",
+        );
+        mistakes.settle(Parsed { rules: Vec::new(), fixtures: Vec::new() })
+    })
+}
+
+/// Bytes; only what is used is ever taken.
+const STACK: usize = 64 * 1024 * 1024;
+
+fn read(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     let mut mistakes = Mistakes::new(text, file);
     let document = match Document::parse(text) {
         Ok(document) => document,
