@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Millis;
+use super::audit::Entry;
+use super::name::{REASON_BYTES, check_id, check_name, clipped};
+use super::{Actor, Done, Event, Millis, Refused, Role, State};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Agent {
@@ -14,4 +16,89 @@ pub struct Agent {
     pub token_sha256: [u8; 32],
     pub active: bool,
     pub created_at: Millis,
+}
+
+impl State {
+    pub(super) fn create_agent(
+        &mut self,
+        actor: &Actor,
+        id: &str,
+        name: &str,
+        owner: Option<&str>,
+        token_sha256: &[u8; 32],
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        check_id("an agent", id)?;
+        check_name("an agent", name)?;
+        if self.agents.contains_key(id) || self.active_agent_named(name).is_ok() {
+            return Err(Refused::AlreadyExists(format!(
+                "agent {name} was not created: there is one of that name or id; choose another name, or rotate its token"
+            )));
+        }
+        // An owner that is nobody would let the agent's true owner vote on its requests.
+        if let Some(owner) = owner
+            && !self.principals.get(owner).is_some_and(|p| p.active)
+        {
+            return Err(Refused::NotFound(format!(
+                "agent {name} was not created: its owner {:?} is no active principal; add the principal first",
+                clipped(owner, REASON_BYTES)
+            )));
+        }
+        let agent = Agent {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            owner: owner.map(str::to_owned),
+            token_sha256: *token_sha256,
+            active: true,
+            created_at: self.log_time,
+        };
+        let entry = agent.entry("agent.create").with("owner", owner.unwrap_or_default());
+        self.agents.insert(id.to_owned(), agent);
+        Ok(Done::changed(Event::AgentChanged { id: id.to_owned() }, entry))
+    }
+
+    pub(super) fn rotate_agent(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        token_sha256: &[u8; 32],
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let agent = self.active_agent_named(name)?;
+        agent.token_sha256 = *token_sha256;
+        Ok(Done::changed(Event::AgentChanged { id: agent.id.clone() }, agent.entry("agent.rotate")))
+    }
+
+    pub(super) fn revoke_agent(&mut self, actor: &Actor, name: &str) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let agent = self.active_agent_named(name)?;
+        agent.active = false;
+        Ok(Done::changed(Event::AgentChanged { id: agent.id.clone() }, agent.entry("agent.revoke")))
+    }
+
+    pub(super) fn demand_active_agent(&self, id: &str) -> Result<&Agent, Refused> {
+        match self.agents.get(id) {
+            Some(agent) if agent.active => Ok(agent),
+            Some(agent) => Err(Refused::Denied(format!("agent {} was revoked", agent.name))),
+            None => Err(Refused::NotFound(format!(
+                "there is no agent with the id {:?}",
+                clipped(id, REASON_BYTES)
+            ))),
+        }
+    }
+
+    fn active_agent_named(&mut self, name: &str) -> Result<&mut Agent, Refused> {
+        self.agents.values_mut().find(|a| a.active && a.name == name).ok_or_else(|| {
+            Refused::NotFound(format!(
+                "there is no active agent {:?}: list the agents to see their names",
+                clipped(name, REASON_BYTES)
+            ))
+        })
+    }
+}
+
+impl Agent {
+    fn entry(&self, action: &str) -> Entry {
+        Entry::new(action, &self.name).with("id", &self.id)
+    }
 }

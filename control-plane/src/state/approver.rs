@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Millis;
+use super::audit::Entry;
+use super::name::{REASON_BYTES, check_name, clipped, joined};
+use super::{Actor, Done, Event, Millis, Refused, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
@@ -21,4 +23,97 @@ pub struct Principal {
     pub token_sha256: [u8; 32],
     pub active: bool,
     pub created_at: Millis,
+}
+
+impl State {
+    /// A removed principal's name can be taken again; the votes that were cast under it stay withdrawn.
+    pub(super) fn add_principal(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        roles: &BTreeSet<Role>,
+        groups: &BTreeSet<String>,
+        token_sha256: &[u8; 32],
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        check_name("a principal", name)?;
+        groups.iter().try_for_each(|group| check_name("a group", group))?;
+        if self.principals.get(name).is_some_and(|p| p.active) {
+            return Err(Refused::AlreadyExists(format!(
+                "{name} was not added: there is a principal of that name; choose another name, or rotate the token"
+            )));
+        }
+        let principal = Principal {
+            name: name.to_owned(),
+            roles: roles.clone(),
+            groups: groups.clone(),
+            token_sha256: *token_sha256,
+            active: true,
+            created_at: self.log_time,
+        };
+        let entry = Entry::new("principal.add", name)
+            .with("roles", joined(roles.iter().map(Role::to_string)))
+            .with("groups", joined(groups.iter().cloned()));
+        self.principals.insert(name.to_owned(), principal);
+        Ok(Done::changed(Event::PrincipalChanged { name: name.to_owned() }, entry))
+    }
+
+    pub(super) fn rotate_principal(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        token_sha256: &[u8; 32],
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let principal = self.active_principal_named(name)?;
+        principal.token_sha256 = *token_sha256;
+        Ok(Done::changed(
+            Event::PrincipalChanged { name: name.to_owned() },
+            Entry::new("principal.rotate", name),
+        ))
+    }
+
+    /// From here on the principal's votes count nowhere: what was approved with their help, and is not without it,
+    /// waits for others again.
+    pub(super) fn remove_principal(&mut self, actor: &Actor, name: &str) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let is_admin = |p: &Principal| p.active && p.roles.contains(&Role::Admin);
+        let other_admins = self.principals.values().any(|p| is_admin(p) && p.name != name);
+        let principal = self.active_principal_named(name)?;
+        if is_admin(principal) && !other_admins {
+            return Err(Refused::Precondition(format!(
+                "{name} was not removed: nobody else is an administrator; add another one first"
+            )));
+        }
+        principal.active = false;
+        let reopened = self.withdraw_votes(name);
+        let entry = Entry::new("principal.remove", name)
+            .with("reopened", joined(reopened.iter().map(ToString::to_string)));
+        Ok(Done::changed(Event::PrincipalChanged { name: name.to_owned() }, entry))
+    }
+
+    fn active_principal_named(&mut self, name: &str) -> Result<&mut Principal, Refused> {
+        self.principals.get_mut(name).filter(|p| p.active).ok_or_else(|| {
+            Refused::NotFound(format!(
+                "there is no active principal {:?}: list the principals to see their names",
+                clipped(name, REASON_BYTES)
+            ))
+        })
+    }
+}
+
+impl Principal {
+    pub(super) fn is_approver(&self) -> bool {
+        self.active && self.roles.contains(&Role::Approver)
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin",
+            Self::Approver => "approver",
+            Self::Auditor => "auditor",
+        })
+    }
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Millis;
+use super::audit::Entry;
+use super::name::{REASON_BYTES, check_id, check_name, clipped};
+use super::{Actor, Done, Event, Millis, Refused, Role, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReleaseClass {
@@ -55,4 +57,126 @@ pub struct Credential {
     pub payload: Payload,
     pub active: bool,
     pub created_at: Millis,
+}
+
+impl Payload {
+    /// What is left of a revoked key: nothing that any keyring opens.
+    fn dropped() -> Self {
+        Self::Sealed { keyring_term: 0, wrapped_key: Vec::new(), ciphertext: Vec::new() }
+    }
+}
+
+impl State {
+    /// Version, activity and time of creation are set here, whatever was proposed.
+    pub(super) fn create_credential(
+        &mut self,
+        actor: &Actor,
+        proposed: &Credential,
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        check_id("a credential", &proposed.id)?;
+        check_name("a credential", &proposed.name)?;
+        if self.credentials.contains_key(&proposed.id)
+            || self.active_credential_named(&proposed.name).is_ok()
+        {
+            return Err(Refused::AlreadyExists(format!(
+                "credential {} was not created: there is one of that name or id; choose another name, or rotate its key",
+                proposed.name
+            )));
+        }
+        if proposed.host.is_empty() || proposed.port == 0 || proposed.slot.is_empty() {
+            return Err(Refused::Invalid(format!(
+                "credential {} was not created: say for which host and port it is, and which slot it goes into",
+                proposed.name
+            )));
+        }
+        let taken = |key: &str| {
+            self.credentials.values().flat_map(|c| &c.fakes).any(|fake| fake.key == key)
+        };
+        if proposed.fakes.iter().any(|fake| taken(&fake.key)) {
+            return Err(Refused::AlreadyExists(format!(
+                "credential {} was not created: its fake key is another's; make a fresh one",
+                proposed.name
+            )));
+        }
+        let credential =
+            Credential { version: 1, active: true, created_at: self.log_time, ..proposed.clone() };
+        let entry = credential
+            .entry("credential.create")
+            .with("host", format_args!("{}:{}", credential.host, credential.port))
+            .with("slot", &credential.slot)
+            .with("class", format_args!("{:?}", credential.class));
+        let event = Event::CredentialChanged { id: credential.id.clone(), version: 1 };
+        self.credentials.insert(credential.id.clone(), credential);
+        Ok(Done::changed(event, entry))
+    }
+
+    /// Agents go on with the fake key that they hold.
+    pub(super) fn rotate_credential(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        expected_version: u64,
+        payload: &Payload,
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let credential = self.active_credential_named(name)?;
+        if credential.version != expected_version {
+            return Err(Refused::Precondition(format!(
+                "credential {name} was not rotated: it is at version {}, not {expected_version}; look at it and rotate it again",
+                credential.version
+            )));
+        }
+        credential.version = credential.version.saturating_add(1);
+        credential.payload = payload.clone();
+        let event =
+            Event::CredentialChanged { id: credential.id.clone(), version: credential.version };
+        Ok(Done::changed(event, credential.entry("credential.rotate")))
+    }
+
+    /// The key itself is dropped in the same step.
+    pub(super) fn revoke_credential(&mut self, actor: &Actor, name: &str) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        let credential = self.active_credential_named(name)?;
+        credential.active = false;
+        credential.payload = Payload::dropped();
+        credential.fakes.iter_mut().for_each(|fake| fake.active = false);
+        let event =
+            Event::CredentialChanged { id: credential.id.clone(), version: credential.version };
+        Ok(Done::changed(event, credential.entry("credential.revoke")))
+    }
+
+    pub(super) fn demand_credential(&self, id: &str, version: u64) -> Result<&Credential, Refused> {
+        match self.credentials.get(id) {
+            Some(credential) if credential.active && credential.version == version => {
+                Ok(credential)
+            }
+            Some(credential) if credential.active => Err(Refused::Precondition(format!(
+                "credential {} was rotated meanwhile: it is at version {}, not {version}",
+                credential.name, credential.version
+            ))),
+            Some(credential) => {
+                Err(Refused::Denied(format!("credential {} was revoked", credential.name)))
+            }
+            None => Err(Refused::NotFound(format!(
+                "there is no credential with the id {:?}",
+                clipped(id, REASON_BYTES)
+            ))),
+        }
+    }
+
+    fn active_credential_named(&mut self, name: &str) -> Result<&mut Credential, Refused> {
+        self.credentials.values_mut().find(|c| c.active && c.name == name).ok_or_else(|| {
+            Refused::NotFound(format!(
+                "there is no active credential {:?}: list the credentials to see their names",
+                clipped(name, REASON_BYTES)
+            ))
+        })
+    }
+}
+
+impl Credential {
+    fn entry(&self, action: &str) -> Entry {
+        Entry::new(action, &self.name).with("id", &self.id).with("version", self.version)
+    }
 }

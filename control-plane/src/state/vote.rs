@@ -1,0 +1,122 @@
+//! Votes: who may say what about an approval, and until when.
+
+use super::audit::Entry;
+use super::deadline::Due;
+use super::{Actor, ApprovalId, ApprovalState, Done, Event, Refused, State, Vote, VoteWord};
+
+impl State {
+    /// One vote for each principal. An approval may be turned into a denial until the claim; one denial is enough.
+    /// Saying the same again changes nothing and answers with the current state.
+    pub(super) fn vote(
+        &mut self,
+        actor: &Actor,
+        id: ApprovalId,
+        vote: Vote,
+        seen: Option<&[u8; 32]>,
+    ) -> Result<Done, Refused> {
+        self.demand_voter(actor, &vote.principal)?;
+        let approval = self.known_approval(id)?;
+        let Some(principal) = self.principals.get(&vote.principal).filter(|p| p.active) else {
+            return Err(Refused::Denied(
+                "this vote does not count: there is no active principal of that name; it may have been removed".into(),
+            ));
+        };
+        if !principal.is_approver() {
+            return Err(Refused::Denied(format!(
+                "this vote does not count: {} has not the approver role",
+                principal.name
+            )));
+        }
+        if self.owns(principal, &approval.agent) {
+            return Err(Refused::Denied(format!(
+                "this vote does not count: {} owns the agent that asks; somebody else must decide",
+                principal.name
+            )));
+        }
+        if !self.may_approve(principal, approval) {
+            return Err(Refused::Denied(format!(
+                "this vote does not count: no rule of this approval names {} or a group of theirs",
+                principal.name
+            )));
+        }
+        if seen.is_some_and(|digest| *digest != approval.shown.intent_digest) {
+            return Err(Refused::Invalid(
+                "this vote was not taken: it is about other bytes than this approval; look at the approval again".into(),
+            ));
+        }
+        let live = !approval.state.is_terminal() && self.log_time < approval.due;
+        let said_before = approval
+            .votes
+            .iter()
+            .any(|v| v.principal == vote.principal && v.word == vote.word && !v.withdrawn);
+        if said_before && (live || approval.state.is_terminal()) {
+            return Ok(Done::unchanged(Event::Voted { approval: id, state: approval.state }));
+        }
+        if !live {
+            return Err(too_late(approval.state));
+        }
+        Ok(self.count(id, vote))
+    }
+
+    fn count(&mut self, id: ApprovalId, vote: Vote) -> Done {
+        let mut entry = Entry::new("approval.vote", id)
+            .with("principal", &vote.principal)
+            .with("word", vote.word)
+            .with("channel", &vote.channel)
+            .with("reason", &vote.reason);
+        let denied = vote.word == VoteWord::Deny;
+        let reason = if vote.reason.is_empty() {
+            format!("denied by {}", vote.principal)
+        } else {
+            format!("denied by {}: {}", vote.principal, vote.reason)
+        };
+        if let Some(approval) = self.approvals.get_mut(&id) {
+            entry = entry.with("intent_digest", hex::encode(approval.shown.intent_digest));
+            approval.votes.retain(|v| v.principal != vote.principal);
+            approval.votes.push(vote);
+        }
+        let state = if denied {
+            self.settle(id, ApprovalState::Denied, reason);
+            ApprovalState::Denied
+        } else {
+            self.approve_if_met(id)
+        };
+        Done::changed(Event::Voted { approval: id, state }, entry.with("state", state))
+    }
+
+    /// A pending approval whose requirements are met can be used from now on, for so long.
+    pub(super) fn approve_if_met(&mut self, id: ApprovalId) -> ApprovalState {
+        let met = self.approvals.get(&id).is_some_and(|a| self.is_met(a));
+        let now = self.log_time;
+        let Some(approval) = self.approvals.get_mut(&id) else { return ApprovalState::Unknown };
+        if met && approval.state == ApprovalState::Pending {
+            approval.state = ApprovalState::Approved;
+            approval.due = now.saturating_add(approval.unused_ms);
+            self.deadlines.set(Due::Approval(id), approval.due);
+        }
+        approval.state
+    }
+
+    /// People speak for themselves; the control plane speaks for those whom a chat platform has identified.
+    fn demand_voter(&self, actor: &Actor, principal: &str) -> Result<(), Refused> {
+        match actor {
+            Actor::System => Ok(()),
+            Actor::Principal(name) if name == principal => Ok(()),
+            Actor::Principal(name) => Err(Refused::Denied(format!(
+                "this vote does not count: {name} may not vote for somebody else"
+            ))),
+            Actor::Edge(_) => {
+                Err(Refused::Denied("this vote does not count: an edge may not vote".into()))
+            }
+        }
+    }
+}
+
+fn too_late(state: ApprovalState) -> Refused {
+    match state {
+        ApprovalState::Pending | ApprovalState::Approved | ApprovalState::Expired => Refused::Expired(
+            "this vote came too late: the approval has expired; the agent has to send its request again".into(),
+        ),
+        state => Refused::Precondition(format!("this vote came too late: the approval is {state} already")),
+    }
+}
