@@ -2,7 +2,13 @@
 
 /// `countersign.v1`: messages, clients and servers.
 pub mod v1 {
-    #![allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications, elided_lifetimes_in_paths)]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        unused_qualifications,
+        elided_lifetimes_in_paths
+    )]
     tonic::include_proto!("countersign.v1");
 }
 

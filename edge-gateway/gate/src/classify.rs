@@ -7,10 +7,17 @@ use crate::request::{Payload, Request};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may leave; `per_request` when its key is handed out one request at a time, by a signed decision.
-    Allow { rule: String, per_request: bool },
+    Allow {
+        rule: String,
+        per_request: bool,
+    },
     /// People decide.
-    Approve { rule: String },
-    Deny { rule: String },
+    Approve {
+        rule: String,
+    },
+    Deny {
+        rule: String,
+    },
     /// No rule names it.
     Unnamed,
 }
@@ -26,9 +33,13 @@ pub enum Class {
 /// Why a request goes nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    Denied { rule: String },
+    Denied {
+        rule: String,
+    },
     /// Only a body that is all there can be shown, hashed and held.
-    Unheld { rule: String },
+    Unheld {
+        rule: String,
+    },
     Unnamed,
 }
 
@@ -44,10 +55,12 @@ pub struct Judged {
 pub fn classify(request: Request, verdict: Verdict) -> Class {
     match verdict {
         Verdict::Allow { per_request: false, .. } => Class::Pass(Released::by_policy(request)),
-        Verdict::Allow { rule, per_request: true } | Verdict::Approve { rule } => match request.intent_digest(&rule) {
-            Some(intent) => Class::Hold(Judged { request, rule, intent }),
-            None => Class::Refuse(Refusal::Unheld { rule }),
-        },
+        Verdict::Allow { rule, per_request: true } | Verdict::Approve { rule } => {
+            match request.intent_digest(&rule) {
+                Some(intent) => Class::Hold(Judged { request, rule, intent }),
+                None => Class::Refuse(Refusal::Unheld { rule }),
+            }
+        }
         Verdict::Deny { rule } => Class::Refuse(Refusal::Denied { rule }),
         Verdict::Unnamed => Class::Refuse(Refusal::Unnamed),
     }

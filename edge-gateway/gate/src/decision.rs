@@ -74,8 +74,9 @@ impl Decision {
         let approver = |a: &Approver| {
             Writer::new(5).field(1, &a.principal).field(2, &a.channel).number(3, a.at_ms).finish()
         };
-        let sealed =
-            |s: &SealedRef| Writer::new(6).field(1, &s.credential).number(2, s.version).field(3, s.sha256).finish();
+        let sealed = |s: &SealedRef| {
+            Writer::new(6).field(1, &s.credential).number(2, s.version).field(3, s.sha256).finish()
+        };
         Writer::new(4)
             .field(1, &self.cluster)
             .field(2, self.decision_id)
@@ -106,12 +107,14 @@ impl Decision {
     fn read(bytes: &[u8]) -> Option<Self> {
         let approver = |bytes: &[u8]| {
             let mut r = Reader::new(bytes, 5)?;
-            let value = Approver { principal: r.text(1)?, channel: r.text(2)?, at_ms: r.number(3)? };
+            let value =
+                Approver { principal: r.text(1)?, channel: r.text(2)?, at_ms: r.number(3)? };
             r.end(value)
         };
         let sealed = |bytes: &[u8]| {
             let mut r = Reader::new(bytes, 6)?;
-            let value = SealedRef { credential: r.text(1)?, version: r.number(2)?, sha256: r.array(3)? };
+            let value =
+                SealedRef { credential: r.text(1)?, version: r.number(2)?, sha256: r.array(3)? };
             r.end(value)
         };
         let mut r = Reader::new(bytes, 4)?;
@@ -153,8 +156,18 @@ pub fn seal_info(cluster: &str, edge: &str, incarnation: &[u8; 16]) -> Vec<u8> {
 }
 
 /// HPKE `aad` of a key that comes with a decision.
-pub fn seal_context(request_digest: &Digest, decision_id: &[u8; 16], credential: &str, version: u64) -> Vec<u8> {
-    Writer::new(8).field(1, request_digest).field(2, decision_id).field(3, credential).number(4, version).finish()
+pub fn seal_context(
+    request_digest: &Digest,
+    decision_id: &[u8; 16],
+    credential: &str,
+    version: u64,
+) -> Vec<u8> {
+    Writer::new(8)
+        .field(1, request_digest)
+        .field(2, decision_id)
+        .field(3, credential)
+        .number(4, version)
+        .finish()
 }
 
 /// HPKE `aad` of a leased key.

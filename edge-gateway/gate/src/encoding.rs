@@ -134,7 +134,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A list whose every item `read` understands.
-    pub(crate) fn list<T>(&mut self, tag: u16, read: impl Fn(&'a [u8]) -> Option<T>) -> Option<Vec<T>> {
+    pub(crate) fn list<T>(
+        &mut self,
+        tag: u16,
+        read: impl Fn(&'a [u8]) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let mut inner = Reader { rest: self.field(tag)?, last: 0 };
         let count = u32::from_be_bytes(inner.take(4)?.try_into().ok()?);
         let items: Option<Vec<T>> = (0..count).map(|_| read(inner.item()?)).collect();

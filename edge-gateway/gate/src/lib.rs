@@ -32,11 +32,17 @@ mod encoding;
 mod release;
 
 pub use classify::{Class, Judged, Refusal, Verdict, classify};
-pub use decision::{Approver, Decision, Malformed, SealedRef, Word, lease_context, seal_context, seal_info};
+pub use decision::{
+    Approver, Decision, Malformed, SealedRef, Word, lease_context, seal_context, seal_info,
+};
 pub use encoding::{Digest, digest, hex};
 pub use hold::{Circumstances, Held, Ticket};
 pub use release::{Key, Outbound, Released, Sent, SwapError};
 pub use request::{
-    Destination, HOLE, Injection, Origin, Payload, Rejected, Request, Scheme, Slot, VOLATILE_HEADERS,
+    Destination, HOLE, Injection, Origin, Payload, Rejected, Request, Scheme, Slot,
+    VOLATILE_HEADERS,
 };
-pub use verify::{DECISION_TYPE, KeyState, NodeKey, Now, Outcome, Signed, TRUST_TYPE, Trust, Unverified, sign, verify};
+pub use verify::{
+    DECISION_TYPE, KeyState, NodeKey, Now, Outcome, Signed, TRUST_TYPE, Trust, Unverified, sign,
+    verify,
+};

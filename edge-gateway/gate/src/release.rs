@@ -77,8 +77,16 @@ impl Released {
     /// # Errors
     /// [`SwapError`]; the request is then gone, and nothing of it was sent.
     pub fn with_keys(self, keys: Vec<Key>) -> Result<Outbound, SwapError> {
-        let Request { origin: _, destination, method, mut path, mut query, mut headers, payload, injections } =
-            self.request;
+        let Request {
+            origin: _,
+            destination,
+            method,
+            mut path,
+            mut query,
+            mut headers,
+            payload,
+            injections,
+        } = self.request;
         if keys.len() != injections.len() {
             return Err(SwapError::Missing);
         }
@@ -95,7 +103,9 @@ impl Released {
                 Slot::Header { name, before, after } => {
                     headers.insert(name, sensitive(key.between(before, after))?);
                 }
-                Slot::Path { at } => fill(&mut path, *at, key.secret.as_slice(), b"-._~!$&'()*+,;=:@"),
+                Slot::Path { at } => {
+                    fill(&mut path, *at, key.secret.as_slice(), b"-._~!$&'()*+,;=:@")
+                }
                 Slot::Query { at } => match &mut query {
                     Some(query) => fill(query, *at, key.secret.as_slice(), b"-._~"),
                     None => return Err(SwapError::Unfit),
@@ -108,11 +118,23 @@ impl Released {
         };
         let uri = Uri::try_from(target.as_str()).map_err(|_| SwapError::Unfit);
         if !injections.is_empty() {
-            [Some(&mut target), Some(&mut path), query.as_mut()].into_iter().flatten().for_each(Zeroize::zeroize);
+            [Some(&mut target), Some(&mut path), query.as_mut()]
+                .into_iter()
+                .flatten()
+                .for_each(Zeroize::zeroize);
         }
         let approval_id = self.decision.as_ref().and_then(|by| by.approval_id);
         let request_id = self.decision.as_ref().map(|by| by.ticket.circumstances.request_id);
-        Ok(Outbound { destination, method, uri: uri?, headers, payload, approval_id, request_id, keyed: !keys.is_empty() })
+        Ok(Outbound {
+            destination,
+            method,
+            uri: uri?,
+            headers,
+            payload,
+            approval_id,
+            request_id,
+            keyed: !keys.is_empty(),
+        })
     }
 }
 
@@ -163,13 +185,16 @@ impl Key {
             s.sha256 == self.sealed && s.credential == self.credential && s.version == self.version
         };
         let planned = self.credential == injection.credential && self.version == injection.version;
-        let fits = planned && named.is_none_or(|named| named.is_some_and(named_so)) && !self.secret.is_empty();
+        let fits = planned
+            && named.is_none_or(|named| named.is_some_and(named_so))
+            && !self.secret.is_empty();
         fits.then_some(()).ok_or(SwapError::Unfit)
     }
 
     fn between(&self, before: &str, after: &str) -> Zeroizing<Vec<u8>> {
         // Sized once: growing would leave a copy behind.
-        let mut out = Zeroizing::new(Vec::with_capacity(before.len() + self.secret.len() + after.len()));
+        let mut out =
+            Zeroizing::new(Vec::with_capacity(before.len() + self.secret.len() + after.len()));
         out.extend(before.as_bytes());
         out.extend(self.secret.as_slice());
         out.extend(after.as_bytes());
@@ -280,7 +305,8 @@ fn base64(out: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     out.reserve_exact(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, b| group << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        let group = chunk.iter().fold(0u32, |group, b| group << 8 | u32::from(*b))
+            << (8 * (3 - chunk.len()));
         for position in 0..4 {
             let letter = ALPHABET[(group >> (18 - 6 * position)) as usize & 63];
             out.push(if position <= chunk.len() { letter } else { b'=' });

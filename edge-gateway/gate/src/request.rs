@@ -16,9 +16,22 @@ pub const HOLE: &str = "{key}";
 /// Headers that a client changes from one try to the next and that carry no meaning for the upstream. Every
 /// other header is part of the intent: what is not known to be harmless is approved with the rest.
 pub const VOLATILE_HEADERS: [&str; 16] = [
-    "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "baggage", "connection", "content-length", "date",
-    "traceparent", "tracestate", "user-agent", "x-request-id", "x-stainless-read-timeout", "x-stainless-retry-count",
-    "x-stainless-timeout", "x-stripe-client-telemetry", "x-stripe-client-user-agent",
+    "accept-encoding",
+    "amz-sdk-invocation-id",
+    "amz-sdk-request",
+    "baggage",
+    "connection",
+    "content-length",
+    "date",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-request-id",
+    "x-stainless-read-timeout",
+    "x-stainless-retry-count",
+    "x-stainless-timeout",
+    "x-stripe-client-telemetry",
+    "x-stripe-client-user-agent",
 ];
 
 /// Why a value cannot be part of a request; the text says which and what would be right.
@@ -64,13 +77,22 @@ impl Destination {
     /// # Errors
     /// Anything that two readers could take for two hosts: non-ASCII, user info, empty labels, ports that are not
     /// plain decimal 1–65535, numbers that some resolvers take for an address, non-canonical IP literals.
-    pub fn parse(scheme: Scheme, authority: &str, default_port: Option<u16>) -> Result<Self, Rejected> {
+    pub fn parse(
+        scheme: Scheme,
+        authority: &str,
+        default_port: Option<u16>,
+    ) -> Result<Self, Rejected> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
-                let (host, after) = rest.split_once(']').ok_or(Rejected("an IPv6 literal without its ]"))?;
+                let (host, after) =
+                    rest.split_once(']').ok_or(Rejected("an IPv6 literal without its ]"))?;
                 let port = match after {
                     "" => None,
-                    after => Some(after.strip_prefix(':').ok_or(Rejected("something other than :port after ]"))?),
+                    after => Some(
+                        after
+                            .strip_prefix(':')
+                            .ok_or(Rejected("something other than :port after ]"))?,
+                    ),
                 };
                 (canonical_v6(host)?, port)
             }
@@ -102,7 +124,8 @@ impl Destination {
 
     /// What goes into Host or :authority: without the port where it is the scheme's own.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.scheme, self.port) {
             (Scheme::Https, 443) | (Scheme::Http, 80) => host,
             (_, port) => format!("{host}:{port}"),
@@ -111,12 +134,17 @@ impl Destination {
 }
 
 fn parse_port(text: &str) -> Result<u16, Rejected> {
-    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    plain.then(|| text.parse().ok()).flatten().ok_or(Rejected("a port that is not plain decimal from 1 to 65535"))
+    let plain =
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    plain
+        .then(|| text.parse().ok())
+        .flatten()
+        .ok_or(Rejected("a port that is not plain decimal from 1 to 65535"))
 }
 
 fn canonical_v6(text: &str) -> Result<String, Rejected> {
-    let address: Ipv6Addr = text.parse().map_err(|_| Rejected("not an IPv6 address between [ and ]"))?;
+    let address: Ipv6Addr =
+        text.parse().map_err(|_| Rejected("not an IPv6 address between [ and ]"))?;
     Ok(address.to_string())
 }
 
@@ -129,7 +157,9 @@ fn canonical_name(text: &str) -> Result<String, Rejected> {
             && !l.ends_with('-')
     };
     if name.len() > 253 || !name.split('.').all(label) {
-        return Err(Rejected("a host that is not a DNS name in ASCII (write an international name as its xn-- form)"));
+        return Err(Rejected(
+            "a host that is not a DNS name in ASCII (write an international name as its xn-- form)",
+        ));
     }
     // WHATWG's rule: when the last label looks like a number, the whole is an address or nothing. Resolvers take
     // 2130706433, 0x7f.1 and 127.1 for loopback, so only the one canonical spelling of an address is a host.
@@ -138,7 +168,9 @@ fn canonical_name(text: &str) -> Result<String, Rejected> {
         || last.strip_prefix("0x").is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
     match name.parse::<Ipv4Addr>() {
         Ok(address) => Ok(address.to_string()),
-        Err(_) if numeric => Err(Rejected("a number that some resolvers take for an address: write it as a.b.c.d")),
+        Err(_) if numeric => {
+            Err(Rejected("a number that some resolvers take for an address: write it as a.b.c.d"))
+        }
         Err(_) => Ok(name),
     }
 }
@@ -162,11 +194,22 @@ pub enum Payload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// `Authorization: Basic base64(before ‖ key ‖ after)`
-    Basic { before: String, after: String },
+    Basic {
+        before: String,
+        after: String,
+    },
     /// `name: before ‖ key ‖ after`
-    Header { name: HeaderName, before: String, after: String },
-    Path { at: u32 },
-    Query { at: u32 },
+    Header {
+        name: HeaderName,
+        before: String,
+        after: String,
+    },
+    Path {
+        at: u32,
+    },
+    Query {
+        at: u32,
+    },
 }
 
 /// What will be added to the request: it is approved along with it.
@@ -210,40 +253,69 @@ impl Request {
     ) -> Result<Self, Rejected> {
         const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
         const HOP_BY_HOP: [&str; 11] = [
-            "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection",
-            "te", "trailer", "transfer-encoding", "upgrade",
+            "connection",
+            "content-length",
+            "expect",
+            "host",
+            "keep-alive",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
         ];
         if !METHODS.contains(&method.as_str()) {
-            return Err(Rejected("a method other than DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+            return Err(Rejected(
+                "a method other than DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT",
+            ));
         }
-        let visible = |text: &str, extra: &str| text.bytes().all(|b| b.is_ascii_graphic() && !extra.as_bytes().contains(&b));
-        if !path.starts_with('/') || !visible(&path, "?#\\") || !query.iter().all(|q| visible(q, "#")) {
-            return Err(Rejected("a path that does not start with /, or a path or query with bytes to be escaped"));
+        let visible = |text: &str, extra: &str| {
+            text.bytes().all(|b| b.is_ascii_graphic() && !extra.as_bytes().contains(&b))
+        };
+        if !path.starts_with('/')
+            || !visible(&path, "?#\\")
+            || !query.iter().all(|q| visible(q, "#"))
+        {
+            return Err(Rejected(
+                "a path that does not start with /, or a path or query with bytes to be escaped",
+            ));
         }
         if HOP_BY_HOP.iter().any(|name| headers.contains_key(*name)) {
             return Err(Rejected("a header that belongs to one connection, not to the request"));
         }
-        let hole = |text: &str, at: u32| text.get(at as usize..).is_some_and(|rest| rest.starts_with(HOLE));
+        let hole = |text: &str, at: u32| {
+            text.get(at as usize..).is_some_and(|rest| rest.starts_with(HOLE))
+        };
         for injection in &injections {
             let fits = match &injection.slot {
                 Slot::Basic { .. } => !headers.contains_key("authorization"),
-                Slot::Header { name, .. } => !headers.contains_key(name) && !HOP_BY_HOP.contains(&name.as_str()),
+                Slot::Header { name, .. } => {
+                    !headers.contains_key(name) && !HOP_BY_HOP.contains(&name.as_str())
+                }
                 Slot::Path { at } => hole(&path, *at),
                 Slot::Query { at } => query.as_deref().is_some_and(|query| hole(query, *at)),
             };
             if !fits {
-                return Err(Rejected("a key whose slot is taken, not allowed, or not where it is said to be"));
+                return Err(Rejected(
+                    "a key whose slot is taken, not allowed, or not where it is said to be",
+                ));
             }
         }
         // One key is what policies name; a second in the same path would move the first one's hole.
         if injections.len() > 1 || (!injections.is_empty() && destination.scheme != Scheme::Https) {
-            return Err(Rejected("a key for a destination that is not https, or more than one key"));
+            return Err(Rejected(
+                "a key for a destination that is not https, or more than one key",
+            ));
         }
-        let request = Self { origin, destination, method, path, query, headers, payload, injections };
+        let request =
+            Self { origin, destination, method, path, query, headers, payload, injections };
         let target = request.target();
         let uri: Uri = target.parse().map_err(|_| Rejected("a path or query that is not one"))?;
         let written = uri.path_and_query().map(|target| target.as_str());
-        (written == Some(&target)).then_some(request).ok_or(Rejected("a path or query that would be rewritten"))
+        (written == Some(&target))
+            .then_some(request)
+            .ok_or(Rejected("a path or query that would be rewritten"))
     }
 
     pub fn origin(&self) -> &Origin {

@@ -25,7 +25,8 @@ pub fn sign(key: &SigningKey, payload_type: &str, payload: &[u8]) -> [u8; 64] {
 }
 
 fn pre_authentication(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+    let mut out =
+        format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
     out.extend(payload);
     out
 }
@@ -58,7 +59,9 @@ pub struct Trust {
 
 impl Trust {
     pub fn encode(&self) -> Vec<u8> {
-        let key = |k: &NodeKey| Writer::new(11).number(1, k.node).field(2, k.public).field(3, [k.state as u8]).finish();
+        let key = |k: &NodeKey| {
+            Writer::new(11).number(1, k.node).field(2, k.public).field(3, [k.state as u8]).finish()
+        };
         Writer::new(10)
             .field(1, &self.cluster)
             .number(2, self.epoch)
@@ -96,7 +99,11 @@ impl Trust {
     ///
     /// # Errors
     /// Says what is wrong with it; the one in force stays.
-    pub fn accept(signed: &Signed, root: &[u8; 32], known: Option<&Self>) -> Result<Self, Unverified> {
+    pub fn accept(
+        signed: &Signed,
+        root: &[u8; 32],
+        known: Option<&Self>,
+    ) -> Result<Self, Unverified> {
         if signed.payload_type != TRUST_TYPE {
             return Err(Unverified::Type);
         }
@@ -105,7 +112,9 @@ impl Trust {
         }
         let trust = Self::decode(&signed.payload).ok_or(Unverified::Malformed(Malformed))?;
         let lower = |known: &Self| {
-            trust.cluster != known.cluster || trust.epoch < known.epoch || trust.threshold < known.threshold
+            trust.cluster != known.cluster
+                || trust.epoch < known.epoch
+                || trust.threshold < known.threshold
         };
         if trust.threshold == 0 || known.is_some_and(lower) {
             return Err(Unverified::Downgrade);
@@ -137,7 +146,9 @@ fn count<'a>(signed: &Signed, keys: impl Iterator<Item = &'a [u8; 32]>) -> u32 {
     let mut counted: Vec<&[u8; 32]> = Vec::new();
     for public in keys {
         let Ok(key) = VerifyingKey::from_bytes(public) else { continue };
-        let made = |signature: &[u8; 64]| key.verify_strict(&message, &Signature::from_bytes(signature)).is_ok();
+        let made = |signature: &[u8; 64]| {
+            key.verify_strict(&message, &Signature::from_bytes(signature)).is_ok()
+        };
         if !counted.contains(&public) && signed.signatures.iter().any(made) {
             counted.push(public);
         }
@@ -170,7 +181,10 @@ pub enum Unverified {
     Malformed(Malformed),
     /// Another request, edge, incarnation or cluster.
     Mismatch,
-    Signatures { valid: u32, needed: u32 },
+    Signatures {
+        valid: u32,
+        needed: u32,
+    },
     Type,
 }
 
@@ -182,7 +196,13 @@ pub fn verify(held: Held, signed: &Signed, trust: &Trust, now: Now) -> Outcome {
     match check(&held, signed, trust, now) {
         Ok(decision) if decision.word == Word::Release => {
             let Decision { approval_id, decision_id, sealed, .. } = decision;
-            Outcome::Release(Released::by_decision(held.request, held.ticket, approval_id, decision_id, sealed))
+            Outcome::Release(Released::by_decision(
+                held.request,
+                held.ticket,
+                approval_id,
+                decision_id,
+                sealed,
+            ))
         }
         Ok(decision) => Outcome::Deny(decision.word),
         Err(reason) => Outcome::Ignore(held, reason),
@@ -205,13 +225,16 @@ fn check(held: &Held, signed: &Signed, trust: &Trust, now: Now) -> Result<Decisi
         return Err(Unverified::Mismatch);
     }
     let keys_match = |plan: &[crate::Injection], sealed: &[SealedRef]| {
-        plan.iter().map(|i| (&i.credential, i.version)).eq(sealed.iter().map(|s| (&s.credential, s.version)))
+        plan.iter()
+            .map(|i| (&i.credential, i.version))
+            .eq(sealed.iter().map(|s| (&s.credential, s.version)))
     };
     if decision.word == Word::Release && !keys_match(&held.request.injections, &decision.sealed) {
         return Err(Unverified::Mismatch);
     }
 
-    let late = now.boottime_ms >= held.deadline || now.wall_ms > decision.expires_ms.saturating_add(SKEW_MS);
+    let late = now.boottime_ms >= held.deadline
+        || now.wall_ms > decision.expires_ms.saturating_add(SKEW_MS);
     let early = now.wall_ms.saturating_add(SKEW_MS) < decision.not_before_ms;
     if decision.word == Word::Release && (late || early) {
         return Err(Unverified::Expired);

@@ -1,0 +1,38 @@
+//! The whole system, from the outside: real processes, real clients, real bytes. One binary, a file per story.
+
+mod adversary;
+mod architecture;
+mod bad_input;
+mod crash;
+mod operator;
+mod real_components;
+mod request_path;
+mod secrets;
+
+/// Reads pass, what changes something is frozen, all with one credential.
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+name = "read"
+host = "api.example.test"
+methods = ["GET", "HEAD"]
+then = "allow"
+credential = "example"
+
+[[rule]]
+name = "change"
+host = "api.example.test"
+methods = ["DELETE", "PATCH", "POST", "PUT"]
+then = "approve"
+credential = "example"
+approvers = ["admin"]
+
+[[rule]]
+name = "never the vault"
+host = "api.example.test"
+path = "/vault/{rest...}"
+then = "deny"
+"#;
+
+const HOST: &str = "api.example.test";
