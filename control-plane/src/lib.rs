@@ -1,3 +1,6 @@
 //! The replicated side: vault, policy, approvals, signed releases.
 
+pub mod config;
 pub mod state;
+pub mod telemetry;
+mod tls;
