@@ -50,7 +50,9 @@ impl Redactor {
             return answer;
         }
         let (mut head, body) = answer.into_parts();
-        let coding = Coding::of(&head.headers);
+        // An answer to HEAD has a coding, a length, and nothing to look into.
+        let coding =
+            if body.is_end_stream() { Ok(Coding::Identity) } else { Coding::of(&head.headers) };
         let body = match coding {
             Ok(Coding::Identity) => body,
             Ok(coding) => {

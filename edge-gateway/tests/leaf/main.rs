@@ -1,0 +1,8 @@
+//! The edge's leaf modules, each against the outside it faces: an agent's TLS client, an upstream, a resolver.
+
+mod support;
+
+mod addresses;
+mod mitm;
+mod redact;
+mod upstream;
