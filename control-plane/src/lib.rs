@@ -1,6 +1,8 @@
 //! The replicated side: vault, policy, approvals, signed releases.
 
 pub mod config;
+pub mod vault;
+
 pub mod state;
 pub mod telemetry;
 mod tls;
