@@ -1,6 +1,180 @@
-//! The intercepting side: freezes what is risky, forwards what was released.
+//! The edge gateway: it intercepts what agents send, freezes what is risky until people or the policy release it,
+//! swaps fake keys for real ones, and forwards. It writes nothing to disk save its authority's certificate.
+//!
+//! # Layout
+//!
+//! A file imports those below it:
+//!
+//! ```text
+//! main    config, then run until told to stop
+//! lib     Edge: start, ready, shutdown
+//! accept  listen, bounded connections, CONNECT, drain
+//! serve   THE STORY: one request, start to end
+//! agent   proxy credential → Agent; unknown is refused
+//! mitm    leaf certificate for the asked name, TLS on the agent's side
+//! freeze  what is frozen is what leaves, save the key
+//! inject  where a key goes; tripwire: where a fake key must never be
+//! wait    a held request and signed decisions → Released, or not
+//! upstream, addresses  the only dialler, and its guard
+//! redact  no real key reaches the agent
+//! refuse  every way to say no; the only table of statuses
+//! control the only files that know proto; unseal: the key that keys are sealed to; bundle: what is decided with
+//! config, clock, telemetry
+//! ```
 
-pub mod addresses;
+mod accept;
+
+mod serve;
+
+mod agent;
+mod freeze;
+mod inject;
 pub mod mitm;
 pub mod redact;
+mod refuse;
+mod tripwire;
 pub mod upstream;
+mod wait;
+
+pub mod addresses;
+mod bundle;
+mod control;
+mod unseal;
+
+mod clock;
+pub mod config;
+pub mod telemetry;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::serve::Rooms;
+use crate::telemetry::Metrics;
+
+/// A running edge.
+pub struct Edge {
+    rooms: Arc<Rooms>,
+    proxy_addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
+    /// No new connections, and no new requests on old ones.
+    stop: CancellationToken,
+    /// The session with the control plane, which ends last.
+    detach: CancellationToken,
+    open: TaskTracker,
+}
+
+/// How long a shutdown waits for answers that are under way.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs an edge until `shutdown` completes, then drains it.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let edge = Edge::start(config).await?;
+    tracing::info!(proxy = %edge.proxy_addr(), "the edge listens");
+    shutdown.await;
+    tracing::info!("the edge goes down");
+    edge.shutdown().await;
+    Ok(())
+}
+
+impl Edge {
+    /// Listens, and begins to attach to the control plane. Until the first verified bundle everything is refused.
+    ///
+    /// # Errors
+    /// When an address is taken, the CA file cannot be written, or a certificate cannot be read.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let Config { listen, metrics_listen, ca_file, identity, gateway, mut upstream, limits } = config;
+        let (stop, drain, detach) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::new()?;
+        let authority = mitm::Authority::generate(&identity.name)?;
+        if let Some(path) = &ca_file {
+            write_whole(path, authority.ca_pem()).with_context(|| format!("writing {}", path.display()))?;
+        }
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+        let proxy_addr = listener.local_addr()?;
+        let metrics_addr = match metrics_listen {
+            None => None,
+            Some(listen) => Some(telemetry::serve_metrics(listen, Arc::clone(&metrics), detach.clone()).await?),
+        };
+        upstream.forbidden.extend([proxy_addr].into_iter().chain(metrics_addr));
+        let control = Control::start(gateway, &identity, Arc::clone(&metrics), detach.clone())?;
+        let rooms = Arc::new(Rooms {
+            authority,
+            control,
+            upstream: upstream::Upstream::new(upstream)?,
+            hall: agent::Hall::new(limits),
+            limits,
+            metrics,
+            drain,
+            carried: TaskTracker::new(),
+        });
+        let open = TaskTracker::new();
+        tokio::spawn(accept::accept(listener, Arc::clone(&rooms), stop.clone(), open.clone()));
+        Ok(Self { rooms, proxy_addr, metrics_addr, stop, detach, open })
+    }
+
+    /// Where agents reach it.
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy_addr
+    }
+
+    /// Where its metrics are, if they are served.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
+    /// The certificate that agents are to trust.
+    pub fn ca_pem(&self) -> &str {
+        self.rooms.authority.ca_pem()
+    }
+
+    /// Returns once the first verified bundle is in force.
+    pub async fn ready(&self) {
+        let _ = self.rooms.control.bundles().wait_for(Option::is_some).await;
+    }
+
+    /// Goes down: nothing new is taken, what is held is sent away to ask again, what was released is finished and
+    /// reported.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.rooms.drain.cancel();
+        self.open.close();
+        self.rooms.carried.close();
+        let drained = async {
+            self.rooms.carried.wait().await;
+            self.open.wait().await;
+            self.rooms.control.flushed().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("some answers were still under way when the edge went down");
+        }
+        self.detach.cancel();
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.rooms.drain.cancel();
+        self.detach.cancel();
+    }
+}
+
+/// Written beside it and renamed, so that nobody reads half a file.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path)
+}

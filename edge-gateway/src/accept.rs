@@ -1,0 +1,332 @@
+//! The door: connections of agents, CONNECT, and the tunnel behind it.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use countersign_gate::{Destination, Scheme};
+use http::header::{CONNECTION, HOST, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Badge;
+use crate::control::Link;
+use crate::refuse::{Refusal, answer, whole};
+use crate::serve::{Entrance, Rooms, serve};
+use crate::upstream::BoxBody;
+use crate::wait;
+
+/// A client that has not said what it wants by then is sent away.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+const MAX_HEADERS: usize = 100;
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_STREAMS: u32 = 256;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The first byte of TLS (RFC 8446 §5.1: handshake).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Accepts connections until `stop`, then lets those that are open finish.
+pub(crate) async fn accept(listener: TcpListener, rooms: Arc<Rooms>, stop: CancellationToken, open: TaskTracker) {
+    let places = Arc::new(Semaphore::new(rooms.limits.max_connections));
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(why) => {
+                // Out of file descriptors, most likely: they come back when others close.
+                tracing::warn!(%why, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        // Shed: one that there is no place for is closed at once.
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        if let Err(why) = prepare(&stream) {
+            tracing::debug!(%why, "a connection was gone before it began");
+            continue;
+        }
+        let (rooms, stop) = (Arc::clone(&rooms), stop.clone());
+        let tunnels = open.clone();
+        open.spawn(async move {
+            let _place = place;
+            rooms.metrics.connections.inc();
+            proxy(stream, &rooms, stop, &tunnels).await;
+            rooms.metrics.connections.dec();
+        });
+    }
+}
+
+/// Small answers leave at once, and a held connection stays known to the boxes on its way.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl};
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    set_tcp_keepintvl(stream, KEEP_ALIVE)?;
+    Ok(())
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+    builder
+}
+
+/// One connection to the proxy itself.
+async fn proxy(stream: TcpStream, rooms: &Arc<Rooms>, stop: CancellationToken, tunnels: &TaskTracker) {
+    let service = service_fn(|request| {
+        let (rooms, stop, tunnels) = (Arc::clone(rooms), stop.clone(), tunnels.clone());
+        async move { Ok::<_, Infallible>(at_the_door(rooms, stop, tunnels, request).await) }
+    });
+    let mut connection = pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(why) = served {
+        tracing::debug!(%why, "a connection to the proxy broke off");
+    }
+}
+
+async fn at_the_door(
+    rooms: Arc<Rooms>,
+    stop: CancellationToken,
+    tunnels: TaskTracker,
+    request: Request<Incoming>,
+) -> Response<BoxBody> {
+    let to_the_proxy = request.method() != Method::CONNECT && request.uri().authority().is_none();
+    if to_the_proxy && request.method() == Method::GET && request.uri().path() == "/healthz" {
+        return healthz(&rooms);
+    }
+    let badge = match admitted(&rooms, &request) {
+        Ok(badge) => badge,
+        Err(refusal) => return refused(&rooms, refusal),
+    };
+    if to_the_proxy {
+        let why = "this is a proxy, and the request is for the proxy itself: set HTTPS_PROXY to it instead".into();
+        return refused(&rooms, Refusal::BadRequest { why });
+    }
+    if request.method() != Method::CONNECT {
+        return serve(&rooms, &badge, &Entrance::Proxy, request).await;
+    }
+    match tunnel_to(&request) {
+        Err(refusal) => refused(&rooms, refusal),
+        Ok(destination) => {
+            let upgrade = hyper::upgrade::on(request);
+            tunnels.spawn(async move { tunnel(upgrade, &rooms, &badge, destination, stop).await });
+            Response::new(whole(Bytes::new()))
+        }
+    }
+}
+
+fn healthz(rooms: &Rooms) -> Response<BoxBody> {
+    match (rooms.control.in_force(), rooms.control.link()) {
+        (Some(_), Link::Attached) => answer(StatusCode::OK, "text/plain", "ok\n".into()),
+        (Some(_), _) => answer(StatusCode::OK, "text/plain", "ok, without the control plane\n".into()),
+        (None, _) => answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "no bundle yet\n".into()),
+    }
+}
+
+/// Whom the proxy serves. Without a bundle nobody is known, which is not the agent's fault.
+fn admitted(rooms: &Rooms, request: &Request<Incoming>) -> Result<Badge, Refusal> {
+    let force = rooms.control.in_force().ok_or_else(|| wait::unreachable(rooms.control.link()))?;
+    let badge = Badge::read(request.headers()).ok_or(Refusal::ProxyCredential)?;
+    force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
+    Ok(badge)
+}
+
+/// The one destination of a tunnel.
+fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
+    let bad = |why: String| Refusal::BadRequest { why };
+    let authority = request.uri().authority().ok_or_else(|| bad("CONNECT names no host:port".into()))?;
+    let destination = Destination::parse(Scheme::Https, authority.as_str(), None)
+        .map_err(|why| bad(format!("CONNECT names {why}")))?;
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let same = |host: &HeaderValue| {
+        let named = host.to_str().ok().and_then(|host| Destination::parse(Scheme::Https, host, Some(443)).ok());
+        named.is_some_and(|named| named.host() == destination.host())
+    };
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(bad("there is more than one Host header".into())),
+        (Some(host), None) if !same(host) => {
+            Err(Refusal::DestinationMismatch { why: "CONNECT and its Host header name two hosts".into() })
+        }
+        _ => Ok(destination),
+    }
+}
+
+fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
+    rooms.metrics.requests.with_label_values(&[refusal.code()]).inc();
+    refusal.into_response()
+}
+
+/// What happens inside a tunnel: TLS, then requests, each judged for itself.
+async fn tunnel(upgrade: OnUpgrade, rooms: &Arc<Rooms>, badge: &Badge, destination: Destination, stop: CancellationToken) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let stream = match tokio::time::timeout(HEAD_TIME, hello(upgraded)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(why)) => {
+            tracing::warn!(agent = badge.name, host = destination.host(), %why, "a tunnel was closed");
+            return;
+        }
+        Err(_) => {
+            tracing::info!(agent = badge.name, host = destination.host(), "nothing came through a tunnel");
+            return;
+        }
+    };
+    let stream = match rooms.authority.accept(stream, &destination).await {
+        Ok(stream) => stream,
+        Err(why) => {
+            tracing::warn!(agent = badge.name, host = destination.host(), %why, "a tunnel was not intercepted");
+            return;
+        }
+    };
+    let entrance = Entrance::Tunnel(destination);
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        serve_h2(stream, rooms, badge, &entrance, stop).await;
+    } else {
+        serve_h1(stream, rooms, badge, &entrance, stop).await;
+    }
+}
+
+async fn serve_h1(
+    stream: TlsStream<Prefixed>,
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    entrance: &Entrance,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request| async {
+        let mut response = serve(rooms, badge, entrance, request).await;
+        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let mut connection = pin!(http1().serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(why) = served {
+        tracing::debug!(%why, "a tunnel broke off");
+    }
+}
+
+async fn serve_h2(
+    stream: TlsStream<Prefixed>,
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    entrance: &Entrance,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request| {
+        let (rooms, badge, entrance) = (Arc::clone(rooms), badge.clone(), entrance.clone());
+        async move {
+            let mut response = serve(&rooms, &badge, &entrance, request).await;
+            response.headers_mut().remove(CONNECTION);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(why) = served {
+        tracing::debug!(%why, "a tunnel broke off");
+    }
+}
+
+/// Waits for the first byte through the tunnel, which must begin a TLS handshake: what is not known is refused.
+async fn hello(upgraded: Upgraded) -> io::Result<Prefixed> {
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| io::Error::other("the tunnel is not on the connection that asked for it"))?;
+    let mut stream = parts.io.into_inner();
+    let mut prefix = parts.read_buf;
+    if prefix.is_empty() {
+        let mut first = [0; 1];
+        if stream.read(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        prefix = Bytes::copy_from_slice(&first);
+    }
+    if prefix.first() != Some(&TLS_HANDSHAKE) {
+        return Err(io::Error::other("the client speaks something other than TLS, which cannot be looked into"));
+    }
+    Ok(Prefixed { prefix, stream })
+}
+
+/// A stream whose first bytes were read already.
+struct Prefixed {
+    prefix: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let length = self.prefix.len().min(into.remaining());
+        into.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

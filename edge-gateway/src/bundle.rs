@@ -1,0 +1,147 @@
+//! Everything the edge decides with, as one verified version: who the agents are, what the policy says, which fake
+//! key stands for which credential, and where.
+
+use std::collections::{HashMap, HashSet};
+
+use countersign_gate::{Destination, Scheme};
+use countersign_policy::Policy;
+use http::header::{AUTHORIZATION, HeaderName};
+use subtle::ConstantTimeEq as _;
+
+use crate::agent::Badge;
+use crate::tripwire::Tripwire;
+
+/// A verified bundle, and the names that the control plane gave to itself and to us.
+pub(crate) struct InForce {
+    pub(crate) cluster: String,
+    pub(crate) org: String,
+    pub(crate) edge: String,
+    pub(crate) bundle: Bundle,
+}
+
+/// One version of what is decided with.
+pub(crate) struct Bundle {
+    pub(crate) revision: u64,
+    pub(crate) policy_version: u64,
+    pub(crate) policy: Policy,
+    pub(crate) credentials: Vec<Credential>,
+    pub(crate) tripwire: Tripwire,
+    agents: HashMap<[u8; 32], Agent>,
+    forbidden: HashSet<String>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Agent {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
+
+/// A credential as an edge knows it: everything save its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) destination: Destination,
+    pub(crate) place: Place,
+    pub(crate) fake_keys: Vec<String>,
+    pub(crate) leasable: bool,
+}
+
+/// The one place of a request where a credential's fake key is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `Either` half when the template is empty.
+    Basic(Pair),
+    Header { name: HeaderName, before: String, after: String },
+    /// A whole segment: `before ‖ key ‖ after`.
+    Path { before: String, after: String },
+    Query { name: String },
+}
+
+/// How a key sits in `user:password`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pair {
+    /// The user name or the password, whatever the other half is.
+    Either,
+    Exact { before: String, after: String },
+}
+
+/// A bundle taken apart, as it came over the wire.
+pub(crate) struct Parts {
+    pub(crate) revision: u64,
+    pub(crate) policy_version: u64,
+    pub(crate) policy: String,
+    /// Token hash to agent.
+    pub(crate) agents: Vec<([u8; 32], Agent)>,
+    pub(crate) credentials: Vec<Credential>,
+    pub(crate) forbidden: Vec<String>,
+}
+
+impl Bundle {
+    /// Compiles the parts. A policy that this edge cannot read becomes the empty one, which refuses everything:
+    /// to stay with the former one could allow what the new one forbids.
+    ///
+    /// # Errors
+    /// When the fake keys do not fit into one automaton.
+    pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
+        let Parts { revision, policy_version, policy, agents, credentials, forbidden } = parts;
+        let policy = match policy.as_str() {
+            "" => Policy::empty(),
+            text => Policy::compile(text, "policy.toml").unwrap_or_else(|diagnostics| {
+                let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+                tracing::error!(policy_version, first, "this edge cannot read the policy and refuses everything");
+                Policy::empty()
+            }),
+        };
+        let keys = credentials.iter().enumerate();
+        let keys = keys.flat_map(|(index, c)| c.fake_keys.iter().map(move |key| (index, key.as_str())));
+        let tripwire = Tripwire::new(keys)?;
+        let agents = agents.into_iter().collect();
+        let forbidden = forbidden.into_iter().map(|name| name.to_ascii_lowercase()).collect();
+        Ok(Self { revision, policy_version, policy, credentials, tripwire, agents, forbidden })
+    }
+
+    /// Whose token it is. What is looked up is a hash, so the time it takes says nothing of any token.
+    pub(crate) fn agent(&self, badge: &Badge) -> Option<&Agent> {
+        let (hash, agent) = self.agents.get_key_value(&badge.token_sha256)?;
+        let same = hash.ct_eq(&badge.token_sha256) & agent.name.as_bytes().ct_eq(badge.name.as_bytes());
+        bool::from(same).then_some(agent)
+    }
+
+    pub(crate) fn credential(&self, id: &str) -> Option<&Credential> {
+        self.credentials.iter().find(|credential| credential.id == id)
+    }
+
+    /// Whether the destination is one of the names that must never be dialled: ourselves.
+    pub(crate) fn forbids(&self, destination: &Destination) -> bool {
+        !self.forbidden.is_empty()
+            && (self.forbidden.contains(destination.host())
+                || self.forbidden.contains(&format!("{}:{}", destination.host(), destination.port())))
+    }
+}
+
+impl Credential {
+    /// Whether it is for exactly this host and port, over https.
+    pub(crate) fn serves(&self, destination: &Destination) -> bool {
+        destination.scheme() == Scheme::Https && self.destination == *destination
+    }
+}
+
+impl Place {
+    /// Splits a template at its one `{key}`.
+    pub(crate) fn split(template: &str) -> Option<(String, String)> {
+        let (before, after) = template.split_once(countersign_gate::HOLE)?;
+        (!after.contains(countersign_gate::HOLE)).then(|| (before.to_owned(), after.to_owned()))
+    }
+
+    /// The header that it fills, if it is in one.
+    pub(crate) fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Basic(_) => Some(&AUTHORIZATION),
+            Self::Header { name, .. } => Some(name),
+            Self::Path { .. } | Self::Query { .. } => None,
+        }
+    }
+}

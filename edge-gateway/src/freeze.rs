@@ -1,0 +1,235 @@
+//! From what a client sent to what will leave, save for the key: the request's head is read strictly, what belongs
+//! to the connection is taken off, and what may be held is taken in whole.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use countersign_gate::{Destination, Scheme};
+use countersign_policy::Head;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version, request};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::refuse::Refusal;
+use crate::upstream::strip_hop_by_hop;
+
+/// A request's head on its way to being frozen.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) destination: Destination,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+    /// `h1` or `h2`.
+    pub(crate) protocol: &'static str,
+    /// How long the agent asks to be held.
+    pub(crate) wait: Option<Duration>,
+}
+
+const APPROVAL_WAIT: &str = "countersign-approval-wait";
+/// The whole body must be here by then.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+impl Draft {
+    /// Reads a head that came through the tunnel to `tunnel`.
+    ///
+    /// # Errors
+    /// Anything that two readers could take for two requests.
+    pub(crate) fn tunnelled(parts: request::Parts, tunnel: &Destination) -> Result<Self, Refusal> {
+        let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
+        if parts.uri.scheme().is_some_and(|scheme| scheme.as_str() != "https") {
+            return Err(bad("a scheme other than https inside a TLS tunnel"));
+        }
+        match (parts.version, &authority) {
+            (Version::HTTP_2, None) => return Err(bad("an HTTP/2 request without :authority")),
+            (Version::HTTP_2, Some(authority)) => same(authority, tunnel, ":authority")?,
+            (_, Some(authority)) if !names(authority, tunnel) => {
+                return Err(bad("a request line that names another host than the tunnel"));
+            }
+            _ => {}
+        }
+        hosts(&parts, tunnel, parts.version == Version::HTTP_11)?;
+        Self::read(parts, tunnel.clone())
+    }
+
+    /// Reads a head in absolute form that came to the proxy itself: plain http, which never carries a key.
+    ///
+    /// # Errors
+    /// As [`Draft::tunnelled`].
+    pub(crate) fn proxied(parts: request::Parts) -> Result<Self, Refusal> {
+        if parts.uri.scheme() != Some(&http::uri::Scheme::HTTP) {
+            return Err(bad("an absolute URL that is not http (for https, open a tunnel with CONNECT)"));
+        }
+        let authority = parts.uri.authority().ok_or_else(|| bad("an absolute URL without a host"))?;
+        let destination = Destination::parse(Scheme::Http, authority.as_str(), Some(80))
+            .map_err(|why| Refusal::BadRequest { why: format!("the URL's host is {why}") })?;
+        hosts(&parts, &destination, false)?;
+        Self::read(parts, destination)
+    }
+
+    fn read(parts: request::Parts, destination: Destination) -> Result<Self, Refusal> {
+        const METHODS: [Method; 7] = [
+            Method::DELETE,
+            Method::GET,
+            Method::HEAD,
+            Method::OPTIONS,
+            Method::PATCH,
+            Method::POST,
+            Method::PUT,
+        ];
+        let request::Parts { method, uri, version, mut headers, .. } = parts;
+        if !METHODS.contains(&method) {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        framing(&headers)?;
+        for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+            if headers.contains_key(name) {
+                return Err(Refusal::AmbiguousTarget { why: format!("{name} names a second method") });
+            }
+        }
+        let path = uri.path().to_owned();
+        let query = uri.query().map(str::to_owned);
+        countersign_policy::target::check(&path, query.as_deref())
+            .map_err(|why| Refusal::AmbiguousTarget { why: format!("there is {why}") })?;
+        let wait = approval_wait(&headers)?;
+        strip(&mut headers);
+        join_cookies(&mut headers);
+        let protocol = if version == Version::HTTP_2 { "h2" } else { "h1" };
+        Ok(Self { destination, method, path, query, headers, protocol, wait })
+    }
+
+    /// What the policy looks at before the body.
+    pub(crate) fn head<'a>(&'a self, agent: &'a str) -> Head<'a> {
+        Head {
+            agent,
+            destination: &self.destination,
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
+}
+
+/// Takes the whole body in, without its trailers.
+///
+/// # Errors
+/// When it is larger than `limit`, does not arrive in time, or breaks off.
+pub(crate) async fn spool(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Refusal::BodyTooLarge { limit });
+    }
+    let spooled = tokio::time::timeout(BODY_TIME, take_in(body, limit));
+    spooled.await.unwrap_or(Err(Refusal::BodyTooSlow))
+}
+
+async fn take_in(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| bad("the body broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(Refusal::BodyTooLarge { limit });
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+/// Host headers must name the destination; `required`: and there must be one.
+fn hosts(parts: &request::Parts, destination: &Destination, required: bool) -> Result<(), Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if required => Err(bad("no Host header")),
+        (None, _) => Ok(()),
+        (Some(_), Some(_)) => Err(bad("more than one Host header")),
+        (Some(host), None) => {
+            let host = host.to_str().map_err(|_| bad("a Host header that is not ASCII"))?;
+            same(host, destination, "Host")
+        }
+    }
+}
+
+fn same(authority: &str, destination: &Destination, what: &str) -> Result<(), Refusal> {
+    if authority.contains('@') {
+        return Err(bad("user information in front of the host"));
+    }
+    if names(authority, destination) {
+        return Ok(());
+    }
+    Err(Refusal::DestinationMismatch { why: format!("{what} is not {}", destination.authority()) })
+}
+
+fn names(authority: &str, destination: &Destination) -> bool {
+    let default_port = match destination.scheme() {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    Destination::parse(destination.scheme(), authority, Some(default_port)).is_ok_and(|named| named == *destination)
+}
+
+/// The only transfer coding is `chunked`, once. Anything else was read in one way by our HTTP library and could be
+/// read in another by the upstream.
+fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), None) => Err(bad("a transfer coding other than chunked")),
+        (Some(_), Some(_)) => Err(bad("more than one Transfer-Encoding header")),
+    }
+}
+
+fn approval_wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = headers.get(APPROVAL_WAIT) else { return Ok(None) };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let seconds = seconds.ok_or_else(|| bad("Countersign-Approval-Wait is not a number of seconds"))?;
+    Ok(Some(Duration::from_secs(seconds)))
+}
+
+/// Takes off what belongs to this connection (what Connection names first, so that nothing that is put in later can
+/// be named away), to the proxy, to us, and what pretends to come from another proxy.
+fn strip(headers: &mut HeaderMap) {
+    const OURS: [HeaderName; 7] = [
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::FORWARDED,
+        header::HOST,
+        header::PROXY_AUTHORIZATION,
+        header::VIA,
+        HeaderName::from_static("http2-settings"),
+    ];
+    strip_hop_by_hop(headers);
+    for name in &OURS {
+        headers.remove(name);
+    }
+    let pretended = |name: &str| {
+        name.starts_with("x-forwarded-") || name.starts_with("countersign-") || name == "x-real-ip"
+    };
+    let pretended: Vec<HeaderName> = headers.keys().filter(|name| pretended(name.as_str())).cloned().collect();
+    for name in &pretended {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may split Cookie; over HTTP/1.1 it is one line (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    if let Ok(joined) = joined {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn bad(why: &'static str) -> Refusal {
+    Refusal::BadRequest { why: format!("there is {why}") }
+}

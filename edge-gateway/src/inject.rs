@@ -1,0 +1,225 @@
+//! Where a key goes. The fake key is looked for in its credential's own slot, for its credential's own destination;
+//! anywhere else it is a sign that something is wrong, and refused.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_gate::{HOLE, Injection, Slot};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use crate::bundle::{Bundle, Credential, InForce, Pair, Place};
+use crate::freeze::Draft;
+use crate::tripwire::{Tripwire, Watch};
+use crate::upstream::BodyError;
+
+/// A fake key that was found where it belongs, and was taken out.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) credential: &'a Credential,
+    slot: Slot,
+}
+
+/// A fake key that was found where it does not belong.
+#[derive(Debug)]
+pub(crate) struct Misplaced {
+    pub(crate) credential_id: String,
+    pub(crate) why: String,
+}
+
+/// Looks for a fake key in its slot; if it is there, takes it out and leaves a hole (path, query) or nothing at all
+/// (headers, and every duplicate of that header).
+///
+/// # Errors
+/// [`Misplaced`] if a fake key is anywhere else in the head, or a second one is.
+pub(crate) fn find<'a>(draft: &mut Draft, bundle: &'a Bundle) -> Result<Option<Found<'a>>, Misplaced> {
+    let here = bundle.credentials.iter().filter(|credential| credential.serves(&draft.destination));
+    let found = here.filter_map(|credential| take_out(draft, credential)).next();
+    if let Some(at) = elsewhere(draft, &bundle.tripwire) {
+        let Some(credential) = bundle.credentials.get(at.owner) else {
+            return Err(Misplaced { credential_id: String::new(), why: "there is a key in it".into() });
+        };
+        return Err(Misplaced::new(credential, at.place));
+    }
+    Ok(found)
+}
+
+impl Misplaced {
+    pub(crate) fn new(credential: &Credential, place: &str) -> Self {
+        let Credential { name, destination, .. } = credential;
+        let why = format!("the key for \"{name}\" (of {}) is {place}, where it is not replaced", destination.authority());
+        Self { credential_id: credential.id.clone(), why }
+    }
+}
+
+impl Found<'_> {
+    /// What will be added in its place. Redaction reads the answer, so it must come in the open.
+    pub(crate) fn into_injection(self, headers: &mut HeaderMap) -> Injection {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Injection { credential: self.credential.id.clone(), version: self.credential.version, slot: self.slot }
+    }
+}
+
+fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'a>> {
+    let fakes = &credential.fake_keys;
+    let slot = match &credential.place {
+        Place::Basic(pair) => {
+            let slot = draft.headers.get_all(AUTHORIZATION).iter().find_map(|value| basic(value, pair, fakes))?;
+            draft.headers.remove(AUTHORIZATION);
+            slot
+        }
+        Place::Header { name, before, after } => {
+            let mut values = draft.headers.get_all(name).iter();
+            values.find(|value| fills(value.as_bytes(), before, after, fakes))?;
+            draft.headers.remove(name);
+            Slot::Header { name: name.clone(), before: before.clone(), after: after.clone() }
+        }
+        Place::Path { before, after } => {
+            let filled = |segment: &str| {
+                let decoded: Vec<u8> = percent_decode_str(segment).collect();
+                fakes.iter().any(|fake| decoded == format!("{before}{fake}{after}").as_bytes())
+            };
+            let at = replace(&mut draft.path, '/', |segment| filled(segment).then(|| format!("{before}{HOLE}{after}")))?;
+            Slot::Path { at: at + before.len() as u32 }
+        }
+        Place::Query { name } => {
+            let query = draft.query.as_mut()?;
+            let at = replace(query, '&', |pair| {
+                let (key, value) = pair.split_once('=')?;
+                let named = percent_decode_str(key).eq(name.bytes());
+                let fake = fills(&percent_decode_str(value).collect::<Vec<u8>>(), "", "", fakes);
+                (named && fake).then(|| format!("{key}={HOLE}"))
+            })?;
+            // The hole follows the name as it was written.
+            let hole = query.get(at as usize..)?.find('=')? as u32 + 1;
+            Slot::Query { at: at + hole }
+        }
+    };
+    Some(Found { credential, slot })
+}
+
+/// Whether `value` is `before ‖ one of the fakes ‖ after`. The scheme in front of a token has no case (RFC 9110 §11.1).
+fn fills(value: &[u8], before: &str, after: &str, fakes: &[String]) -> bool {
+    let fills = |fake: &String| {
+        value.len() == before.len() + fake.len() + after.len()
+            && value[..before.len()].eq_ignore_ascii_case(before.as_bytes())
+            && value[before.len()..].starts_with(fake.as_bytes())
+            && value.ends_with(after.as_bytes())
+    };
+    fakes.iter().any(fills)
+}
+
+fn basic(value: &HeaderValue, pair: &Pair, fakes: &[String]) -> Option<Slot> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    match pair {
+        Pair::Exact { before, after } => {
+            let exact = |fake: &&String| decoded == format!("{before}{fake}{after}");
+            fakes.iter().find(exact)?;
+            Some(Slot::Basic { before: before.clone(), after: after.clone() })
+        }
+        Pair::Either => {
+            let (user, password) = decoded.split_once(':')?;
+            if fakes.iter().any(|fake| fake == password) {
+                return Some(Slot::Basic { before: format!("{user}:"), after: String::new() });
+            }
+            fakes.iter().find(|fake| *fake == user)?;
+            Some(Slot::Basic { before: String::new(), after: format!(":{password}") })
+        }
+    }
+}
+
+/// Replaces the first piece for which `with` has something; answers where that piece begins.
+fn replace(text: &mut String, separator: char, with: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    let mut begin = 0;
+    let (range, replacement) = text.split(separator).find_map(|piece| {
+        let range = begin..begin + piece.len();
+        begin = range.end + separator.len_utf8();
+        with(piece).map(|replacement| (range, replacement))
+    })?;
+    let at = range.start as u32;
+    text.replace_range(range, &replacement);
+    Some(at)
+}
+
+struct Elsewhere {
+    owner: usize,
+    place: &'static str,
+}
+
+fn elsewhere(draft: &Draft, wire: &Tripwire) -> Option<Elsewhere> {
+    let at = |place: &'static str| move |owner: usize| Elsewhere { owner, place };
+    wire.find(draft.path.as_bytes())
+        .map(at("in the path"))
+        .or_else(|| draft.query.as_ref().and_then(|query| wire.find(query.as_bytes())).map(at("in the query")))
+        .or_else(|| {
+            let mut values = draft.headers.iter();
+            values.find_map(|(name, value)| {
+                let place = if name == AUTHORIZATION { "in the Authorization header" } else { "in a header" };
+                wire.find(value.as_bytes()).map(at(place))
+            })
+        })
+}
+
+/// A body that streams past, without its trailers. It breaks off when a fake key is in it.
+pub(crate) struct Watched {
+    body: Incoming,
+    force: Arc<InForce>,
+    watch: Watch,
+    tripped: Arc<OnceLock<usize>>,
+}
+
+impl Watched {
+    pub(crate) fn new(body: Incoming, force: Arc<InForce>) -> Self {
+        Self { body, force, watch: Watch::default(), tripped: Arc::default() }
+    }
+
+    /// Where the index of the credential is found whose fake key it was.
+    pub(crate) fn tripped(&self) -> Arc<OnceLock<usize>> {
+        Arc::clone(&self.tripped)
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        loop {
+            let frame = match std::task::ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                None => return Poll::Ready(None),
+                Some(Err(why)) => return Poll::Ready(Some(Err(why.into()))),
+                Some(Ok(frame)) => frame,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            return Poll::Ready(Some(match this.watch.feed(&this.force.bundle.tripwire, &data) {
+                None => Ok(Frame::data(data)),
+                Some(owner) => {
+                    let _ = this.tripped.set(owner);
+                    Err("a key where none is replaced".into())
+                }
+            }));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

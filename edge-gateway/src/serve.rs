@@ -1,0 +1,475 @@
+//! The story: one request, from its head to its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use countersign_gate::{
+    Class, Destination, Injection, Key, Origin, Payload, Refusal as NotClassified, Released, Request as Frozen, Scheme,
+    Verdict, classify, seal_context, seal_info,
+};
+use countersign_policy::{Body, Head, Need, Subject, Then};
+use http::header::{HeaderValue, SET_COOKIE};
+use http::{Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
+use zeroize::Zeroizing;
+
+use crate::agent::{Badge, Hall, Seat, Seats};
+use crate::bundle::{Agent, Credential, InForce};
+use crate::config::Limits;
+use crate::control::{Alarm, Control, NotLeased, Receipt, RequestId, Why};
+use crate::freeze::{self, Draft};
+use crate::inject::{self, Misplaced, Watched};
+use crate::mitm::Authority;
+use crate::redact::Redactor;
+use crate::refuse::{APPROVAL_ID, Refusal};
+use crate::telemetry::{self, Metrics};
+use crate::unseal::Sealed;
+use crate::upstream::{BoxBody, Failure, Upstream};
+use crate::wait::{self, Ended, Waiting};
+
+/// Everything that a request meets on its way.
+pub(crate) struct Rooms {
+    pub(crate) authority: Authority,
+    pub(crate) control: Arc<Control>,
+    pub(crate) upstream: Upstream,
+    pub(crate) hall: Hall,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Set when the edge goes down: what is held is sent away.
+    pub(crate) drain: CancellationToken,
+    /// Released requests on their way, which a shutdown waits for.
+    pub(crate) carried: TaskTracker,
+}
+
+/// Where a request came in.
+#[derive(Clone, Debug)]
+pub(crate) enum Entrance {
+    /// At the proxy itself, in absolute form.
+    Proxy,
+    /// Through a tunnel to this destination.
+    Tunnel(Destination),
+}
+
+/// Serves one request. Whatever happens, there is an answer.
+pub(crate) async fn serve(
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    entrance: &Entrance,
+    request: Request<Incoming>,
+) -> Response<BoxBody> {
+    let began = Instant::now();
+    let span = tracing::info_span!("request", agent = badge.name, host = tracing::field::Empty);
+    telemetry::continue_trace(&span, request.headers());
+    let answer = story(rooms, badge, entrance, request).instrument(span.clone()).await;
+    let outcome = answer.as_ref().map_or_else(Refusal::code, |_| "forwarded");
+    rooms.metrics.requests.with_label_values(&[outcome]).inc();
+    rooms.metrics.seconds.observe(began.elapsed().as_secs_f64());
+    span.in_scope(|| tracing::debug!(outcome, "answered"));
+    answer.unwrap_or_else(Refusal::into_response)
+}
+
+async fn story(
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    entrance: &Entrance,
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody>, Refusal> {
+    // Who asks: judged anew for every request, so that a revoked agent is out at once.
+    let force = rooms.control.in_force().ok_or_else(|| wait::unreachable(rooms.control.link()))?;
+    let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
+    let seats = rooms.hall.seats(&agent.id);
+    let seat = seats.moving()?;
+
+    // What is asked.
+    let (parts, body) = request.into_parts();
+    let span = Span::current();
+    let traceparent = telemetry::traceparent(&span, &parts.headers);
+    let mut draft = match entrance {
+        Entrance::Proxy => Draft::proxied(parts)?,
+        Entrance::Tunnel(destination) => Draft::tunnelled(parts, destination)?,
+    };
+    span.record("host", draft.destination.host());
+    may_be_reached(rooms, &force, &draft.destination).await?;
+
+    // Which key it wants.
+    let found = inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
+    let per_request = found.as_ref().is_some_and(|found| !found.credential.leasable);
+
+    // What is needed to judge it: nothing more, or all of it.
+    let need = force.bundle.policy.needs(&draft.head(&agent.name));
+    let streams = !body.is_end_stream() && need != Need::Body && !per_request;
+    let (payload, streamed) = if streams {
+        (Payload::Streamed, Some(body))
+    } else {
+        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
+        if let Some(credential) = force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i)) {
+            return Err(misplaced(rooms, agent, &draft, Misplaced::new(credential, "in the body")));
+        }
+        (Payload::Whole(whole), None)
+    };
+
+    // What the policy says.
+    let judgement = judge(&force, &draft.head(&agent.name), &payload, found.as_ref().map(|found| found.credential));
+    let judgement = judgement.map_err(|no| match no {
+        No::Misplaced(m) => misplaced(rooms, agent, &draft, m),
+        No::Refusal(refusal) => refusal,
+    })?;
+    let origin = Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
+    let credential = found.as_ref().map(|found| found.credential.clone());
+    let injections: Vec<Injection> = found.map(|found| found.into_injection(&mut draft.headers)).into_iter().collect();
+    let Draft { destination, method, path, query, headers, protocol, wait } = draft;
+    let frozen = Frozen::new(origin, destination, method, path, query, headers, payload, injections)
+        .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
+
+    // What becomes of it.
+    match classify(frozen, judgement.verdict) {
+        Class::Refuse(no) => Err(not_classified(no)),
+        Class::Pass(released) => pass(rooms, &force, agent, released, credential, streamed).await,
+        Class::Hold(judged) => {
+            // People are asked, and keys are claimed, only for what could be sent.
+            rooms.control.attached().await.map_err(wait::unreachable)?;
+            let hold = wait::hold_for(judgement.hold, wait);
+            let policy_version = force.bundle.policy_version;
+            let circumstances = wait::circumstances(&rooms.control, &force.edge, protocol, policy_version, hold);
+            let why = Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
+            let waiting = Waiting::open(&rooms.control, judged, circumstances, why);
+            held(rooms, badge, seats, seat, waiting).await
+        }
+    }
+}
+
+/// Waits for the decision, and carries it out.
+async fn held(
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    seats: Arc<Seats>,
+    seat: Seat,
+    mut waiting: Waiting,
+) -> Result<Response<BoxBody>, Refusal> {
+    let waiting_seat = seats.held()?;
+    drop(seat);
+    let _counted = Counted::one(rooms);
+    loop {
+        match waiting.decided(&rooms.control, &rooms.metrics, &rooms.drain).await? {
+            Ended::Released { request_id, released, sealed } => {
+                drop(waiting_seat);
+                return released_by_decision(rooms, request_id, released, sealed).await;
+            }
+            Ended::Reopened(before) => match judge_again(rooms, badge, *before)? {
+                Again::Hold(again) => waiting = *again,
+                Again::Pass { force, agent, released, credential } => {
+                    return pass(rooms, &force, &agent, released, credential, None).await;
+                }
+            },
+        }
+    }
+}
+
+/// What the policy says of a request, and what follows for its key.
+struct Judgement {
+    verdict: Verdict,
+    hold: Duration,
+    /// The policy allows it: if it is held, only the key is wanted.
+    allowed: bool,
+}
+
+enum No {
+    Misplaced(Misplaced),
+    Refusal(Refusal),
+}
+
+fn judge(force: &InForce, head: &Head<'_>, payload: &Payload, found: Option<&Credential>) -> Result<Judgement, No> {
+    let body = match payload {
+        Payload::Streamed => Body::Streamed,
+        Payload::Whole(bytes) => Body::Whole(bytes),
+    };
+    let decision = force.bundle.policy.decide(&Subject { head: *head, body });
+    let rule = decision.rule;
+    let allowed = decision.then == Then::Allow;
+    let verdict = match decision.then {
+        Then::Deny => Verdict::Deny { rule },
+        Then::Unnamed => Verdict::Unnamed,
+        Then::Allow => {
+            key_agrees(force, head, &decision.credentials, found)?;
+            Verdict::Allow { rule, per_request: found.is_some_and(|credential| !credential.leasable) }
+        }
+        Then::Approve => {
+            key_agrees(force, head, &decision.credentials, found)?;
+            Verdict::Approve { rule }
+        }
+    };
+    Ok(Judgement { verdict, hold: decision.hold, allowed })
+}
+
+/// Only a credential that the deciding rules name is put in, and only where its fake key was sent.
+fn key_agrees(force: &InForce, head: &Head<'_>, named: &[String], found: Option<&Credential>) -> Result<(), No> {
+    let why = match found {
+        Some(credential) if named.contains(&credential.name) => return Ok(()),
+        Some(credential) if named.is_empty() => {
+            return Err(No::Misplaced(Misplaced::new(credential, "on a request for which the policy names no key")));
+        }
+        None if named.is_empty() => return Ok(()),
+        Some(_) => "the policy wants another key for this request than the one that was sent",
+        None => "the policy wants a key for this request, and none that it knows was in its place",
+    };
+    let basic = |credential: &Credential| {
+        named.contains(&credential.name)
+            && credential.serves(head.destination)
+            && matches!(credential.place, crate::bundle::Place::Basic(_))
+    };
+    let basic = force.bundle.credentials.iter().any(basic);
+    Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
+}
+
+/// How a held request goes on under a newer policy.
+enum Again {
+    Hold(Box<Waiting>),
+    Pass { force: Arc<InForce>, agent: Agent, released: Released, credential: Option<Credential> },
+}
+
+/// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
+fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, Refusal> {
+    let force = rooms.control.in_force().ok_or(Refusal::ControlPlaneUnavailable)?;
+    let agent = force.bundle.agent(badge).cloned().ok_or(Refusal::ProxyCredential)?;
+    let request = waiting.held.request();
+    let mut injections = request.injections().to_vec();
+    let mut credential = None;
+    for injection in &mut injections {
+        let current = force.bundle.credential(&injection.credential);
+        let current = current.filter(|current| current.serves(request.destination())).ok_or_else(|| {
+            let why = "the key that was sent with this request is no longer for this host";
+            Refusal::FakeKeyMissing { credentials: vec![injection.credential.clone()], basic: false, why }
+        })?;
+        injection.version = current.version;
+        credential = Some(current.clone());
+    }
+    let head = Head {
+        agent: &agent.name,
+        destination: request.destination(),
+        method: request.method(),
+        path: request.path(),
+        query: request.query(),
+        headers: request.headers(),
+    };
+    let judgement = judge(&force, &head, request.payload(), credential.as_ref()).map_err(|no| match no {
+        No::Misplaced(m) => Refusal::FakeKeyMisplaced { why: m.why },
+        No::Refusal(refusal) => refusal,
+    })?;
+    let frozen = Frozen::new(
+        request.origin().clone(),
+        request.destination().clone(),
+        request.method().clone(),
+        request.path().to_owned(),
+        request.query().map(str::to_owned),
+        request.headers().clone(),
+        request.payload().clone(),
+        injections,
+    )
+    .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
+    match classify(frozen, judgement.verdict) {
+        Class::Refuse(no) => {
+            waiting.opening.given_up("the policy refuses it now");
+            Err(not_classified(no))
+        }
+        Class::Pass(released) => {
+            waiting.opening.given_up("the policy allows it now");
+            Ok(Again::Pass { force, agent, released, credential })
+        }
+        Class::Hold(judged) => {
+            let rule = judged.rule().to_owned();
+            let why = Why { rule, allowed: judgement.allowed, traceparent: waiting.why.traceparent.clone() };
+            Ok(Again::Hold(Box::new(waiting.again(judged, force.bundle.policy_version, why))))
+        }
+    }
+}
+
+/// Forwards what the policy released, with a leased key if it wants one.
+async fn pass(
+    rooms: &Arc<Rooms>,
+    force: &Arc<InForce>,
+    agent: &Agent,
+    released: Released,
+    credential: Option<Credential>,
+    streamed: Option<Incoming>,
+) -> Result<Response<BoxBody>, Refusal> {
+    let mut pool_key = agent.id.clone();
+    let (keys, redactor) = match &credential {
+        None => (Vec::new(), Redactor::none()),
+        Some(credential) => {
+            let lease = rooms.control.lease(credential, agent).await.map_err(|why| match why {
+                NotLeased::Refused(detail) => Refusal::LeaseRefused { credential: credential.name.clone(), detail },
+                NotLeased::Unreachable(link) => wait::unreachable(link),
+            })?;
+            pool_key.push('\0');
+            pool_key.push_str(&credential.id);
+            let Credential { id, version, destination, .. } = credential;
+            let redactor = Redactor::new(&[lease.secret.as_slice()]);
+            let key = Key::new(id.clone(), *version, destination.clone(), lease.sealed, lease.secret.clone());
+            (vec![key], redactor)
+        }
+    };
+    let outbound = released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
+    let keyed = outbound.keyed();
+    let watched = streamed.map(|body| Watched::new(body, Arc::clone(force)));
+    let tripped = watched.as_ref().map(Watched::tripped);
+    let destination = outbound.destination().clone();
+    let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
+    let tripped = tripped.and_then(|tripped| tripped.get().copied());
+    if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
+        return Err(alarmed(rooms, agent, &destination, Misplaced::new(credential, "in the body")));
+    }
+    sent.map(|response| back(response, keyed, &redactor)).map_err(|failure| match failure {
+        Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
+        Failure::NotSent { why } | Failure::Unknown { why } => Refusal::UpstreamFailed { why },
+    })
+}
+
+/// Carries out what a signed decision released, in a task of its own: once it is released, an agent that goes away
+/// no longer stops it, and the control plane hears how it ended.
+async fn released_by_decision(
+    rooms: &Arc<Rooms>,
+    request_id: RequestId,
+    released: Released,
+    sealed: Vec<Sealed>,
+) -> Result<Response<BoxBody>, Refusal> {
+    let carried = carry_out(Arc::clone(rooms), request_id, released, sealed).in_current_span();
+    let carried = rooms.carried.spawn(carried);
+    carried.await.unwrap_or_else(|_| Err(Refusal::OutcomeUnknown { approval_id: None }))
+}
+
+async fn carry_out(
+    rooms: Arc<Rooms>,
+    request_id: RequestId,
+    released: Released,
+    sealed: Vec<Sealed>,
+) -> Result<Response<BoxBody>, Refusal> {
+    let body = match released.request().payload() {
+        Payload::Whole(body) => body.clone(),
+        Payload::Streamed => Bytes::new(),
+    };
+    let opened = open_keys(&rooms, &released, &sealed);
+    let redactor = Redactor::new(&opened.iter().map(|(_, secret)| secret.as_slice()).collect::<Vec<_>>());
+    let outbound = released.with_keys(opened.into_iter().map(|(key, _)| key).collect());
+    let Ok(outbound) = outbound.inspect_err(|why| tracing::error!(%why, "a released request has no usable key")) else {
+        rooms.control.receipt(request_id, None, Receipt::NotSent, &body);
+        let why = "its key could not be put in, so nothing was sent".into();
+        return Err(Refusal::UpstreamFailed { why });
+    };
+    let keyed = outbound.keyed();
+    let approval_id = outbound.approval_id().copied();
+    let approval = approval_id.map(hex::encode);
+    let sent = rooms.upstream.send(outbound, None, "").await;
+    let receipt = match &sent {
+        Ok(response) => Receipt::Completed { status: response.status().as_u16() },
+        Err(Failure::AddressDenied { .. } | Failure::NotSent { .. }) => Receipt::NotSent,
+        Err(Failure::Unknown { .. }) => Receipt::Unknown,
+    };
+    rooms.control.receipt(request_id, approval_id, receipt, &body);
+    let named = approval.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
+    match sent {
+        Ok(response) => {
+            let mut response = back(response, keyed, &redactor);
+            if let Some(id) = named {
+                response.headers_mut().insert(APPROVAL_ID, id);
+            }
+            Ok(response)
+        }
+        Err(failure @ Failure::AddressDenied { .. }) => Err(Refusal::AddressDenied { why: failure.to_string() }),
+        Err(Failure::NotSent { why }) => Err(Refusal::UpstreamFailed { why }),
+        Err(Failure::Unknown { why }) if approval.is_none() => Err(Refusal::UpstreamFailed { why }),
+        Err(Failure::Unknown { .. }) => Err(Refusal::OutcomeUnknown { approval_id: approval }),
+    }
+}
+
+/// Opens the keys that came with a decision, in the order of the plan. What does not open is left out, and the gate
+/// then refuses the whole.
+fn open_keys(rooms: &Rooms, released: &Released, sealed: &[Sealed]) -> Vec<(Key, Zeroizing<Vec<u8>>)> {
+    let request = released.request();
+    let (Some((request_digest, decision_id)), Some(force)) = (released.sealing(), rooms.control.in_force()) else {
+        return Vec::new();
+    };
+    let incarnation = rooms.control.incarnation();
+    let info = seal_info(&request.origin().cluster, &force.edge, &incarnation.id);
+    let open = |injection: &Injection| {
+        let Injection { credential, version, .. } = injection;
+        let sealed = sealed.iter().find(|s| s.credential == *credential && s.version == *version)?;
+        let context = seal_context(request_digest, decision_id, credential, *version);
+        let secret = incarnation.open(sealed, &info, &context).ok()?;
+        let destination = force.bundle.credential(credential)?.destination.clone();
+        let key = Key::new(credential.clone(), *version, destination, sealed.digest(), secret.clone());
+        Some((key, secret))
+    };
+    request.injections().iter().filter_map(open).collect()
+}
+
+/// The answer on its way to the agent: no real key in it, and no session that a real key opened.
+fn back(mut response: Response<BoxBody>, keyed: bool, redactor: &Redactor) -> Response<BoxBody> {
+    if keyed {
+        response.headers_mut().remove(SET_COOKIE);
+        redactor.headers(response.headers_mut());
+        return response.map(|body| redactor.body(body));
+    }
+    response
+}
+
+async fn may_be_reached(rooms: &Rooms, force: &InForce, destination: &Destination) -> Result<(), Refusal> {
+    if force.bundle.forbids(destination) {
+        let why = format!("{} is part of Countersign itself", destination.authority());
+        return Err(Refusal::AddressDenied { why });
+    }
+    rooms.upstream.check(destination).await.map_err(|no| Refusal::AddressDenied { why: no.to_string() })?;
+    let keyed_host = |credential: &Credential| credential.destination.host() == destination.host();
+    if destination.scheme() == Scheme::Http && force.bundle.credentials.iter().any(keyed_host) {
+        let detail = Some(format!("{} has a key, and is reached over https only", destination.host()));
+        return Err(Refusal::PolicyDenied { rule: None, detail });
+    }
+    Ok(())
+}
+
+fn misplaced(rooms: &Rooms, agent: &Agent, draft: &Draft, misplaced: Misplaced) -> Refusal {
+    alarmed(rooms, agent, &draft.destination, misplaced)
+}
+
+fn alarmed(rooms: &Rooms, agent: &Agent, destination: &Destination, misplaced: Misplaced) -> Refusal {
+    let Misplaced { credential_id, why } = misplaced;
+    rooms.control.alarm(Alarm {
+        kind: "fake_key_misplaced",
+        agent_id: agent.id.clone(),
+        credential_id,
+        host: destination.host().to_owned(),
+        detail: why.clone(),
+    });
+    Refusal::FakeKeyMisplaced { why }
+}
+
+fn not_classified(no: NotClassified) -> Refusal {
+    match no {
+        NotClassified::Denied { rule } => Refusal::PolicyDenied { rule: Some(rule), detail: None },
+        NotClassified::Unheld { rule } => {
+            let detail = Some("its body streams, and only a body that is all there can be held".to_owned());
+            Refusal::PolicyDenied { rule: Some(rule), detail }
+        }
+        NotClassified::Unnamed => Refusal::PolicyDenied { rule: None, detail: None },
+    }
+}
+
+/// Counts a held request for as long as it is one.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn one(rooms: &Rooms) -> Self {
+        rooms.metrics.held.inc();
+        Self(Arc::clone(&rooms.metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.held.dec();
+    }
+}

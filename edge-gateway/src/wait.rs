@@ -1,0 +1,211 @@
+//! A held request and what the control plane says of it → released, or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_gate::{Circumstances, Held, Judged, Outcome, Released, Unverified, Word, verify};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::control::{Answer, Control, Link, Opening, Reason, Receipt, RequestId, Why};
+use crate::refuse::Refusal;
+use crate::telemetry::Metrics;
+use crate::unseal::Sealed;
+
+/// Nothing is ever held longer: clients give up at 300 seconds.
+pub(crate) const LONGEST: Duration = Duration::from_secs(280);
+/// Shorter holds would end before anybody could answer.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// How long past its hold a request waits to hear under which approval it is known.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A request that waits: what the gate holds, and its line to the control plane.
+pub(crate) struct Waiting {
+    pub(crate) held: Held,
+    pub(crate) opening: Opening,
+    pub(crate) why: Why,
+    approval_id: Option<String>,
+}
+
+/// How the wait ended, when it did not end in a no.
+pub(crate) enum Ended {
+    /// A signed decision releases it. The keys that came along are still sealed.
+    Released { request_id: RequestId, released: Released, sealed: Vec<Sealed> },
+    /// The policy changed: it must be judged again.
+    Reopened(Box<Waiting>),
+}
+
+/// How long to hold: what the rule says, less if the agent asks for less.
+pub(crate) fn hold_for(rule: Duration, asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(rule).min(rule).clamp(SHORTEST, LONGEST)
+}
+
+/// Names the circumstances of a request that is to be held for `hold`.
+pub(crate) fn circumstances(
+    control: &Control,
+    edge: &str,
+    protocol: &str,
+    policy_version: u64,
+    hold: Duration,
+) -> Circumstances {
+    Circumstances {
+        request_id: rand::random(),
+        edge: edge.to_owned(),
+        edge_key: control.edge_key(),
+        incarnation: control.incarnation().id,
+        protocol: protocol.to_owned(),
+        policy_version,
+        started_ms: clock::wall_ms(),
+        hold_ms: hold.as_millis() as u64,
+        nonce: rand::random(),
+    }
+}
+
+impl Waiting {
+    /// Holds a judged request and announces it.
+    pub(crate) fn open(control: &Arc<Control>, judged: Judged, circumstances: Circumstances, why: Why) -> Self {
+        let held = judged.hold(circumstances, clock::boottime_ms());
+        let opening = control.open(&held, &why);
+        Self { held, opening, why, approval_id: None }
+    }
+
+    /// Announces it anew as a newer policy judged it, under the same id and with the same deadline.
+    pub(crate) fn again(self, judged: Judged, policy_version: u64, why: Why) -> Self {
+        let Self { held, mut opening, approval_id, .. } = self;
+        let before = &held.ticket().circumstances;
+        let began = held.deadline().saturating_sub(before.hold_ms);
+        let held = judged.hold(Circumstances { policy_version, ..before.clone() }, began);
+        opening.again(&held, &why);
+        Self { held, opening, why, approval_id }
+    }
+
+    /// Waits until it is released, refused, given up, or to be judged again.
+    ///
+    /// # Errors
+    /// The refusal that the agent is answered with.
+    pub(crate) async fn decided(
+        mut self,
+        control: &Control,
+        metrics: &Metrics,
+        drain: &CancellationToken,
+    ) -> Result<Ended, Refusal> {
+        let deadline = self.held.deadline();
+        let request_id = self.held.ticket().circumstances.request_id;
+        loop {
+            let answer = tokio::select! {
+                answer = self.opening.answer() => answer,
+                () = clock::reached(deadline) => return Err(self.ran_out(control).await),
+                () = drain.cancelled() => {
+                    self.opening.given_up("the edge is going down");
+                    return Err(Refusal::Draining { approval_id: self.approval_id });
+                }
+            };
+            match answer {
+                None => return Err(Refusal::ControlPlaneUnavailable),
+                Some(Answer::Opened { approval_id }) => self.approval_id = approval_id.or(self.approval_id),
+                Some(Answer::Reopen) => return Ok(Ended::Reopened(Box::new(self))),
+                Some(Answer::Settled { reason, approval_id, detail }) => {
+                    self.opening.refused();
+                    return Err(settled(reason, approval_id.or(self.approval_id), detail));
+                }
+                Some(Answer::Signed { signed, sealed }) => {
+                    let Some(trust) = control.trust() else { continue };
+                    match verify(self.held, &signed, &trust, clock::now()) {
+                        Outcome::Release(released) => {
+                            self.opening.carried();
+                            return Ok(Ended::Released { request_id, released, sealed });
+                        }
+                        Outcome::Deny(word) => {
+                            self.opening.refused();
+                            return Err(denied(word, self.approval_id));
+                        }
+                        Outcome::Ignore(held, why) => {
+                            self.held = held;
+                            ignored(&self.held, why, self.approval_id.as_deref(), control, metrics);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ran_out(mut self, control: &Control) -> Refusal {
+        let opened = async {
+            while self.approval_id.is_none() && !self.why.allowed && control.link() == Link::Attached {
+                match self.opening.answer().await {
+                    Some(Answer::Opened { approval_id }) => self.approval_id = approval_id,
+                    Some(Answer::Settled { reason, approval_id, detail }) => {
+                        return Some(settled(reason, approval_id, detail));
+                    }
+                    Some(Answer::Reopen | Answer::Signed { .. }) => {}
+                    None => break,
+                }
+            }
+            None
+        };
+        let refused = tokio::time::timeout(GRACE, opened).await.ok().flatten();
+        self.opening.given_up("the hold ran out");
+        if let Some(refusal) = refused {
+            return refusal;
+        }
+        match (control.link(), self.approval_id) {
+            (Link::Attached, Some(approval_id)) => {
+                let (method, at) = (self.held.request().method(), self.held.request().destination().authority());
+                let request = format!("{method} {at}{}", self.held.request().path());
+                Refusal::ApprovalPending { approval_id, request }
+            }
+            (link, _) => unreachable(link),
+        }
+    }
+}
+
+/// The refusal for a control plane that cannot be asked.
+pub(crate) fn unreachable(link: Link) -> Refusal {
+    match link {
+        Link::Sealed => Refusal::Sealed,
+        Link::Attached | Link::Down => Refusal::ControlPlaneUnavailable,
+    }
+}
+
+/// A decision that does not count leaves the request held. One that came too late was claimed for nothing: nothing
+/// was sent, and the control plane is told so.
+fn ignored(held: &Held, why: Unverified, approval_id: Option<&str>, control: &Control, metrics: &Metrics) {
+    let reason = match why {
+        Unverified::Downgrade => "downgrade",
+        Unverified::Expired => "expired",
+        Unverified::Malformed(_) => "malformed",
+        Unverified::Mismatch => "mismatch",
+        Unverified::Signatures { .. } => "signatures",
+        Unverified::Type => "type",
+    };
+    metrics.decisions_ignored.with_label_values(&[reason]).inc();
+    tracing::warn!(request = hex::encode(held.ticket().circumstances.request_id), reason, "a decision does not count");
+    if why == Unverified::Expired {
+        let approval_id = approval_id.and_then(|id| hex::decode(id).ok()?.try_into().ok());
+        control.receipt(held.ticket().circumstances.request_id, approval_id, Receipt::NotSent, &Bytes::new());
+    }
+}
+
+fn denied(word: Word, approval_id: Option<String>) -> Refusal {
+    match word {
+        Word::Cancel => Refusal::ApprovalCancelled { approval_id, detail: String::new() },
+        Word::Expire => Refusal::ApprovalExpired { approval_id },
+        Word::Deny | Word::Release => Refusal::ApprovalDenied { approval_id, detail: String::new() },
+    }
+}
+
+fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refusal {
+    let rule = None;
+    match reason {
+        Reason::AlreadyExecuted => Refusal::AlreadyExecuted { approval_id },
+        Reason::Cancelled => Refusal::ApprovalCancelled { approval_id, detail },
+        Reason::Denied | Reason::Revoked => Refusal::ApprovalDenied { approval_id, detail },
+        Reason::Expired => Refusal::ApprovalExpired { approval_id },
+        Reason::Invalid | Reason::PolicyDenied => Refusal::PolicyDenied { rule, detail: Some(detail) },
+        Reason::OutcomeUnknown => Refusal::OutcomeUnknown { approval_id },
+        Reason::Overloaded => Refusal::Overloaded { of: "requests waiting for approval" },
+        Reason::Unavailable if detail.starts_with("sealed") => Refusal::Sealed,
+        Reason::Unavailable => Refusal::ControlPlaneUnavailable,
+    }
+}
