@@ -40,7 +40,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts connections until `stop`, then lets those that are open finish.
-pub(crate) async fn accept(listener: TcpListener, rooms: Arc<Rooms>, stop: CancellationToken, open: TaskTracker) {
+pub(crate) async fn accept(
+    listener: TcpListener,
+    rooms: Arc<Rooms>,
+    stop: CancellationToken,
+    open: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(rooms.limits.max_connections));
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
@@ -81,17 +86,27 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD);
     builder
 }
 
 /// One connection to the proxy itself.
-async fn proxy(stream: TcpStream, rooms: &Arc<Rooms>, stop: CancellationToken, tunnels: &TaskTracker) {
+async fn proxy(
+    stream: TcpStream,
+    rooms: &Arc<Rooms>,
+    stop: CancellationToken,
+    tunnels: &TaskTracker,
+) {
     let service = service_fn(|request| {
         let (rooms, stop, tunnels) = (Arc::clone(rooms), stop.clone(), tunnels.clone());
         async move { Ok::<_, Infallible>(at_the_door(rooms, stop, tunnels, request).await) }
     });
-    let mut connection = pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut connection =
+        pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {
@@ -138,8 +153,12 @@ async fn at_the_door(
 fn healthz(rooms: &Rooms) -> Response<BoxBody> {
     match (rooms.control.in_force(), rooms.control.link()) {
         (Some(_), Link::Attached) => answer(StatusCode::OK, "text/plain", "ok\n".into()),
-        (Some(_), _) => answer(StatusCode::OK, "text/plain", "ok, without the control plane\n".into()),
-        (None, _) => answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "no bundle yet\n".into()),
+        (Some(_), _) => {
+            answer(StatusCode::OK, "text/plain", "ok, without the control plane\n".into())
+        }
+        (None, _) => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "no bundle yet\n".into())
+        }
     }
 }
 
@@ -154,19 +173,23 @@ fn admitted(rooms: &Rooms, request: &Request<Incoming>) -> Result<Badge, Refusal
 /// The one destination of a tunnel.
 fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
     let bad = |why: String| Refusal::BadRequest { why };
-    let authority = request.uri().authority().ok_or_else(|| bad("CONNECT names no host:port".into()))?;
+    let authority =
+        request.uri().authority().ok_or_else(|| bad("CONNECT names no host:port".into()))?;
     let destination = Destination::parse(Scheme::Https, authority.as_str(), None)
         .map_err(|why| bad(format!("CONNECT names {why}")))?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let same = |host: &HeaderValue| {
-        let named = host.to_str().ok().and_then(|host| Destination::parse(Scheme::Https, host, Some(443)).ok());
+        let named = host
+            .to_str()
+            .ok()
+            .and_then(|host| Destination::parse(Scheme::Https, host, Some(443)).ok());
         named.is_some_and(|named| named.host() == destination.host())
     };
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(bad("there is more than one Host header".into())),
-        (Some(host), None) if !same(host) => {
-            Err(Refusal::DestinationMismatch { why: "CONNECT and its Host header name two hosts".into() })
-        }
+        (Some(host), None) if !same(host) => Err(Refusal::DestinationMismatch {
+            why: "CONNECT and its Host header name two hosts".into(),
+        }),
         _ => Ok(destination),
     }
 }
@@ -177,7 +200,13 @@ fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
 }
 
 /// What happens inside a tunnel: TLS, then requests, each judged for itself.
-async fn tunnel(upgrade: OnUpgrade, rooms: &Arc<Rooms>, badge: &Badge, destination: Destination, stop: CancellationToken) {
+async fn tunnel(
+    upgrade: OnUpgrade,
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    destination: Destination,
+    stop: CancellationToken,
+) {
     let Ok(upgraded) = upgrade.await else { return };
     let stream = match tokio::time::timeout(HEAD_TIME, hello(upgraded)).await {
         Ok(Ok(stream)) => stream,
@@ -186,7 +215,11 @@ async fn tunnel(upgrade: OnUpgrade, rooms: &Arc<Rooms>, badge: &Badge, destinati
             return;
         }
         Err(_) => {
-            tracing::info!(agent = badge.name, host = destination.host(), "nothing came through a tunnel");
+            tracing::info!(
+                agent = badge.name,
+                host = destination.host(),
+                "nothing came through a tunnel"
+            );
             return;
         }
     };
@@ -282,7 +315,9 @@ async fn hello(upgraded: Upgraded) -> io::Result<Prefixed> {
         prefix = Bytes::copy_from_slice(&first);
     }
     if prefix.first() != Some(&TLS_HANDSHAKE) {
-        return Err(io::Error::other("the client speaks something other than TLS, which cannot be looked into"));
+        return Err(io::Error::other(
+            "the client speaks something other than TLS, which cannot be looked into",
+        ));
     }
     Ok(Prefixed { prefix, stream })
 }
@@ -294,7 +329,11 @@ struct Prefixed {
 }
 
 impl AsyncRead for Prefixed {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, into);
         }
@@ -306,7 +345,11 @@ impl AsyncRead for Prefixed {
 }
 
 impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

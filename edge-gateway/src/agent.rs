@@ -88,7 +88,8 @@ impl Seats {
     }
 
     fn take(seats: &Arc<Semaphore>, of: &'static str) -> Result<Seat, Refusal> {
-        let permit = Arc::clone(seats).try_acquire_owned().map_err(|_| Refusal::Overloaded { of })?;
+        let permit =
+            Arc::clone(seats).try_acquire_owned().map_err(|_| Refusal::Overloaded { of })?;
         Ok(Seat { _permit: permit })
     }
 }

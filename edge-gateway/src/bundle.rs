@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use countersign_gate::{Destination, Scheme};
 use countersign_policy::Policy;
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::HeaderName;
 use subtle::ConstantTimeEq as _;
 
 use crate::agent::Badge;
@@ -54,10 +54,19 @@ pub(crate) struct Credential {
 pub(crate) enum Place {
     /// `Either` half when the template is empty.
     Basic(Pair),
-    Header { name: HeaderName, before: String, after: String },
+    Header {
+        name: HeaderName,
+        before: String,
+        after: String,
+    },
     /// A whole segment: `before ‖ key ‖ after`.
-    Path { before: String, after: String },
-    Query { name: String },
+    Path {
+        before: String,
+        after: String,
+    },
+    Query {
+        name: String,
+    },
 }
 
 /// How a key sits in `user:password`.
@@ -65,7 +74,10 @@ pub(crate) enum Place {
 pub(crate) enum Pair {
     /// The user name or the password, whatever the other half is.
     Either,
-    Exact { before: String, after: String },
+    Exact {
+        before: String,
+        after: String,
+    },
 }
 
 /// A bundle taken apart, as it came over the wire.
@@ -91,12 +103,17 @@ impl Bundle {
             "" => Policy::empty(),
             text => Policy::compile(text, "policy.toml").unwrap_or_else(|diagnostics| {
                 let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
-                tracing::error!(policy_version, first, "this edge cannot read the policy and refuses everything");
+                tracing::error!(
+                    policy_version,
+                    first,
+                    "this edge cannot read the policy and refuses everything"
+                );
                 Policy::empty()
             }),
         };
         let keys = credentials.iter().enumerate();
-        let keys = keys.flat_map(|(index, c)| c.fake_keys.iter().map(move |key| (index, key.as_str())));
+        let keys =
+            keys.flat_map(|(index, c)| c.fake_keys.iter().map(move |key| (index, key.as_str())));
         let tripwire = Tripwire::new(keys)?;
         let agents = agents.into_iter().collect();
         let forbidden = forbidden.into_iter().map(|name| name.to_ascii_lowercase()).collect();
@@ -106,7 +123,8 @@ impl Bundle {
     /// Whose token it is. What is looked up is a hash, so the time it takes says nothing of any token.
     pub(crate) fn agent(&self, badge: &Badge) -> Option<&Agent> {
         let (hash, agent) = self.agents.get_key_value(&badge.token_sha256)?;
-        let same = hash.ct_eq(&badge.token_sha256) & agent.name.as_bytes().ct_eq(badge.name.as_bytes());
+        let same =
+            hash.ct_eq(&badge.token_sha256) & agent.name.as_bytes().ct_eq(badge.name.as_bytes());
         bool::from(same).then_some(agent)
     }
 
@@ -118,7 +136,11 @@ impl Bundle {
     pub(crate) fn forbids(&self, destination: &Destination) -> bool {
         !self.forbidden.is_empty()
             && (self.forbidden.contains(destination.host())
-                || self.forbidden.contains(&format!("{}:{}", destination.host(), destination.port())))
+                || self.forbidden.contains(&format!(
+                    "{}:{}",
+                    destination.host(),
+                    destination.port()
+                )))
     }
 }
 
@@ -134,14 +156,5 @@ impl Place {
     pub(crate) fn split(template: &str) -> Option<(String, String)> {
         let (before, after) = template.split_once(countersign_gate::HOLE)?;
         (!after.contains(countersign_gate::HOLE)).then(|| (before.to_owned(), after.to_owned()))
-    }
-
-    /// The header that it fills, if it is in one.
-    pub(crate) fn header(&self) -> Option<&HeaderName> {
-        match self {
-            Self::Basic(_) => Some(&AUTHORIZATION),
-            Self::Header { name, .. } => Some(name),
-            Self::Path { .. } | Self::Query { .. } => None,
-        }
     }
 }

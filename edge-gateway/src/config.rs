@@ -99,8 +99,10 @@ impl Identity {
     /// # Errors
     /// When the certificate cannot be read.
     pub fn key_digest(&self) -> anyhow::Result<Digest> {
-        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).context("this edge's certificate")?;
-        let (_, certificate) = X509Certificate::from_der(&der).context("this edge's certificate")?;
+        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
+            .context("this edge's certificate")?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).context("this edge's certificate")?;
         Ok(Sha256::digest(certificate.public_key().raw).into())
     }
 }
@@ -110,7 +112,10 @@ impl Config {
     ///
     /// # Errors
     /// [`Mistakes`], all of them.
-    pub fn read(file: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    pub fn read(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Mistakes> {
         let mut reading = Reading { mistakes: Vec::new() };
         let mut text = match file {
             None => Text::default(),
@@ -177,11 +182,14 @@ impl Text {
     fn override_with(&mut self, variable: impl Fn(&str) -> Option<String>, reading: &mut Reading) {
         let name = |key: &str| format!("COUNTERSIGN_EDGE_{key}");
         let read = |key: &str| variable(&name(key));
-        let list = |key: &str| read(key).map(|text| text.split(',').map(|item| item.trim().to_owned()).collect());
+        let list = |key: &str| {
+            read(key).map(|text| text.split(',').map(|item| item.trim().to_owned()).collect())
+        };
         let path = |key: &str| read(key).map(PathBuf::from);
         let mut number = |key: &str, into: &mut Option<usize>| {
             if let Some(text) = read(key) {
-                *into = reading.note(&name(key), text.parse().map_err(|_| "not a number")).or(*into);
+                *into =
+                    reading.note(&name(key), text.parse().map_err(|_| "not a number")).or(*into);
             }
         };
         number("LIMITS_MAX_HELD_BODY", &mut self.limits.max_held_body);
@@ -208,7 +216,8 @@ impl Text {
             self.upstream.allow_private = networks;
         }
         if let Some(files) = read("UPSTREAM_CA_FILES") {
-            self.upstream.ca_files = files.split(',').map(|file| PathBuf::from(file.trim())).collect();
+            self.upstream.ca_files =
+                files.split(',').map(|file| PathBuf::from(file.trim())).collect();
         }
     }
 }
@@ -235,13 +244,17 @@ impl Reading {
 
     fn toml(&mut self, path: &Path) -> Text {
         let text = self.note(&path.display().to_string(), std::fs::read_to_string(path));
-        let parsed = text.and_then(|text| self.note(&path.display().to_string(), toml::from_str(&text)));
+        let parsed =
+            text.and_then(|text| self.note(&path.display().to_string(), toml::from_str(&text)));
         parsed.unwrap_or_default()
     }
 
     fn file(&mut self, key: &str, path: Option<PathBuf>) -> Option<String> {
         let path = self.needed(key, path)?;
-        self.note(key, std::fs::read_to_string(&path).map_err(|why| format!("{}: {why}", path.display())))
+        self.note(
+            key,
+            std::fs::read_to_string(&path).map_err(|why| format!("{}: {why}", path.display())),
+        )
     }
 
     fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
@@ -258,8 +271,14 @@ impl Reading {
         let defaults = Limits::default();
         let limits = Limits {
             max_held_body: text.limits.max_held_body.unwrap_or(defaults.max_held_body),
-            max_in_flight_per_agent: text.limits.max_in_flight_per_agent.unwrap_or(defaults.max_in_flight_per_agent),
-            max_held_per_agent: text.limits.max_held_per_agent.unwrap_or(defaults.max_held_per_agent),
+            max_in_flight_per_agent: text
+                .limits
+                .max_in_flight_per_agent
+                .unwrap_or(defaults.max_in_flight_per_agent),
+            max_held_per_agent: text
+                .limits
+                .max_held_per_agent
+                .unwrap_or(defaults.max_held_per_agent),
             max_connections: text.limits.max_connections.unwrap_or(defaults.max_connections),
         };
         Some(Config {
@@ -277,8 +296,12 @@ impl Reading {
         let name = self.needed("identity.name", text.name);
         let certificate_pem = self.file("identity.certificate_file", text.certificate_file);
         let key_pem = self.file("identity.key_file", text.key_file).map(Zeroizing::new);
-        let identity = Identity { name: name?, certificate_pem: certificate_pem?, key_pem: key_pem? };
-        self.note("identity.certificate_file", identity.key_digest().map_err(|why| format!("{why:#}")))?;
+        let identity =
+            Identity { name: name?, certificate_pem: certificate_pem?, key_pem: key_pem? };
+        self.note(
+            "identity.certificate_file",
+            identity.key_digest().map_err(|why| format!("{why:#}")),
+        )?;
         Some(identity)
     }
 
@@ -292,28 +315,48 @@ impl Reading {
             let bytes = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
             self.note("control_plane.root_key", bytes.ok_or("not 64 hexadecimal digits"))
         });
-        let host = |address: &String| address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).to_owned();
+        let host = |address: &String| {
+            address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).to_owned()
+        };
         let server_name = text.server_name.or_else(|| text.addresses.first().map(host));
-        Some(Gateway { server_name: server_name?, addresses: text.addresses, ca_pem: ca_pem?, root_key: root_key? })
+        Some(Gateway {
+            server_name: server_name?,
+            addresses: text.addresses,
+            ca_pem: ca_pem?,
+            root_key: root_key?,
+        })
     }
 
     fn upstream(&mut self, text: UpstreamText) -> Option<upstream::Settings> {
         let mut extra_roots = Vec::new();
         for path in &text.ca_files {
-            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let read = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let read = read.map_err(|why| format!("{}: {why}", path.display()));
             extra_roots.extend(self.note("upstream.ca_files", read).unwrap_or_default());
         }
         let connect_to = text.connect_to.iter().filter_map(|text| {
-            self.note("upstream.connect_to", text.parse::<ConnectTo>().map_err(|why| format!("{text}: {why}")))
+            self.note(
+                "upstream.connect_to",
+                text.parse::<ConnectTo>().map_err(|why| format!("{text}: {why}")),
+            )
         });
         let connect_to = connect_to.collect();
         let allow_private = text.allow_private.iter().filter_map(|text| {
-            self.note("upstream.allow_private", text.parse::<Network>().map_err(|why| format!("{text}: {why}")))
+            self.note(
+                "upstream.allow_private",
+                text.parse::<Network>().map_err(|why| format!("{text}: {why}")),
+            )
         });
         let allow_private = allow_private.collect();
         let response_header_timeout =
             text.response_header_timeout.map_or(RESPONSE_HEADER_TIMEOUT, Duration::from_secs);
-        Some(upstream::Settings { extra_roots, connect_to, allow_private, forbidden: Vec::new(), response_header_timeout })
+        Some(upstream::Settings {
+            extra_roots,
+            connect_to,
+            allow_private,
+            forbidden: Vec::new(),
+            response_header_timeout,
+        })
     }
 }

@@ -24,7 +24,7 @@ use crate::config;
 use crate::telemetry::Metrics;
 use crate::unseal::{Incarnation, Sealed};
 
-pub(crate) use lease::{Leased, NotLeased};
+pub(crate) use lease::NotLeased;
 
 /// The edge's end of the session.
 pub(crate) struct Control {
@@ -231,14 +231,26 @@ impl Control {
     }
 
     /// Says how a released request ended.
-    pub(crate) fn receipt(&self, request_id: RequestId, approval_id: Option<[u8; 16]>, receipt: Receipt, body: &Bytes) {
+    pub(crate) fn receipt(
+        &self,
+        request_id: RequestId,
+        approval_id: Option<[u8; 16]>,
+        receipt: Receipt,
+        body: &Bytes,
+    ) {
         self.push(Out::Kept(Kept::Receipt(wire::receipt(request_id, approval_id, receipt, body))));
     }
 
     /// Raises an alarm.
     pub(crate) fn alarm(&self, alarm: Alarm) {
         self.metrics.alarms.with_label_values(&[alarm.kind]).inc();
-        tracing::warn!(kind = alarm.kind, agent = alarm.agent_id, host = alarm.host, detail = alarm.detail, "alarm");
+        tracing::warn!(
+            kind = alarm.kind,
+            agent = alarm.agent_id,
+            host = alarm.host,
+            detail = alarm.detail,
+            "alarm"
+        );
         self.push(Out::Kept(Kept::Alarm(wire::alarm(alarm))));
     }
 
@@ -313,7 +325,10 @@ impl Drop for Opening {
 
 impl Control {
     fn cancel(&self, request_id: RequestId, reason: &str) {
-        let message = pb::HeldCancelled { request_id: Bytes::copy_from_slice(&request_id), reason: reason.to_owned() };
+        let message = pb::HeldCancelled {
+            request_id: Bytes::copy_from_slice(&request_id),
+            reason: reason.to_owned(),
+        };
         self.push(Out::Kept(Kept::Cancelled(message)));
     }
 
@@ -324,13 +339,18 @@ impl Control {
         self.metrics.decisions_ignored.with_label_values(&["orphan"]).inc();
         match fate {
             Some(Fate::Carried) => {}
-            Some(Fate::Dropped) => self.receipt(request_id, approval_id, Receipt::NotSent, &Bytes::new()),
+            Some(Fate::Dropped) => {
+                self.receipt(request_id, approval_id, Receipt::NotSent, &Bytes::new())
+            }
             None => self.alarm(Alarm {
                 kind: "orphan_decision",
                 agent_id: String::new(),
                 credential_id: String::new(),
                 host: String::new(),
-                detail: format!("a decision about request {}, which this edge never held", hex::encode(request_id)),
+                detail: format!(
+                    "a decision about request {}, which this edge never held",
+                    hex::encode(request_id)
+                ),
             }),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use countersign_gate::{Destination, Scheme};
-use countersign_policy::Head;
+use countersign_policy::{Head, Policy};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version, request};
 use http_body::Body as _;
@@ -38,7 +38,11 @@ impl Draft {
     ///
     /// # Errors
     /// Anything that two readers could take for two requests.
-    pub(crate) fn tunnelled(parts: request::Parts, tunnel: &Destination) -> Result<Self, Refusal> {
+    pub(crate) fn tunnelled(
+        parts: request::Parts,
+        tunnel: &Destination,
+        policy: &Policy,
+    ) -> Result<Self, Refusal> {
         let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
         if parts.uri.scheme().is_some_and(|scheme| scheme.as_str() != "https") {
             return Err(bad("a scheme other than https inside a TLS tunnel"));
@@ -52,25 +56,32 @@ impl Draft {
             _ => {}
         }
         hosts(&parts, tunnel, parts.version == Version::HTTP_11)?;
-        Self::read(parts, tunnel.clone())
+        Self::read(parts, tunnel.clone(), policy)
     }
 
     /// Reads a head in absolute form that came to the proxy itself: plain http, which never carries a key.
     ///
     /// # Errors
     /// As [`Draft::tunnelled`].
-    pub(crate) fn proxied(parts: request::Parts) -> Result<Self, Refusal> {
+    pub(crate) fn proxied(parts: request::Parts, policy: &Policy) -> Result<Self, Refusal> {
         if parts.uri.scheme() != Some(&http::uri::Scheme::HTTP) {
-            return Err(bad("an absolute URL that is not http (for https, open a tunnel with CONNECT)"));
+            return Err(bad(
+                "an absolute URL that is not http (for https, open a tunnel with CONNECT)",
+            ));
         }
-        let authority = parts.uri.authority().ok_or_else(|| bad("an absolute URL without a host"))?;
+        let authority =
+            parts.uri.authority().ok_or_else(|| bad("an absolute URL without a host"))?;
         let destination = Destination::parse(Scheme::Http, authority.as_str(), Some(80))
             .map_err(|why| Refusal::BadRequest { why: format!("the URL's host is {why}") })?;
         hosts(&parts, &destination, false)?;
-        Self::read(parts, destination)
+        Self::read(parts, destination, policy)
     }
 
-    fn read(parts: request::Parts, destination: Destination) -> Result<Self, Refusal> {
+    fn read(
+        parts: request::Parts,
+        destination: Destination,
+        policy: &Policy,
+    ) -> Result<Self, Refusal> {
         const METHODS: [Method; 7] = [
             Method::DELETE,
             Method::GET,
@@ -87,12 +98,15 @@ impl Draft {
         framing(&headers)?;
         for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
             if headers.contains_key(name) {
-                return Err(Refusal::AmbiguousTarget { why: format!("{name} names a second method") });
+                return Err(Refusal::AmbiguousTarget {
+                    why: format!("{name} names a second method"),
+                });
             }
         }
         let path = uri.path().to_owned();
         let query = uri.query().map(str::to_owned);
-        countersign_policy::target::check(&path, query.as_deref())
+        policy
+            .check_target(&destination, &path, query.as_deref())
             .map_err(|why| Refusal::AmbiguousTarget { why: format!("there is {why}") })?;
         let wait = approval_wait(&headers)?;
         strip(&mut headers);
@@ -171,7 +185,8 @@ fn names(authority: &str, destination: &Destination) -> bool {
         Scheme::Http => 80,
         Scheme::Https => 443,
     };
-    Destination::parse(destination.scheme(), authority, Some(default_port)).is_ok_and(|named| named == *destination)
+    Destination::parse(destination.scheme(), authority, Some(default_port))
+        .is_ok_and(|named| named == *destination)
 }
 
 /// The only transfer coding is `chunked`, once. Anything else was read in one way by our HTTP library and could be
@@ -189,7 +204,8 @@ fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
 fn approval_wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let Some(value) = headers.get(APPROVAL_WAIT) else { return Ok(None) };
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    let seconds = seconds.ok_or_else(|| bad("Countersign-Approval-Wait is not a number of seconds"))?;
+    let seconds =
+        seconds.ok_or_else(|| bad("Countersign-Approval-Wait is not a number of seconds"))?;
     Ok(Some(Duration::from_secs(seconds)))
 }
 
@@ -212,7 +228,8 @@ fn strip(headers: &mut HeaderMap) {
     let pretended = |name: &str| {
         name.starts_with("x-forwarded-") || name.starts_with("countersign-") || name == "x-real-ip"
     };
-    let pretended: Vec<HeaderName> = headers.keys().filter(|name| pretended(name.as_str())).cloned().collect();
+    let pretended: Vec<HeaderName> =
+        headers.keys().filter(|name| pretended(name.as_str())).cloned().collect();
     for name in &pretended {
         headers.remove(name);
     }
@@ -223,7 +240,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
     if let Ok(joined) = joined {
         headers.insert(header::COOKIE, joined);

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_gate::{HOLE, Injection, Slot};
 use bytes::Bytes;
+use countersign_gate::{HOLE, Injection, Slot};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -38,12 +38,22 @@ pub(crate) struct Misplaced {
 ///
 /// # Errors
 /// [`Misplaced`] if a fake key is anywhere else in the head, or a second one is.
-pub(crate) fn find<'a>(draft: &mut Draft, bundle: &'a Bundle) -> Result<Option<Found<'a>>, Misplaced> {
-    let here = bundle.credentials.iter().filter(|credential| credential.serves(&draft.destination));
-    let found = here.filter_map(|credential| take_out(draft, credential)).next();
+pub(crate) fn find<'a>(
+    draft: &mut Draft,
+    bundle: &'a Bundle,
+) -> Result<Option<Found<'a>>, Misplaced> {
+    let mut found = None;
+    for credential in &bundle.credentials {
+        if found.is_none() && credential.serves(&draft.destination) {
+            found = take_out(draft, credential);
+        }
+    }
     if let Some(at) = elsewhere(draft, &bundle.tripwire) {
         let Some(credential) = bundle.credentials.get(at.owner) else {
-            return Err(Misplaced { credential_id: String::new(), why: "there is a key in it".into() });
+            return Err(Misplaced {
+                credential_id: String::new(),
+                why: "there is a key in it".into(),
+            });
         };
         return Err(Misplaced::new(credential, at.place));
     }
@@ -53,7 +63,10 @@ pub(crate) fn find<'a>(draft: &mut Draft, bundle: &'a Bundle) -> Result<Option<F
 impl Misplaced {
     pub(crate) fn new(credential: &Credential, place: &str) -> Self {
         let Credential { name, destination, .. } = credential;
-        let why = format!("the key for \"{name}\" (of {}) is {place}, where it is not replaced", destination.authority());
+        let why = format!(
+            "the key for \"{name}\" (of {}) is {place}, where it is not replaced",
+            destination.authority()
+        );
         Self { credential_id: credential.id.clone(), why }
     }
 }
@@ -62,7 +75,11 @@ impl Found<'_> {
     /// What will be added in its place. Redaction reads the answer, so it must come in the open.
     pub(crate) fn into_injection(self, headers: &mut HeaderMap) -> Injection {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        Injection { credential: self.credential.id.clone(), version: self.credential.version, slot: self.slot }
+        Injection {
+            credential: self.credential.id.clone(),
+            version: self.credential.version,
+            slot: self.slot,
+        }
     }
 }
 
@@ -70,7 +87,11 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
     let fakes = &credential.fake_keys;
     let slot = match &credential.place {
         Place::Basic(pair) => {
-            let slot = draft.headers.get_all(AUTHORIZATION).iter().find_map(|value| basic(value, pair, fakes))?;
+            let slot = draft
+                .headers
+                .get_all(AUTHORIZATION)
+                .iter()
+                .find_map(|value| basic(value, pair, fakes))?;
             draft.headers.remove(AUTHORIZATION);
             slot
         }
@@ -85,7 +106,9 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
                 let decoded: Vec<u8> = percent_decode_str(segment).collect();
                 fakes.iter().any(|fake| decoded == format!("{before}{fake}{after}").as_bytes())
             };
-            let at = replace(&mut draft.path, '/', |segment| filled(segment).then(|| format!("{before}{HOLE}{after}")))?;
+            let at = replace(&mut draft.path, '/', |segment| {
+                filled(segment).then(|| format!("{before}{HOLE}{after}"))
+            })?;
             Slot::Path { at: at + before.len() as u32 }
         }
         Place::Query { name } => {
@@ -139,7 +162,11 @@ fn basic(value: &HeaderValue, pair: &Pair, fakes: &[String]) -> Option<Slot> {
 }
 
 /// Replaces the first piece for which `with` has something; answers where that piece begins.
-fn replace(text: &mut String, separator: char, with: impl Fn(&str) -> Option<String>) -> Option<u32> {
+fn replace(
+    text: &mut String,
+    separator: char,
+    with: impl Fn(&str) -> Option<String>,
+) -> Option<u32> {
     let mut begin = 0;
     let (range, replacement) = text.split(separator).find_map(|piece| {
         let range = begin..begin + piece.len();
@@ -160,11 +187,21 @@ fn elsewhere(draft: &Draft, wire: &Tripwire) -> Option<Elsewhere> {
     let at = |place: &'static str| move |owner: usize| Elsewhere { owner, place };
     wire.find(draft.path.as_bytes())
         .map(at("in the path"))
-        .or_else(|| draft.query.as_ref().and_then(|query| wire.find(query.as_bytes())).map(at("in the query")))
+        .or_else(|| {
+            draft
+                .query
+                .as_ref()
+                .and_then(|query| wire.find(query.as_bytes()))
+                .map(at("in the query"))
+        })
         .or_else(|| {
             let mut values = draft.headers.iter();
             values.find_map(|(name, value)| {
-                let place = if name == AUTHORIZATION { "in the Authorization header" } else { "in a header" };
+                let place = if name == AUTHORIZATION {
+                    "in the Authorization header"
+                } else {
+                    "in a header"
+                };
                 wire.find(value.as_bytes()).map(at(place))
             })
         })

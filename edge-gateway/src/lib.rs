@@ -95,18 +95,24 @@ impl Edge {
     /// # Errors
     /// When an address is taken, the CA file cannot be written, or a certificate cannot be read.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let Config { listen, metrics_listen, ca_file, identity, gateway, mut upstream, limits } = config;
-        let (stop, drain, detach) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let Config { listen, metrics_listen, ca_file, identity, gateway, mut upstream, limits } =
+            config;
+        let (stop, drain, detach) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::new()?;
         let authority = mitm::Authority::generate(&identity.name)?;
         if let Some(path) = &ca_file {
-            write_whole(path, authority.ca_pem()).with_context(|| format!("writing {}", path.display()))?;
+            write_whole(path, authority.ca_pem())
+                .with_context(|| format!("writing {}", path.display()))?;
         }
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
         let proxy_addr = listener.local_addr()?;
         let metrics_addr = match metrics_listen {
             None => None,
-            Some(listen) => Some(telemetry::serve_metrics(listen, Arc::clone(&metrics), detach.clone()).await?),
+            Some(listen) => {
+                Some(telemetry::serve_metrics(listen, Arc::clone(&metrics), detach.clone()).await?)
+            }
         };
         upstream.forbidden.extend([proxy_addr].into_iter().chain(metrics_addr));
         let control = Control::start(gateway, &identity, Arc::clone(&metrics), detach.clone())?;

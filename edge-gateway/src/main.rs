@@ -8,7 +8,10 @@ use countersign_edge_gateway::{run, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let file = std::env::args_os().nth(1).or_else(|| std::env::var_os("COUNTERSIGN_EDGE_CONFIG")).map(PathBuf::from);
+    let file = std::env::args_os()
+        .nth(1)
+        .or_else(|| std::env::var_os("COUNTERSIGN_EDGE_CONFIG"))
+        .map(PathBuf::from);
     let config = match Config::read(file.as_deref(), |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(mistakes) => return failed(&mistakes, 2),
@@ -22,7 +25,8 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(config: Config) -> anyhow::Result<()> {
     telemetry::init()?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     run(config, async move {
         tokio::select! {
             _ = terminate.recv() => {}

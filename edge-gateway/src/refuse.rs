@@ -2,14 +2,18 @@
 //! why, and what to do next.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
 use crate::upstream::BoxBody;
 
 pub(crate) const APPROVAL_ID: HeaderName = HeaderName::from_static("countersign-approval-id");
-pub(crate) const APPROVAL_STATUS: HeaderName = HeaderName::from_static("countersign-approval-status");
+pub(crate) const APPROVAL_STATUS: HeaderName =
+    HeaderName::from_static("countersign-approval-status");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An approval's id, as people see it.
@@ -18,30 +22,73 @@ pub(crate) type ApprovalId = String;
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    AddressDenied { why: String },
-    AlreadyExecuted { approval_id: Option<ApprovalId> },
-    AmbiguousTarget { why: String },
-    ApprovalCancelled { approval_id: Option<ApprovalId>, detail: String },
-    ApprovalDenied { approval_id: Option<ApprovalId>, detail: String },
-    ApprovalExpired { approval_id: Option<ApprovalId> },
-    ApprovalPending { approval_id: ApprovalId, request: String },
-    BadRequest { why: String },
-    BodyTooLarge { limit: usize },
+    AddressDenied {
+        why: String,
+    },
+    AlreadyExecuted {
+        approval_id: Option<ApprovalId>,
+    },
+    AmbiguousTarget {
+        why: String,
+    },
+    ApprovalCancelled {
+        approval_id: Option<ApprovalId>,
+        detail: String,
+    },
+    ApprovalDenied {
+        approval_id: Option<ApprovalId>,
+        detail: String,
+    },
+    ApprovalExpired {
+        approval_id: Option<ApprovalId>,
+    },
+    ApprovalPending {
+        approval_id: ApprovalId,
+        request: String,
+    },
+    BadRequest {
+        why: String,
+    },
+    BodyTooLarge {
+        limit: usize,
+    },
     BodyTooSlow,
     ControlPlaneUnavailable,
-    DestinationMismatch { why: String },
-    Draining { approval_id: Option<ApprovalId> },
-    FakeKeyMisplaced { why: String },
+    DestinationMismatch {
+        why: String,
+    },
+    Draining {
+        approval_id: Option<ApprovalId>,
+    },
+    FakeKeyMisplaced {
+        why: String,
+    },
     /// `basic`: the slot is a user name or password, so the client is asked for one.
-    FakeKeyMissing { credentials: Vec<String>, basic: bool, why: &'static str },
-    LeaseRefused { credential: String, detail: String },
+    FakeKeyMissing {
+        credentials: Vec<String>,
+        basic: bool,
+        why: &'static str,
+    },
+    LeaseRefused {
+        credential: String,
+        detail: String,
+    },
     MethodNotAllowed,
-    OutcomeUnknown { approval_id: Option<ApprovalId> },
-    Overloaded { of: &'static str },
-    PolicyDenied { rule: Option<String>, detail: Option<String> },
+    OutcomeUnknown {
+        approval_id: Option<ApprovalId>,
+    },
+    Overloaded {
+        of: &'static str,
+    },
+    PolicyDenied {
+        rule: Option<String>,
+        detail: Option<String>,
+    },
     ProxyCredential,
     Sealed,
-    UpstreamFailed { why: String },
+    UpstreamFailed {
+        why: String,
+    },
 }
 
 impl Refusal {
@@ -49,35 +96,73 @@ impl Refusal {
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
-            Self::AddressDenied { .. } => (S::FORBIDDEN, "address_denied", "This address may not be reached"),
-            Self::AlreadyExecuted { .. } => (S::CONFLICT, "already_executed", "Already carried out"),
-            Self::AmbiguousTarget { .. } => (S::BAD_REQUEST, "ambiguous_target", "The target can be read in two ways"),
-            Self::ApprovalCancelled { .. } => (S::FORBIDDEN, "approval_cancelled", "The approval was cancelled"),
+            Self::AddressDenied { .. } => {
+                (S::FORBIDDEN, "address_denied", "This address may not be reached")
+            }
+            Self::AlreadyExecuted { .. } => {
+                (S::CONFLICT, "already_executed", "Already carried out")
+            }
+            Self::AmbiguousTarget { .. } => {
+                (S::BAD_REQUEST, "ambiguous_target", "The target can be read in two ways")
+            }
+            Self::ApprovalCancelled { .. } => {
+                (S::FORBIDDEN, "approval_cancelled", "The approval was cancelled")
+            }
             Self::ApprovalDenied { .. } => (S::FORBIDDEN, "approval_denied", "A person said no"),
-            Self::ApprovalExpired { .. } => (S::FORBIDDEN, "approval_expired", "Nobody answered in time"),
-            Self::ApprovalPending { .. } => (S::SERVICE_UNAVAILABLE, "approval_pending", "Waiting for approval"),
-            Self::BadRequest { .. } => (S::BAD_REQUEST, "bad_request", "Not a request that can be forwarded"),
-            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::BodyTooSlow => (S::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time"),
-            Self::ControlPlaneUnavailable => {
-                (S::SERVICE_UNAVAILABLE, "control_plane_unavailable", "The control plane cannot be reached")
+            Self::ApprovalExpired { .. } => {
+                (S::FORBIDDEN, "approval_expired", "Nobody answered in time")
             }
-            Self::DestinationMismatch { .. } => {
-                (S::MISDIRECTED_REQUEST, "destination_mismatch", "The request names two destinations")
+            Self::ApprovalPending { .. } => {
+                (S::SERVICE_UNAVAILABLE, "approval_pending", "Waiting for approval")
             }
-            Self::Draining { .. } => (S::SERVICE_UNAVAILABLE, "draining", "This gateway is going down"),
-            Self::FakeKeyMisplaced { .. } => (S::FORBIDDEN, "fake_key_misplaced", "A key is where it must not be"),
-            Self::FakeKeyMissing { .. } => (S::UNAUTHORIZED, "fake_key_missing", "The key is missing"),
-            Self::LeaseRefused { .. } => (S::FORBIDDEN, "credential_refused", "The key may not be used"),
-            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Unknown method"),
-            Self::OutcomeUnknown { .. } => (S::CONFLICT, "outcome_unknown", "It may or may not have happened"),
+            Self::BadRequest { .. } => {
+                (S::BAD_REQUEST, "bad_request", "Not a request that can be forwarded")
+            }
+            Self::BodyTooLarge { .. } => {
+                (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
+            }
+            Self::BodyTooSlow => {
+                (S::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time")
+            }
+            Self::ControlPlaneUnavailable => (
+                S::SERVICE_UNAVAILABLE,
+                "control_plane_unavailable",
+                "The control plane cannot be reached",
+            ),
+            Self::DestinationMismatch { .. } => (
+                S::MISDIRECTED_REQUEST,
+                "destination_mismatch",
+                "The request names two destinations",
+            ),
+            Self::Draining { .. } => {
+                (S::SERVICE_UNAVAILABLE, "draining", "This gateway is going down")
+            }
+            Self::FakeKeyMisplaced { .. } => {
+                (S::FORBIDDEN, "fake_key_misplaced", "A key is where it must not be")
+            }
+            Self::FakeKeyMissing { .. } => {
+                (S::UNAUTHORIZED, "fake_key_missing", "The key is missing")
+            }
+            Self::LeaseRefused { .. } => {
+                (S::FORBIDDEN, "credential_refused", "The key may not be used")
+            }
+            Self::MethodNotAllowed => {
+                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Unknown method")
+            }
+            Self::OutcomeUnknown { .. } => {
+                (S::CONFLICT, "outcome_unknown", "It may or may not have happened")
+            }
             Self::Overloaded { .. } => (S::SERVICE_UNAVAILABLE, "overloaded", "Too much at once"),
-            Self::PolicyDenied { .. } => (S::FORBIDDEN, "policy_denied", "The policy does not allow it"),
+            Self::PolicyDenied { .. } => {
+                (S::FORBIDDEN, "policy_denied", "The policy does not allow it")
+            }
             Self::ProxyCredential => {
                 (S::PROXY_AUTHENTICATION_REQUIRED, "proxy_credential", "Who is asking is not known")
             }
             Self::Sealed => (S::SERVICE_UNAVAILABLE, "sealed", "The vault is sealed"),
-            Self::UpstreamFailed { .. } => (S::BAD_GATEWAY, "upstream_failed", "The upstream could not be used"),
+            Self::UpstreamFailed { .. } => {
+                (S::BAD_GATEWAY, "upstream_failed", "The upstream could not be used")
+            }
         }
     }
 
@@ -199,7 +284,8 @@ impl Refusal {
     /// Whether the same request will get the same answer.
     fn last_word(&self) -> bool {
         let (status, ..) = self.row();
-        matches!(status, StatusCode::FORBIDDEN | StatusCode::CONFLICT) || matches!(self, Self::AmbiguousTarget { .. })
+        matches!(status, StatusCode::FORBIDDEN | StatusCode::CONFLICT)
+            || matches!(self, Self::AmbiguousTarget { .. })
     }
 
     /// The answer: `application/problem+json` (RFC 9457).
@@ -241,10 +327,16 @@ impl Refusal {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             Self::MethodNotAllowed => {
-                headers.insert(ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+                headers.insert(
+                    ALLOW,
+                    HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),
+                );
             }
             Self::ProxyCredential => {
-                headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="countersign""#));
+                headers.insert(
+                    PROXY_AUTHENTICATE,
+                    HeaderValue::from_static(r#"Basic realm="countersign""#),
+                );
             }
             Self::BodyTooLarge { .. } | Self::BodyTooSlow => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -256,7 +348,11 @@ impl Refusal {
 }
 
 /// A short answer of our own.
-pub(crate) fn answer(status: StatusCode, content_type: &'static str, text: String) -> Response<BoxBody> {
+pub(crate) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    text: String,
+) -> Response<BoxBody> {
     let mut response = Response::new(whole(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_gate::{
-    Class, Destination, Injection, Key, Origin, Payload, Refusal as NotClassified, Released, Request as Frozen, Scheme,
-    Verdict, classify, seal_context, seal_info,
+    Class, Destination, Injection, Key, Origin, Payload, Refusal as NotClassified, Released,
+    Request as Frozen, Scheme, Verdict, classify, seal_context, seal_info,
 };
 use countersign_policy::{Body, Head, Need, Subject, Then};
-use http::header::{HeaderValue, SET_COOKIE};
+use http::header::HeaderValue;
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -90,14 +90,17 @@ async fn story(
     let span = Span::current();
     let traceparent = telemetry::traceparent(&span, &parts.headers);
     let mut draft = match entrance {
-        Entrance::Proxy => Draft::proxied(parts)?,
-        Entrance::Tunnel(destination) => Draft::tunnelled(parts, destination)?,
+        Entrance::Proxy => Draft::proxied(parts, &force.bundle.policy)?,
+        Entrance::Tunnel(destination) => {
+            Draft::tunnelled(parts, destination, &force.bundle.policy)?
+        }
     };
     span.record("host", draft.destination.host());
     may_be_reached(rooms, &force, &draft.destination).await?;
 
     // Which key it wants.
-    let found = inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
+    let found =
+        inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
     let per_request = found.as_ref().is_some_and(|found| !found.credential.leasable);
 
     // What is needed to judge it: nothing more, or all of it.
@@ -107,24 +110,34 @@ async fn story(
         (Payload::Streamed, Some(body))
     } else {
         let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
-        if let Some(credential) = force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i)) {
+        if let Some(credential) =
+            force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i))
+        {
             return Err(misplaced(rooms, agent, &draft, Misplaced::new(credential, "in the body")));
         }
         (Payload::Whole(whole), None)
     };
 
     // What the policy says.
-    let judgement = judge(&force, &draft.head(&agent.name), &payload, found.as_ref().map(|found| found.credential));
+    let judgement = judge(
+        &force,
+        &draft.head(&agent.name),
+        &payload,
+        found.as_ref().map(|found| found.credential),
+    );
     let judgement = judgement.map_err(|no| match no {
         No::Misplaced(m) => misplaced(rooms, agent, &draft, m),
         No::Refusal(refusal) => refusal,
     })?;
-    let origin = Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
+    let origin =
+        Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
     let credential = found.as_ref().map(|found| found.credential.clone());
-    let injections: Vec<Injection> = found.map(|found| found.into_injection(&mut draft.headers)).into_iter().collect();
+    let injections: Vec<Injection> =
+        found.map(|found| found.into_injection(&mut draft.headers)).into_iter().collect();
     let Draft { destination, method, path, query, headers, protocol, wait } = draft;
-    let frozen = Frozen::new(origin, destination, method, path, query, headers, payload, injections)
-        .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
+    let frozen =
+        Frozen::new(origin, destination, method, path, query, headers, payload, injections)
+            .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
 
     // What becomes of it.
     match classify(frozen, judgement.verdict) {
@@ -135,8 +148,10 @@ async fn story(
             rooms.control.attached().await.map_err(wait::unreachable)?;
             let hold = wait::hold_for(judgement.hold, wait);
             let policy_version = force.bundle.policy_version;
-            let circumstances = wait::circumstances(&rooms.control, &force.edge, protocol, policy_version, hold);
-            let why = Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
+            let circumstances =
+                wait::circumstances(&rooms.control, &force.edge, protocol, policy_version, hold);
+            let why =
+                Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
             let waiting = Waiting::open(&rooms.control, judged, circumstances, why);
             held(rooms, badge, seats, seat, waiting).await
         }
@@ -183,7 +198,12 @@ enum No {
     Refusal(Refusal),
 }
 
-fn judge(force: &InForce, head: &Head<'_>, payload: &Payload, found: Option<&Credential>) -> Result<Judgement, No> {
+fn judge(
+    force: &InForce,
+    head: &Head<'_>,
+    payload: &Payload,
+    found: Option<&Credential>,
+) -> Result<Judgement, No> {
     let body = match payload {
         Payload::Streamed => Body::Streamed,
         Payload::Whole(bytes) => Body::Whole(bytes),
@@ -196,7 +216,10 @@ fn judge(force: &InForce, head: &Head<'_>, payload: &Payload, found: Option<&Cre
         Then::Unnamed => Verdict::Unnamed,
         Then::Allow => {
             key_agrees(force, head, &decision.credentials, found)?;
-            Verdict::Allow { rule, per_request: found.is_some_and(|credential| !credential.leasable) }
+            Verdict::Allow {
+                rule,
+                per_request: found.is_some_and(|credential| !credential.leasable),
+            }
         }
         Then::Approve => {
             key_agrees(force, head, &decision.credentials, found)?;
@@ -207,11 +230,19 @@ fn judge(force: &InForce, head: &Head<'_>, payload: &Payload, found: Option<&Cre
 }
 
 /// Only a credential that the deciding rules name is put in, and only where its fake key was sent.
-fn key_agrees(force: &InForce, head: &Head<'_>, named: &[String], found: Option<&Credential>) -> Result<(), No> {
+fn key_agrees(
+    force: &InForce,
+    head: &Head<'_>,
+    named: &[String],
+    found: Option<&Credential>,
+) -> Result<(), No> {
     let why = match found {
         Some(credential) if named.contains(&credential.name) => return Ok(()),
         Some(credential) if named.is_empty() => {
-            return Err(No::Misplaced(Misplaced::new(credential, "on a request for which the policy names no key")));
+            return Err(No::Misplaced(Misplaced::new(
+                credential,
+                "on a request for which the policy names no key",
+            )));
         }
         None if named.is_empty() => return Ok(()),
         Some(_) => "the policy wants another key for this request than the one that was sent",
@@ -241,10 +272,15 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
     let mut credential = None;
     for injection in &mut injections {
         let current = force.bundle.credential(&injection.credential);
-        let current = current.filter(|current| current.serves(request.destination())).ok_or_else(|| {
-            let why = "the key that was sent with this request is no longer for this host";
-            Refusal::FakeKeyMissing { credentials: vec![injection.credential.clone()], basic: false, why }
-        })?;
+        let current =
+            current.filter(|current| current.serves(request.destination())).ok_or_else(|| {
+                let why = "the key that was sent with this request is no longer for this host";
+                Refusal::FakeKeyMissing {
+                    credentials: vec![injection.credential.clone()],
+                    basic: false,
+                    why,
+                }
+            })?;
         injection.version = current.version;
         credential = Some(current.clone());
     }
@@ -256,10 +292,11 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
         query: request.query(),
         headers: request.headers(),
     };
-    let judgement = judge(&force, &head, request.payload(), credential.as_ref()).map_err(|no| match no {
-        No::Misplaced(m) => Refusal::FakeKeyMisplaced { why: m.why },
-        No::Refusal(refusal) => refusal,
-    })?;
+    let judgement =
+        judge(&force, &head, request.payload(), credential.as_ref()).map_err(|no| match no {
+            No::Misplaced(m) => Refusal::FakeKeyMisplaced { why: m.why },
+            No::Refusal(refusal) => refusal,
+        })?;
     let frozen = Frozen::new(
         request.origin().clone(),
         request.destination().clone(),
@@ -282,7 +319,11 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
         }
         Class::Hold(judged) => {
             let rule = judged.rule().to_owned();
-            let why = Why { rule, allowed: judgement.allowed, traceparent: waiting.why.traceparent.clone() };
+            let why = Why {
+                rule,
+                allowed: judgement.allowed,
+                traceparent: waiting.why.traceparent.clone(),
+            };
             Ok(Again::Hold(Box::new(waiting.again(judged, force.bundle.policy_version, why))))
         }
     }
@@ -302,19 +343,26 @@ async fn pass(
         None => (Vec::new(), Redactor::none()),
         Some(credential) => {
             let lease = rooms.control.lease(credential, agent).await.map_err(|why| match why {
-                NotLeased::Refused(detail) => Refusal::LeaseRefused { credential: credential.name.clone(), detail },
+                NotLeased::Refused(detail) => {
+                    Refusal::LeaseRefused { credential: credential.name.clone(), detail }
+                }
                 NotLeased::Unreachable(link) => wait::unreachable(link),
             })?;
             pool_key.push('\0');
             pool_key.push_str(&credential.id);
             let Credential { id, version, destination, .. } = credential;
-            let redactor = Redactor::new(&[lease.secret.as_slice()]);
-            let key = Key::new(id.clone(), *version, destination.clone(), lease.sealed, lease.secret.clone());
-            (vec![key], redactor)
+            let key = Key::new(
+                id.clone(),
+                *version,
+                destination.clone(),
+                lease.sealed,
+                lease.secret.clone(),
+            );
+            (vec![key], lease.redactor.clone())
         }
     };
-    let outbound = released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
-    let keyed = outbound.keyed();
+    let outbound =
+        released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
     let watched = streamed.map(|body| Watched::new(body, Arc::clone(force)));
     let tripped = watched.as_ref().map(Watched::tripped);
     let destination = outbound.destination().clone();
@@ -323,7 +371,7 @@ async fn pass(
     if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
         return Err(alarmed(rooms, agent, &destination, Misplaced::new(credential, "in the body")));
     }
-    sent.map(|response| back(response, keyed, &redactor)).map_err(|failure| match failure {
+    sent.map(|response| redactor.response(response)).map_err(|failure| match failure {
         Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
         Failure::NotSent { why } | Failure::Unknown { why } => Refusal::UpstreamFailed { why },
     })
@@ -353,14 +401,16 @@ async fn carry_out(
         Payload::Streamed => Bytes::new(),
     };
     let opened = open_keys(&rooms, &released, &sealed);
-    let redactor = Redactor::new(&opened.iter().map(|(_, secret)| secret.as_slice()).collect::<Vec<_>>());
+    let redactor =
+        Redactor::new(&opened.iter().map(|(_, secret)| secret.as_slice()).collect::<Vec<_>>());
     let outbound = released.with_keys(opened.into_iter().map(|(key, _)| key).collect());
-    let Ok(outbound) = outbound.inspect_err(|why| tracing::error!(%why, "a released request has no usable key")) else {
+    let Ok(outbound) =
+        outbound.inspect_err(|why| tracing::error!(%why, "a released request has no usable key"))
+    else {
         rooms.control.receipt(request_id, None, Receipt::NotSent, &body);
         let why = "its key could not be put in, so nothing was sent".into();
         return Err(Refusal::UpstreamFailed { why });
     };
-    let keyed = outbound.keyed();
     let approval_id = outbound.approval_id().copied();
     let approval = approval_id.map(hex::encode);
     let sent = rooms.upstream.send(outbound, None, "").await;
@@ -373,13 +423,15 @@ async fn carry_out(
     let named = approval.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
     match sent {
         Ok(response) => {
-            let mut response = back(response, keyed, &redactor);
+            let mut response = redactor.response(response);
             if let Some(id) = named {
                 response.headers_mut().insert(APPROVAL_ID, id);
             }
             Ok(response)
         }
-        Err(failure @ Failure::AddressDenied { .. }) => Err(Refusal::AddressDenied { why: failure.to_string() }),
+        Err(failure @ Failure::AddressDenied { .. }) => {
+            Err(Refusal::AddressDenied { why: failure.to_string() })
+        }
         Err(Failure::NotSent { why }) => Err(Refusal::UpstreamFailed { why }),
         Err(Failure::Unknown { why }) if approval.is_none() => Err(Refusal::UpstreamFailed { why }),
         Err(Failure::Unknown { .. }) => Err(Refusal::OutcomeUnknown { approval_id: approval }),
@@ -388,44 +440,51 @@ async fn carry_out(
 
 /// Opens the keys that came with a decision, in the order of the plan. What does not open is left out, and the gate
 /// then refuses the whole.
-fn open_keys(rooms: &Rooms, released: &Released, sealed: &[Sealed]) -> Vec<(Key, Zeroizing<Vec<u8>>)> {
+fn open_keys(
+    rooms: &Rooms,
+    released: &Released,
+    sealed: &[Sealed],
+) -> Vec<(Key, Zeroizing<Vec<u8>>)> {
     let request = released.request();
-    let (Some((request_digest, decision_id)), Some(force)) = (released.sealing(), rooms.control.in_force()) else {
+    let (Some((request_digest, decision_id)), Some(force)) =
+        (released.sealing(), rooms.control.in_force())
+    else {
         return Vec::new();
     };
     let incarnation = rooms.control.incarnation();
     let info = seal_info(&request.origin().cluster, &force.edge, &incarnation.id);
     let open = |injection: &Injection| {
         let Injection { credential, version, .. } = injection;
-        let sealed = sealed.iter().find(|s| s.credential == *credential && s.version == *version)?;
+        let sealed =
+            sealed.iter().find(|s| s.credential == *credential && s.version == *version)?;
         let context = seal_context(request_digest, decision_id, credential, *version);
         let secret = incarnation.open(sealed, &info, &context).ok()?;
         let destination = force.bundle.credential(credential)?.destination.clone();
-        let key = Key::new(credential.clone(), *version, destination, sealed.digest(), secret.clone());
+        let key =
+            Key::new(credential.clone(), *version, destination, sealed.digest(), secret.clone());
         Some((key, secret))
     };
     request.injections().iter().filter_map(open).collect()
 }
 
-/// The answer on its way to the agent: no real key in it, and no session that a real key opened.
-fn back(mut response: Response<BoxBody>, keyed: bool, redactor: &Redactor) -> Response<BoxBody> {
-    if keyed {
-        response.headers_mut().remove(SET_COOKIE);
-        redactor.headers(response.headers_mut());
-        return response.map(|body| redactor.body(body));
-    }
-    response
-}
-
-async fn may_be_reached(rooms: &Rooms, force: &InForce, destination: &Destination) -> Result<(), Refusal> {
+async fn may_be_reached(
+    rooms: &Rooms,
+    force: &InForce,
+    destination: &Destination,
+) -> Result<(), Refusal> {
     if force.bundle.forbids(destination) {
         let why = format!("{} is part of Countersign itself", destination.authority());
         return Err(Refusal::AddressDenied { why });
     }
-    rooms.upstream.check(destination).await.map_err(|no| Refusal::AddressDenied { why: no.to_string() })?;
+    rooms
+        .upstream
+        .check(destination)
+        .await
+        .map_err(|no| Refusal::AddressDenied { why: no.to_string() })?;
     let keyed_host = |credential: &Credential| credential.destination.host() == destination.host();
     if destination.scheme() == Scheme::Http && force.bundle.credentials.iter().any(keyed_host) {
-        let detail = Some(format!("{} has a key, and is reached over https only", destination.host()));
+        let detail =
+            Some(format!("{} has a key, and is reached over https only", destination.host()));
         return Err(Refusal::PolicyDenied { rule: None, detail });
     }
     Ok(())
@@ -435,7 +494,12 @@ fn misplaced(rooms: &Rooms, agent: &Agent, draft: &Draft, misplaced: Misplaced) 
     alarmed(rooms, agent, &draft.destination, misplaced)
 }
 
-fn alarmed(rooms: &Rooms, agent: &Agent, destination: &Destination, misplaced: Misplaced) -> Refusal {
+fn alarmed(
+    rooms: &Rooms,
+    agent: &Agent,
+    destination: &Destination,
+    misplaced: Misplaced,
+) -> Refusal {
     let Misplaced { credential_id, why } = misplaced;
     rooms.control.alarm(Alarm {
         kind: "fake_key_misplaced",
@@ -451,7 +515,8 @@ fn not_classified(no: NotClassified) -> Refusal {
     match no {
         NotClassified::Denied { rule } => Refusal::PolicyDenied { rule: Some(rule), detail: None },
         NotClassified::Unheld { rule } => {
-            let detail = Some("its body streams, and only a body that is all there can be held".to_owned());
+            let detail =
+                Some("its body streams, and only a body that is all there can be held".to_owned());
             Refusal::PolicyDenied { rule: Some(rule), detail }
         }
         NotClassified::Unnamed => Refusal::PolicyDenied { rule: None, detail: None },

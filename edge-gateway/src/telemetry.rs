@@ -10,8 +10,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use http::HeaderMap;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
-use prometheus::{Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -60,9 +65,14 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
+        let buckets = vec![
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+            300.0,
+        ];
         let help = "Time from a request's head to the head of its answer, holds included.";
-        let seconds = Histogram::with_opts(HistogramOpts::new(name("request_seconds"), help).buckets(buckets))?;
+        let seconds = Histogram::with_opts(
+            HistogramOpts::new(name("request_seconds"), help).buckets(buckets),
+        )?;
         registry.register(Box::new(seconds.clone()))?;
         let help = "Messages to the control plane that were given up because too many waited.";
         let outbox_dropped = IntCounter::new(name("outbox_dropped_total"), help)?;
@@ -76,7 +86,11 @@ impl Metrics {
             bundle_revision: gauge("bundle_revision", "Revision of the bundle in force.")?,
             leases: gauge("leases", "Leased keys in memory.")?,
             alarms: counters("alarms_total", "Alarms by kind.", "kind")?,
-            decisions_ignored: counters("decisions_ignored_total", "Decisions that did not count, and why.", "reason")?,
+            decisions_ignored: counters(
+                "decisions_ignored_total",
+                "Decisions that did not count, and why.",
+                "reason",
+            )?,
             outbox_dropped,
             registry,
         }))
@@ -95,10 +109,14 @@ pub(crate) async fn serve_metrics(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen} for metrics"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listening on {listen} for metrics"))?;
     let address = listener.local_addr()?;
-    let routes = Router::new().route("/metrics", get(scrape)).route("/healthz", get(|| async { "ok\n" }));
-    let served = axum::serve(listener, routes.with_state(metrics)).with_graceful_shutdown(stop.cancelled_owned());
+    let routes =
+        Router::new().route("/metrics", get(scrape)).route("/healthz", get(|| async { "ok\n" }));
+    let served = axum::serve(listener, routes.with_state(metrics))
+        .with_graceful_shutdown(stop.cancelled_owned());
     tokio::spawn(async move {
         if let Err(why) = served.await {
             tracing::error!(%why, "the metrics listener ended");
@@ -113,7 +131,9 @@ async fn scrape(State(metrics): State<Arc<Metrics>>) -> Result<String, StatusCod
 
 /// Makes the request's span a child of the agent's, if it sent a valid `traceparent`.
 pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
-    if let Some(parent) = headers.get("traceparent").and_then(|value| parse_traceparent(value.to_str().ok()?)) {
+    if let Some(parent) =
+        headers.get("traceparent").and_then(|value| parse_traceparent(value.to_str().ok()?))
+    {
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
     }
 }
@@ -135,8 +155,14 @@ pub(crate) fn traceparent(span: &Span, headers: &HeaderMap) -> String {
 
 fn parse_traceparent(text: &str) -> Option<SpanContext> {
     let mut fields = text.split('-');
-    let (version, trace, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    if version.len() != 2 || version == "ff" || trace.len() != 32 || parent.len() != 16 || flags.len() != 2 {
+    let (version, trace, parent, flags) =
+        (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    if version.len() != 2
+        || version == "ff"
+        || trace.len() != 32
+        || parent.len() != 16
+        || flags.len() != 2
+    {
         return None;
     }
     let trace = TraceId::from_hex(trace).ok()?;

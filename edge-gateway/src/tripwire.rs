@@ -48,11 +48,6 @@ impl Tripwire {
         })
     }
 
-    /// Watches a stream.
-    pub(crate) fn watch(&self) -> Watch {
-        Watch::default()
-    }
-
     fn raw(&self, bytes: &[u8]) -> Option<usize> {
         let found = self.automaton.as_ref()?.find(bytes)?;
         self.owners.get(found.pattern().as_usize()).copied()
@@ -73,7 +68,9 @@ impl Watch {
         let keep = 3 * wire.longest;
         let seam = chunk.len().min(keep);
         self.tail.extend_from_slice(&chunk[..seam]);
-        let found = wire.find(&self.tail).or_else(|| (seam < chunk.len()).then(|| wire.find(chunk)).flatten());
+        let found = wire
+            .find(&self.tail)
+            .or_else(|| (seam < chunk.len()).then(|| wire.find(chunk)).flatten());
         if seam < chunk.len() {
             self.tail.clear();
             self.tail.extend_from_slice(&chunk[chunk.len() - keep..]);
@@ -144,8 +141,9 @@ mod tests {
         for key in [KEY.to_owned(), escaped] {
             let stream = format!("{}{key}{}", "x".repeat(300), "y".repeat(300));
             for size in [1, 2, 3, 7, 64, 301, 500] {
-                let mut watch = wire.watch();
-                let found = stream.as_bytes().chunks(size).find_map(|chunk| watch.feed(&wire, chunk));
+                let mut watch = Watch::default();
+                let found =
+                    stream.as_bytes().chunks(size).find_map(|chunk| watch.feed(&wire, chunk));
                 assert_eq!(found, Some(7), "in pieces of {size}");
             }
         }

@@ -39,9 +39,15 @@ impl Incarnation {
     ///
     /// # Errors
     /// [`Unopened`] for another edge, another start, another request, or changed bytes.
-    pub(crate) fn open(&self, sealed: &Sealed, info: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    pub(crate) fn open(
+        &self,
+        sealed: &Sealed,
+        info: &[u8],
+        context: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         type Encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey;
-        let encapsulated = Encapsulated::from_bytes(&sealed.encapsulated_key).map_err(|_| Unopened)?;
+        let encapsulated =
+            Encapsulated::from_bytes(&sealed.encapsulated_key).map_err(|_| Unopened)?;
         hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
             &OpModeR::Base,
             &self.private,
@@ -58,6 +64,10 @@ impl Incarnation {
 impl Sealed {
     /// What a decision names it by: SHA-256 of encapsulated key, then ciphertext.
     pub(crate) fn digest(&self) -> Digest {
-        Sha256::new().chain_update(&self.encapsulated_key).chain_update(&self.ciphertext).finalize().into()
+        Sha256::new()
+            .chain_update(&self.encapsulated_key)
+            .chain_update(&self.ciphertext)
+            .finalize()
+            .into()
     }
 }

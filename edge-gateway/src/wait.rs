@@ -64,7 +64,12 @@ pub(crate) fn circumstances(
 
 impl Waiting {
     /// Holds a judged request and announces it.
-    pub(crate) fn open(control: &Arc<Control>, judged: Judged, circumstances: Circumstances, why: Why) -> Self {
+    pub(crate) fn open(
+        control: &Arc<Control>,
+        judged: Judged,
+        circumstances: Circumstances,
+        why: Why,
+    ) -> Self {
         let held = judged.hold(circumstances, clock::boottime_ms());
         let opening = control.open(&held, &why);
         Self { held, opening, why, approval_id: None }
@@ -103,7 +108,9 @@ impl Waiting {
             };
             match answer {
                 None => return Err(Refusal::ControlPlaneUnavailable),
-                Some(Answer::Opened { approval_id }) => self.approval_id = approval_id.or(self.approval_id),
+                Some(Answer::Opened { approval_id }) => {
+                    self.approval_id = approval_id.or(self.approval_id)
+                }
                 Some(Answer::Reopen) => return Ok(Ended::Reopened(Box::new(self))),
                 Some(Answer::Settled { reason, approval_id, detail }) => {
                     self.opening.refused();
@@ -132,7 +139,10 @@ impl Waiting {
 
     async fn ran_out(mut self, control: &Control) -> Refusal {
         let opened = async {
-            while self.approval_id.is_none() && !self.why.allowed && control.link() == Link::Attached {
+            while self.approval_id.is_none()
+                && !self.why.allowed
+                && control.link() == Link::Attached
+            {
                 match self.opening.answer().await {
                     Some(Answer::Opened { approval_id }) => self.approval_id = approval_id,
                     Some(Answer::Settled { reason, approval_id, detail }) => {
@@ -151,7 +161,8 @@ impl Waiting {
         }
         match (control.link(), self.approval_id) {
             (Link::Attached, Some(approval_id)) => {
-                let (method, at) = (self.held.request().method(), self.held.request().destination().authority());
+                let (method, at) =
+                    (self.held.request().method(), self.held.request().destination().authority());
                 let request = format!("{method} {at}{}", self.held.request().path());
                 Refusal::ApprovalPending { approval_id, request }
             }
@@ -170,7 +181,13 @@ pub(crate) fn unreachable(link: Link) -> Refusal {
 
 /// A decision that does not count leaves the request held. One that came too late was claimed for nothing: nothing
 /// was sent, and the control plane is told so.
-fn ignored(held: &Held, why: Unverified, approval_id: Option<&str>, control: &Control, metrics: &Metrics) {
+fn ignored(
+    held: &Held,
+    why: Unverified,
+    approval_id: Option<&str>,
+    control: &Control,
+    metrics: &Metrics,
+) {
     let reason = match why {
         Unverified::Downgrade => "downgrade",
         Unverified::Expired => "expired",
@@ -180,10 +197,19 @@ fn ignored(held: &Held, why: Unverified, approval_id: Option<&str>, control: &Co
         Unverified::Type => "type",
     };
     metrics.decisions_ignored.with_label_values(&[reason]).inc();
-    tracing::warn!(request = hex::encode(held.ticket().circumstances.request_id), reason, "a decision does not count");
+    tracing::warn!(
+        request = hex::encode(held.ticket().circumstances.request_id),
+        reason,
+        "a decision does not count"
+    );
     if why == Unverified::Expired {
         let approval_id = approval_id.and_then(|id| hex::decode(id).ok()?.try_into().ok());
-        control.receipt(held.ticket().circumstances.request_id, approval_id, Receipt::NotSent, &Bytes::new());
+        control.receipt(
+            held.ticket().circumstances.request_id,
+            approval_id,
+            Receipt::NotSent,
+            &Bytes::new(),
+        );
     }
 }
 
@@ -191,7 +217,9 @@ fn denied(word: Word, approval_id: Option<String>) -> Refusal {
     match word {
         Word::Cancel => Refusal::ApprovalCancelled { approval_id, detail: String::new() },
         Word::Expire => Refusal::ApprovalExpired { approval_id },
-        Word::Deny | Word::Release => Refusal::ApprovalDenied { approval_id, detail: String::new() },
+        Word::Deny | Word::Release => {
+            Refusal::ApprovalDenied { approval_id, detail: String::new() }
+        }
     }
 }
 
@@ -202,7 +230,9 @@ fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refus
         Reason::Cancelled => Refusal::ApprovalCancelled { approval_id, detail },
         Reason::Denied | Reason::Revoked => Refusal::ApprovalDenied { approval_id, detail },
         Reason::Expired => Refusal::ApprovalExpired { approval_id },
-        Reason::Invalid | Reason::PolicyDenied => Refusal::PolicyDenied { rule, detail: Some(detail) },
+        Reason::Invalid | Reason::PolicyDenied => {
+            Refusal::PolicyDenied { rule, detail: Some(detail) }
+        }
         Reason::OutcomeUnknown => Refusal::OutcomeUnknown { approval_id },
         Reason::Overloaded => Refusal::Overloaded { of: "requests waiting for approval" },
         Reason::Unavailable if detail.starts_with("sealed") => Refusal::Sealed,

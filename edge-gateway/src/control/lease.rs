@@ -13,12 +13,15 @@ use zeroize::Zeroizing;
 use super::{Control, Link, Out, lock, wire};
 use crate::bundle::{Agent, Credential};
 use crate::clock;
+use crate::redact::Redactor;
 
 /// An opened lease.
 pub(crate) struct Leased {
     pub(crate) version: u64,
     pub(crate) sealed: countersign_gate::Digest,
     pub(crate) secret: Zeroizing<Vec<u8>>,
+    /// Knows this key in answers; as it takes a while to make, it is made once.
+    pub(crate) redactor: Redactor,
     /// Boot-time clock, milliseconds.
     renew_from: u64,
     ends: u64,
@@ -57,7 +60,11 @@ impl Control {
     ///
     /// # Errors
     /// [`NotLeased`], after a short wait for the control plane.
-    pub(crate) async fn lease(&self, credential: &Credential, agent: &Agent) -> Result<Arc<Leased>, NotLeased> {
+    pub(crate) async fn lease(
+        &self,
+        credential: &Credential,
+        agent: &Agent,
+    ) -> Result<Arc<Leased>, NotLeased> {
         let patience = match self.link() {
             Link::Attached => Duration::from_secs(5),
             Link::Down | Link::Sealed => Duration::from_secs(2),
@@ -86,7 +93,10 @@ impl Control {
             lines.insert(credential.id.clone(), Line::default());
         }
         let Some(line) = lines.get_mut(&credential.id) else { return Look::Refused(String::new()) };
-        let live = line.lease.clone().filter(|lease| lease.version == credential.version && now < lease.ends);
+        let live = line
+            .lease
+            .clone()
+            .filter(|lease| lease.version == credential.version && now < lease.ends);
         if live.as_ref().is_none_or(|lease| now >= lease.renew_from) {
             if live.is_none()
                 && let Some((since, detail)) = &line.refused
@@ -98,7 +108,10 @@ impl Control {
             }
             if line.asked.as_ref().is_none_or(|(asked, _)| now >= asked + ASK_AGAIN_MS) {
                 line.asked = Some((now, agent.id.clone()));
-                self.push(Out::Lease { credential_id: credential.id.clone(), agent_id: agent.id.clone() });
+                self.push(Out::Lease {
+                    credential_id: credential.id.clone(),
+                    agent_id: agent.id.clone(),
+                });
             }
         }
         live.map_or_else(|| Look::Wait(Arc::clone(&line.news)), Look::Have)
@@ -117,6 +130,7 @@ impl Control {
         let leased = Leased {
             version: sealed.version,
             sealed: sealed.digest(),
+            redactor: Redactor::new(&[secret.as_slice()]),
             secret,
             renew_from: now + lease.ttl_ms / 3,
             ends: now + lease.ttl_ms,
@@ -142,7 +156,9 @@ impl Leases {
     /// What was asked for and has not come.
     pub(super) fn wanted(&self) -> Vec<(String, String)> {
         let lines = lock(&self.by_credential);
-        let wanted = |(id, line): (&String, &Line)| line.asked.as_ref().map(|(_, agent)| (id.clone(), agent.clone()));
+        let wanted = |(id, line): (&String, &Line)| {
+            line.asked.as_ref().map(|(_, agent)| (id.clone(), agent.clone()))
+        };
         lines.iter().filter_map(wanted).collect()
     }
 

@@ -37,11 +37,17 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    pub(super) fn new(gateway: config::Gateway, identity: &config::Identity) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        gateway: config::Gateway,
+        identity: &config::Identity,
+    ) -> anyhow::Result<Self> {
         let endpoint = |address: &String| {
             let tls = ClientTlsConfig::new()
                 .ca_certificate(Certificate::from_pem(&gateway.ca_pem))
-                .identity(Identity::from_pem(&identity.certificate_pem, identity.key_pem.as_bytes()))
+                .identity(Identity::from_pem(
+                    &identity.certificate_pem,
+                    identity.key_pem.as_bytes(),
+                ))
                 .domain_name(&gateway.server_name);
             Endpoint::from_shared(format!("https://{address}"))
                 .and_then(|endpoint| endpoint.tls_config(tls))
@@ -55,7 +61,8 @@ impl Dialler {
                 })
                 .with_context(|| format!("the control plane's address {address}"))
         };
-        let endpoints = gateway.addresses.iter().map(endpoint).collect::<anyhow::Result<Vec<_>>>()?;
+        let endpoints =
+            gateway.addresses.iter().map(endpoint).collect::<anyhow::Result<Vec<_>>>()?;
         if endpoints.is_empty() {
             bail!("no address of the control plane");
         }
@@ -64,10 +71,16 @@ impl Dialler {
 }
 
 /// Keeps a session up, or tries to, until `stop`.
-pub(super) async fn keep_attached(control: Arc<Control>, dialler: Dialler, stop: CancellationToken) {
+pub(super) async fn keep_attached(
+    control: Arc<Control>,
+    dialler: Dialler,
+    stop: CancellationToken,
+) {
     let mut pause = FIRST_PAUSE;
     for endpoint in dialler.endpoints.iter().cycle() {
-        let attached = stop.run_until_cancelled(attach(&control, endpoint, &dialler.root_key, &mut pause)).await;
+        let attached = stop
+            .run_until_cancelled(attach(&control, endpoint, &dialler.root_key, &mut pause))
+            .await;
         let Some(Err(ended)) = attached else { break };
         let link = if is_sealed(&ended) { Link::Sealed } else { Link::Down };
         let before = control.link.send_replace(link);
@@ -86,7 +99,9 @@ pub(super) async fn keep_attached(control: Arc<Control>, dialler: Dialler, stop:
 
 fn is_sealed(ended: &anyhow::Error) -> bool {
     let status = ended.chain().find_map(|cause| cause.downcast_ref::<Status>());
-    status.is_some_and(|status| status.code() == Code::Unavailable && status.message().starts_with("sealed"))
+    status.is_some_and(|status| {
+        status.code() == Code::Unavailable && status.message().starts_with("sealed")
+    })
 }
 
 /// One session, from its beginning to its end. It never ends well: `Ok` cannot be.
@@ -101,7 +116,9 @@ async fn attach(
     writer.write(hello(control)).await?;
     let mut incoming = subscribe(channel, outgoing).await?;
 
-    let first = tokio::time::timeout(HELLO_PATIENCE, incoming.message()).await.context("no answer to hello")??;
+    let first = tokio::time::timeout(HELLO_PATIENCE, incoming.message())
+        .await
+        .context("no answer to hello")??;
     let Some((sequence, pb::attach_response::Message::HelloAck(ack))) =
         first.and_then(|first| Some((first.sequence, first.message?)))
     else {
@@ -138,12 +155,15 @@ async fn subscribe(
     let mut client = GatewayServiceClient::new(channel)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
-    let attached = tokio::time::timeout(HELLO_PATIENCE, client.attach(ReceiverStream::new(outgoing)));
+    let attached =
+        tokio::time::timeout(HELLO_PATIENCE, client.attach(ReceiverStream::new(outgoing)));
     Ok(attached.await.context("no answer to attaching")?.context("attaching")?.into_inner())
 }
 
 fn hello(control: &Control) -> pb::attach_request::Message {
-    let ids = |ids: &mut dyn Iterator<Item = &RequestId>| ids.map(|id| Bytes::copy_from_slice(id)).collect();
+    let ids = |ids: &mut dyn Iterator<Item = &RequestId>| {
+        ids.map(|id| Bytes::copy_from_slice(id)).collect()
+    };
     pb::attach_request::Message::Hello(pb::EdgeHello {
         incarnation: Bytes::copy_from_slice(&control.incarnation.id),
         hpke_public_key: Bytes::copy_from_slice(&control.incarnation.public),
@@ -167,7 +187,11 @@ fn accept(control: &Control, ack: pb::HelloAck, root_key: &[u8; 32]) -> anyhow::
     let trust = Trust::accept(&signed, root_key, known.as_deref())
         .map_err(|why| anyhow::anyhow!("the trust bundle is refused: {why:?}"))?;
     if trust.cluster != ack.cluster_id {
-        bail!("the control plane says it is cluster {}, but its trust bundle is of {}", ack.cluster_id, trust.cluster);
+        bail!(
+            "the control plane says it is cluster {}, but its trust bundle is of {}",
+            ack.cluster_id,
+            trust.cluster
+        );
     }
     *known = Some(Arc::new(trust));
     Ok(Names { cluster: ack.cluster_id, org: ack.org_id, edge: ack.edge_id })
@@ -202,14 +226,21 @@ struct Writer {
 impl Writer {
     fn new() -> (Self, mpsc::Receiver<pb::AttachRequest>) {
         let (wire, outgoing) = mpsc::channel(64);
-        (Self { wire, sequence: 0, taken_in: Arc::default(), acknowledged: Arc::default() }, outgoing)
+        (
+            Self { wire, sequence: 0, taken_in: Arc::default(), acknowledged: Arc::default() },
+            outgoing,
+        )
     }
 
     async fn write(&mut self, message: pb::attach_request::Message) -> anyhow::Result<u64> {
         self.sequence += 1;
         let acknowledged = self.taken_in.load(Ordering::Relaxed);
-        let request = pb::AttachRequest { sequence: self.sequence, acknowledged, message: Some(message) };
-        self.wire.send_timeout(request, WRITE_PATIENCE).await.context("the control plane takes nothing in")?;
+        let request =
+            pb::AttachRequest { sequence: self.sequence, acknowledged, message: Some(message) };
+        self.wire
+            .send_timeout(request, WRITE_PATIENCE)
+            .await
+            .context("the control plane takes nothing in")?;
         Ok(self.sequence)
     }
 }
@@ -242,10 +273,14 @@ async fn write(
                 writer.write(message).await?;
             }
             Out::Lease { credential_id, agent_id } => {
-                writer.write(Message::LeaseRequest(pb::LeaseRequest { credential_id, agent_id })).await?;
+                writer
+                    .write(Message::LeaseRequest(pb::LeaseRequest { credential_id, agent_id }))
+                    .await?;
             }
             Out::Open(request_id) => {
-                let entry = lock(&control.held).get(&request_id).map(|e| (Arc::clone(&e.head), e.body.clone()));
+                let entry = lock(&control.held)
+                    .get(&request_id)
+                    .map(|e| (Arc::clone(&e.head), e.body.clone()));
                 let Some((head, body)) = entry else { continue };
                 writer.write(Message::OpenHead(pb::OpenHead::clone(&head))).await?;
                 for piece in wire::open_body(request_id, &body) {
@@ -285,12 +320,17 @@ async fn read(
 
 /// # Errors
 /// What makes the session useless; a message that cannot be read is logged and passed over.
-fn take_in(control: &Arc<Control>, message: pb::attach_response::Message, names: &Names) -> anyhow::Result<()> {
+fn take_in(
+    control: &Arc<Control>,
+    message: pb::attach_response::Message,
+    names: &Names,
+) -> anyhow::Result<()> {
     use pb::attach_response::Message;
     let answer = match message {
         Message::HelloAck(_) => bail!("a second HelloAck"),
         Message::Bundle(bundle) => {
-            return take_bundle(control, bundle, names).context("a bundle that cannot be put in force");
+            return take_bundle(control, bundle, names)
+                .context("a bundle that cannot be put in force");
         }
         Message::Decision(decision) => wire::decision(decision),
         Message::Opened(opened) => wire::opened(&opened),
@@ -305,7 +345,10 @@ fn take_in(control: &Arc<Control>, message: pb::attach_response::Message, names:
             return Ok(());
         }
         Message::Evicted(evicted) => {
-            tracing::error!(reason = evicted.reason, "this edge was evicted: nothing is forwarded any more");
+            tracing::error!(
+                reason = evicted.reason,
+                "this edge was evicted: nothing is forwarded any more"
+            );
             control.in_force.send_replace(None);
             control.leases.clear();
             bail!("this edge was evicted");
@@ -330,7 +373,8 @@ fn deliver(control: &Control, request_id: RequestId, answer: Answer) -> anyhow::
         drop(held);
         if let Answer::Signed { signed, .. } = answer {
             // Only read for whom it was; what follows from it needs no authority.
-            let approval_id = Decision::decode(&signed.payload).ok().and_then(|decision| decision.approval_id);
+            let approval_id =
+                Decision::decode(&signed.payload).ok().and_then(|decision| decision.approval_id);
             control.orphan(request_id, approval_id);
         }
         return Ok(());
@@ -346,18 +390,29 @@ fn deliver(control: &Control, request_id: RequestId, answer: Answer) -> anyhow::
 fn take_bundle(control: &Control, bundle: pb::EdgeBundle, names: &Names) -> anyhow::Result<()> {
     let signed = wire::signed(bundle.envelope.context("a bundle without its envelope")?)?;
     let trust = control.trust().context("a bundle before any trust")?;
-    trust.check(&signed, BUNDLE_TYPE).map_err(|why| anyhow::anyhow!("it is not signed as it must be: {why:?}"))?;
-    let state = pb::EdgeState::decode(signed.payload.as_slice()).context("a payload that is no EdgeState")?;
+    trust
+        .check(&signed, BUNDLE_TYPE)
+        .map_err(|why| anyhow::anyhow!("it is not signed as it must be: {why:?}"))?;
+    let state = pb::EdgeState::decode(signed.payload.as_slice())
+        .context("a payload that is no EdgeState")?;
     let known = control.in_force().map(|known| known.bundle.revision);
     match known {
-        Some(known) if state.revision < known => bail!("its revision {} is lower than {known}", state.revision),
+        Some(known) if state.revision < known => {
+            bail!("its revision {} is lower than {known}", state.revision)
+        }
         Some(known) if state.revision == known => return Ok(()),
         _ => {}
     }
     let bundle = Bundle::new(wire::bundle(state)?)?;
-    tracing::info!(revision = bundle.revision, policy_version = bundle.policy_version, "a bundle is in force");
+    tracing::info!(
+        revision = bundle.revision,
+        policy_version = bundle.policy_version,
+        "a bundle is in force"
+    );
     control.metrics.bundle_revision.set(i64::try_from(bundle.revision).unwrap_or(i64::MAX));
-    control.leases.keep(|id, version| bundle.credential(id).is_some_and(|c| c.version == version && c.leasable));
+    control.leases.keep(|id, version| {
+        bundle.credential(id).is_some_and(|c| c.version == version && c.leasable)
+    });
     let Names { cluster, org, edge } = names;
     control.in_force.send_replace(Some(Arc::new(InForce {
         cluster: cluster.clone(),

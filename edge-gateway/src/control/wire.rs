@@ -29,9 +29,15 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
         credential_id: injection.credential.clone(),
         credential_version: injection.version,
         slot: Some(match injection.slot.clone() {
-            Slot::Basic { before, after } => pb::injection::Slot::Basic(pb::InjectedBasic { before, after }),
+            Slot::Basic { before, after } => {
+                pb::injection::Slot::Basic(pb::InjectedBasic { before, after })
+            }
             Slot::Header { name, before, after } => {
-                pb::injection::Slot::Header(pb::InjectedHeader { name: name.as_str().to_owned(), before, after })
+                pb::injection::Slot::Header(pb::InjectedHeader {
+                    name: name.as_str().to_owned(),
+                    before,
+                    after,
+                })
             }
             Slot::Path { at } => pb::injection::Slot::PathAt(at),
             Slot::Query { at } => pb::injection::Slot::QueryAt(at),
@@ -71,7 +77,12 @@ pub(super) fn open_body(request_id: RequestId, body: &Bytes) -> Vec<pb::OpenBody
     let piece = |start: usize| {
         let end = body.len().min(start + PIECE);
         let data = body.slice(start..end);
-        pb::OpenBody { request_id: copy(&request_id), offset: start as u64, data, last: end == body.len() }
+        pb::OpenBody {
+            request_id: copy(&request_id),
+            offset: start as u64,
+            data,
+            last: end == body.len(),
+        }
     };
     starts.map(piece).collect()
 }
@@ -103,7 +114,9 @@ pub(super) fn alarm(alarm: Alarm) -> pb::Alarm {
 }
 
 pub(super) fn signed(envelope: pb::Envelope) -> anyhow::Result<Signed> {
-    let signature = |s: &pb::Signature| s.signature.as_ref().try_into().context("a signature that is not 64 bytes");
+    let signature = |s: &pb::Signature| {
+        s.signature.as_ref().try_into().context("a signature that is not 64 bytes")
+    };
     Ok(Signed {
         payload_type: envelope.payload_type,
         payload: envelope.payload.to_vec(),
@@ -153,7 +166,11 @@ pub(super) fn opened(opened: &pb::Opened) -> anyhow::Result<(RequestId, Answer)>
 /// need it are refused, the others go on.
 pub(super) fn bundle(state: pb::EdgeState) -> anyhow::Result<Parts> {
     let agent = |agent: pb::EdgeAgent| {
-        let hash = agent.token_sha256.as_ref().try_into().context("an agent's token hash that is not 32 bytes")?;
+        let hash = agent
+            .token_sha256
+            .as_ref()
+            .try_into()
+            .context("an agent's token hash that is not 32 bytes")?;
         anyhow::Ok((hash, Agent { id: agent.agent_id, name: agent.name }))
     };
     Ok(Parts {
@@ -168,25 +185,35 @@ pub(super) fn bundle(state: pb::EdgeState) -> anyhow::Result<Parts> {
 
 fn understood(sent: pb::EdgeCredential) -> Option<Credential> {
     credential(sent)
-        .inspect_err(|why| tracing::error!(why = format!("{why:#}"), "a credential was left out of the bundle"))
+        .inspect_err(|why| {
+            tracing::error!(why = format!("{why:#}"), "a credential was left out of the bundle")
+        })
         .ok()
 }
 
 fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     use pb::credential_slot::Slot as S;
     let name = credential.name;
-    let port = u16::try_from(credential.port).with_context(|| format!("credential {name}: its port"))?;
-    let host = if credential.host.contains(':') { format!("[{}]", credential.host) } else { credential.host };
+    let port =
+        u16::try_from(credential.port).with_context(|| format!("credential {name}: its port"))?;
+    let host = if credential.host.contains(':') {
+        format!("[{}]", credential.host)
+    } else {
+        credential.host
+    };
     let destination = Destination::parse(Scheme::Https, &host, Some(port))
         .map_err(|why| anyhow::anyhow!("credential {name}: its host is {why}"))?;
     let split = |template: &str| {
-        Place::split(template).with_context(|| format!("credential {name}: a template without exactly one {{key}}"))
+        Place::split(template)
+            .with_context(|| format!("credential {name}: a template without exactly one {{key}}"))
     };
     let place = match credential.slot.and_then(|slot| slot.slot) {
         Some(S::Header(slot)) => {
             let (before, after) = split(&slot.template)?;
-            let header: HeaderName =
-                slot.name.parse().with_context(|| format!("credential {name}: its header's name"))?;
+            let header: HeaderName = slot
+                .name
+                .parse()
+                .with_context(|| format!("credential {name}: its header's name"))?;
             Place::Header { name: header, before, after }
         }
         Some(S::Basic(slot)) if slot.template.is_empty() => Place::Basic(Pair::Either),
