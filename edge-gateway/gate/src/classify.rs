@@ -24,6 +24,7 @@ pub enum Verdict {
 
 /// The three ways on.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // lives for one match
 pub enum Class {
     Hold(Judged),
     Pass(Released),

@@ -31,13 +31,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-pub struct TestAuthority {
+pub(crate) struct TestAuthority {
     issuer: Issuer<'static, KeyPair>,
-    pub root: CertificateDer<'static>,
+    pub(crate) root: CertificateDer<'static>,
 }
 
 impl TestAuthority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,11 +46,15 @@ impl TestAuthority {
         Self { issuer: Issuer::new(params, key), root }
     }
 
-    pub fn leaf(&self, name: &str) -> Leaf {
+    pub(crate) fn leaf(&self, name: &str) -> Leaf {
         self.leaf_with(name, |_| {})
     }
 
-    pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+    pub(crate) fn leaf_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = leaf_params(name);
         change(&mut params);
@@ -67,13 +71,13 @@ fn leaf_params(name: &str) -> CertificateParams {
     params
 }
 
-pub struct Leaf {
+pub(crate) struct Leaf {
     certificate: CertificateDer<'static>,
     key: KeyPair,
 }
 
 impl Leaf {
-    pub fn self_signed(name: &str) -> Self {
+    pub(crate) fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = leaf_params(name).self_signed(&key).unwrap().der().clone();
         Self { certificate, key }
@@ -82,26 +86,26 @@ impl Leaf {
 
 /// A request as an origin saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub connection: usize,
-    pub method: Method,
-    pub uri: http::Uri,
-    pub version: http::Version,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Seen {
+    pub(crate) connection: usize,
+    pub(crate) method: Method,
+    pub(crate) uri: http::Uri,
+    pub(crate) version: http::Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 type Answer = Arc<dyn Fn(&Seen) -> Response<BoxBody> + Send + Sync>;
 
 /// An upstream on loopback.
-pub struct TestOrigin {
-    pub address: SocketAddr,
+pub(crate) struct TestOrigin {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
 }
 
 impl TestOrigin {
-    pub async fn tls(
+    pub(crate) async fn tls(
         leaf: Leaf,
         alpn: &[&str],
         answer: impl Fn(&Seen) -> Response<BoxBody> + Send + Sync + 'static,
@@ -120,7 +124,7 @@ impl TestOrigin {
         Self::start(Some(TlsAcceptor::from(Arc::new(config))), Arc::new(answer)).await
     }
 
-    pub async fn plain(
+    pub(crate) async fn plain(
         answer: impl Fn(&Seen) -> Response<BoxBody> + Send + Sync + 'static,
     ) -> Self {
         Self::start(None, Arc::new(answer)).await
@@ -170,46 +174,46 @@ impl TestOrigin {
         Self { address, seen, connections }
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-pub fn full(bytes: impl Into<Bytes>) -> BoxBody {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> BoxBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
-pub fn ok(_: &Seen) -> Response<BoxBody> {
+pub(crate) fn ok(_: &Seen) -> Response<BoxBody> {
     Response::new(full("fine"))
 }
 
-pub async fn text(answer: Response<BoxBody>) -> Result<String, BodyError> {
+pub(crate) async fn text(answer: Response<BoxBody>) -> Result<String, BodyError> {
     Ok(String::from_utf8_lossy(&answer.into_body().collect().await?.to_bytes()).into_owned())
 }
 
-pub fn https(authority: &str) -> Destination {
+pub(crate) fn https(authority: &str) -> Destination {
     Destination::parse(Scheme::Https, authority, Some(443)).unwrap()
 }
 
-pub fn http(authority: &str) -> Destination {
+pub(crate) fn http(authority: &str) -> Destination {
     Destination::parse(Scheme::Http, authority, Some(80)).unwrap()
 }
 
 /// What a test asks for; `..Ask::to(destination)` for the rest.
-pub struct Ask {
-    pub destination: Destination,
-    pub method: Method,
-    pub target: &'static str,
-    pub headers: HeaderMap,
-    pub payload: Payload,
+pub(crate) struct Ask {
+    pub(crate) destination: Destination,
+    pub(crate) method: Method,
+    pub(crate) target: &'static str,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Payload,
 }
 
 impl Ask {
-    pub fn to(destination: &Destination) -> Self {
+    pub(crate) fn to(destination: &Destination) -> Self {
         Self {
             destination: destination.clone(),
             method: Method::GET,
@@ -240,7 +244,7 @@ impl Ask {
     }
 
     /// Released by policy.
-    pub fn allowed(self) -> Outbound {
+    pub(crate) fn allowed(self) -> Outbound {
         match classify(self.request(), Verdict::Allow { rule: "read".into(), per_request: false }) {
             Class::Pass(released) => released.with_keys(Vec::<Key>::new()).unwrap(),
             other => panic!("{other:?}"),
@@ -248,7 +252,7 @@ impl Ask {
     }
 
     /// Released by a signed decision.
-    pub fn approved(self) -> Outbound {
+    pub(crate) fn approved(self) -> Outbound {
         released(self.request()).with_keys(Vec::new()).unwrap()
     }
 }
