@@ -1,0 +1,417 @@
+//! What can be typed: the one source of `--help`, of shell completions and of man pages.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The gateway of consent for AI agents: agents hold fake keys, people decide, and only then does the real key leave.
+///
+/// The control plane is found through COUNTERSIGN_ADDR, COUNTERSIGN_TOKEN and COUNTERSIGN_CA, else through the context
+/// that `login` saved, else through the one that `dev` saved in ./.countersign.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, propagate_version = true, max_term_width = 120)]
+pub(crate) struct Args {
+    /// Use the control plane of this context file, whatever the environment says
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) context: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Agents: who may use an edge, each with a token of its own
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Approvals: requests that wait for a person, and what became of them
+    #[command(subcommand)]
+    Approval(Approval),
+    /// Approvers and other principals: who may decide, administer or audit
+    #[command(subcommand)]
+    Approver(Approver),
+    /// The audit log: everything that was decided, as a hash chain
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Credentials: the real keys, which nothing here can show
+    #[command(subcommand)]
+    Credential(Credential),
+    /// Find out what is in the way, and say what to do about it
+    Doctor(Doctor),
+    /// Edges: the gateways that agents go through
+    #[command(subcommand)]
+    Edge(Edge),
+    /// Print the variables that send an agent's tools through the edge
+    Env(Env),
+    /// Remember a control plane and a token for this user
+    Login(Login),
+    /// Write the man pages into a directory
+    Man(Man),
+    /// The policy: which requests pass, which wait for a person, which never leave
+    #[command(subcommand)]
+    Policy(Policy),
+    /// The vault's seal
+    #[command(subcommand)]
+    Seal(Seal),
+    /// How the control plane is
+    Status(Show),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs; stable
+    Json,
+}
+
+/// What a reading command takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) show: Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// Create an agent and print its token, this once
+    Create {
+        name: String,
+        /// The principal who answers for it, and who may not approve its requests
+        #[arg(long, value_name = "PRINCIPAL")]
+        owner: Option<String>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List agents
+    List(Show),
+    /// Give an agent a new token; the former one is worth nothing from then on
+    Rotate(Named),
+    /// Take an agent's token away for good
+    Revoke(Named),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Credential {
+    /// Store a key and print the fake one that agents are given
+    ///
+    /// The value comes from standard input or --from-file, never from the command line.
+    Create {
+        name: String,
+        /// The one destination that it is for (port 443 unless given)
+        #[arg(long, value_name = "HOST[:PORT]")]
+        host: String,
+        /// Where in a request it goes: header[:NAME], basic, query:NAME or path
+        #[arg(long, value_name = "SLOT")]
+        slot: String,
+        /// The text around the key, with {key} in it; each slot has its usual one
+        #[arg(long, value_name = "TEMPLATE")]
+        template: Option<String>,
+        /// auto: a lease where only allow rules use it, per request otherwise
+        #[arg(long, value_enum, default_value_t)]
+        class: Class,
+        /// Read the value from this file
+        #[arg(long, value_name = "FILE")]
+        from_file: Option<PathBuf>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List credentials: never their values
+    List(Show),
+    /// Replace the value; agents go on with the fake key that they hold
+    Rotate {
+        name: String,
+        /// Read the value from this file
+        #[arg(long, value_name = "FILE")]
+        from_file: Option<PathBuf>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Take a credential out of use for good
+    Revoke(Named),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Class {
+    #[default]
+    Auto,
+    Lease,
+    PerRequest,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Put a policy in force, as one version
+    Set {
+        /// The policy, or - for standard input
+        file: PathBuf,
+        /// Only if this version is in force
+        #[arg(long, value_name = "VERSION")]
+        expected_version: Option<u64>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Print the policy in force
+    Show(Show),
+    /// Compile a policy and run the fixtures in it, here: no control plane is needed
+    Test {
+        /// The policy
+        file: PathBuf,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Say what the policy in force would decide about a request, and why, rule by rule
+    Explain {
+        /// The agent's name
+        #[arg(long)]
+        agent: String,
+        method: String,
+        url: String,
+        /// The request's body
+        #[arg(long, value_name = "FILE")]
+        body: Option<PathBuf>,
+        /// A header of the request, as "Name: value"; as often as needed
+        #[arg(short = 'H', long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        #[command(flatten)]
+        show: Show,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Approval {
+    /// List approvals, newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Show all that is known of one: who wants what, of whom, with which bytes
+    Show {
+        id: String,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Say yes
+    Approve(Answer),
+    /// Say no
+    Deny(Answer),
+    /// Wait until it is answered: exit 0 when it was approved, 1 when it never will be
+    Wait {
+        id: String,
+        /// Give up after this long, such as 10m
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+        timeout: Option<Duration>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Print every approval as it comes and changes, until stopped
+    Watch(Show),
+    /// Take it back: nobody will be asked any more
+    Cancel(Answer),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Answer {
+    pub(crate) id: String,
+    /// Why; the audit log keeps it, and a denied agent is told
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) show: Show,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Pending,
+    Approved,
+    Denied,
+    Expired,
+    Cancelled,
+    Released,
+    Completed,
+    Unknown,
+    Revoked,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Approver {
+    /// Add a principal and print its token, this once
+    Add {
+        name: String,
+        /// What it may do; approver unless given; as often as needed
+        #[arg(long = "role", value_enum, value_name = "ROLE")]
+        roles: Vec<Role>,
+        /// A group that policies name; as often as needed
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List principals
+    List(Show),
+    /// Remove a principal; its votes on what is still open no longer count
+    Remove(Named),
+    /// Give a principal a new token; the former one is worth nothing from then on
+    Rotate(Named),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Admin,
+    Approver,
+    Auditor,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List the records, oldest first
+    List(Show),
+    /// Check that nothing in the log was changed, removed or reordered
+    Verify {
+        /// An exported file to check here, without a control plane
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Write every record as a line of JSON
+    Export {
+        /// Into this file; else to standard output
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Seal {
+    /// Whether the vault is sealed, and what opens it
+    Status(Show),
+    /// Open the vault with its passphrase, from standard input or a file
+    Unseal {
+        /// Read the passphrase from this file
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Close the vault: nothing is released until it is opened again
+    Seal,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Edge {
+    /// Enrol an edge: makes its key here, and writes what it needs into a directory
+    Enroll {
+        name: String,
+        /// Where to put edge-key.pem, edge-cert.pem, gateway-ca.pem and edge.toml
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+        /// The edge made its own key: this is its certificate signing request (PEM)
+        #[arg(long, value_name = "FILE")]
+        csr: Option<PathBuf>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List edges
+    List(Show),
+    /// Shut an edge out for good
+    Evict {
+        name: String,
+        /// Why; the audit log keeps it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        show: Show,
+    },
+}
+
+/// The token comes from COUNTERSIGN_AGENT_TOKEN, --token-file or standard input.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Env {
+    /// The agent's name
+    #[arg(long)]
+    pub(crate) agent: String,
+    /// For whom to print it
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: EnvFormat,
+    /// Read the agent's token from this file, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where the agent finds the CA file, when it is elsewhere (in a container)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ca_path: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EnvFormat {
+    /// export lines for a shell to eval
+    #[default]
+    Sh,
+    /// A .env file
+    Dotenv,
+    /// A file for docker run --env-file
+    Docker,
+    /// One JSON object
+    Json,
+}
+
+/// The token comes from --token-file or standard input.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Login {
+    /// The control plane's admin API
+    #[arg(long, env = "COUNTERSIGN_ADDR", value_name = "https://HOST:PORT")]
+    pub(crate) addr: String,
+    /// The authority that signed its certificate (PEM); the system's unless given
+    #[arg(long, env = "COUNTERSIGN_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Read the token from this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The edge that agents go through
+    #[arg(long, env = "COUNTERSIGN_EDGE", value_name = "http://HOST:PORT")]
+    pub(crate) edge: Option<String>,
+    /// The authority that agents have to trust (PEM)
+    #[arg(long, env = "COUNTERSIGN_EDGE_CA", value_name = "FILE")]
+    pub(crate) edge_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) show: Show,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// Where to put them
+    pub(crate) dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,201 @@
+//! `countersign approval`.
+
+use std::time::Duration;
+
+use countersign_proto::v1;
+use tokio::time::{Instant, sleep, timeout_at};
+use v1::ApprovalState::{Approved, Completed, Pending, Released};
+
+use super::card::{self, Card};
+use super::{every_page, part};
+use crate::args::{Answer, Approval, Output, Show, State};
+use crate::context::Context;
+use crate::failure::{Done, Failure};
+use crate::{client, print};
+
+/// Between two attempts to reach a control plane that went away: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+pub(crate) async fn run(context: &Context, command: Approval) -> Done {
+    match command {
+        Approval::List { state, show } => list(context, state, &show).await,
+        Approval::Show { id, show } => {
+            print_one(&fetch(&mut client::connect(context).await?, id).await?, &show)
+        }
+        Approval::Approve(answer) => vote(context, answer, v1::VoteDecision::Approve).await,
+        Approval::Deny(answer) => vote(context, answer, v1::VoteDecision::Deny).await,
+        Approval::Wait { id, timeout, show } => wait(context, id, timeout, &show).await,
+        Approval::Watch(show) => watch(context, &show).await,
+        Approval::Cancel(answer) => cancel(context, answer).await,
+    }
+}
+
+impl From<State> for v1::ApprovalState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Approved => Self::Approved,
+            State::Denied => Self::Denied,
+            State::Expired => Self::Expired,
+            State::Cancelled => Self::Cancelled,
+            State::Released => Self::Released,
+            State::Completed => Self::Completed,
+            State::Unknown => Self::Unknown,
+            State::Revoked => Self::Revoked,
+        }
+    }
+}
+
+async fn list(context: &Context, state: Option<State>, show: &Show) -> Done {
+    let mut admin = client::connect(context).await?;
+    let state: i32 = state.map_or(v1::ApprovalState::Unspecified, Into::into).into();
+    let approvals = every_page!(admin, list_approvals, ListApprovalsRequest { state }, approvals);
+    if show.output == Output::Json {
+        return print::json(&approvals.iter().map(Card::from).collect::<Vec<_>>());
+    }
+    let row = |approval: &v1::Approval| {
+        vec![
+            approval.approval_id.clone(),
+            card::state_name(approval.state()).into(),
+            approval.agent.clone(),
+            format!("{} {}", approval.method, card::url(approval)),
+            format!("{} B", approval.body_bytes),
+            approval.rule.clone(),
+            print::time_or_dash(approval.created_at.as_ref()),
+        ]
+    };
+    let rows: Vec<_> = approvals.iter().map(row).collect();
+    print::table(
+        &["ID", "STATE", "AGENT", "REQUEST", "BODY", "RULE", "CREATED"],
+        &rows,
+        "Nothing there.",
+    )
+}
+
+fn print_one(approval: &v1::Approval, show: &Show) -> Done {
+    match show.output {
+        Output::Json => print::json(&Card::from(approval)),
+        Output::Table => print::lines(&card::sentences(approval)),
+    }
+}
+
+async fn fetch(admin: &mut client::Admin, approval_id: String) -> Result<v1::Approval, Failure> {
+    part(admin.get_approval(v1::GetApprovalRequest { approval_id }).await?.into_inner().approval)
+}
+
+/// The vote is bound to what was just read: it counts for these bytes or not at all.
+async fn vote(context: &Context, answer: Answer, decision: v1::VoteDecision) -> Done {
+    let mut admin = client::connect(context).await?;
+    let seen = fetch(&mut admin, answer.id).await?;
+    let request = v1::VoteApprovalRequest {
+        request_id: client::request_id(),
+        approval_id: seen.approval_id,
+        decision: decision.into(),
+        reason: answer.reason,
+        intent_digest: seen.intent_digest,
+    };
+    let voted = part(admin.vote_approval(request).await?.into_inner().approval)?;
+    if answer.show.output == Output::Json {
+        return print::json(&Card::from(&voted));
+    }
+    let standing = match (decision, voted.state()) {
+        (v1::VoteDecision::Approve, Pending) => "Your yes is counted; others have to agree".into(),
+        (v1::VoteDecision::Approve, Approved | Released | Completed) => "Approved".into(),
+        (_, state) => sentence_case(card::state_name(state)),
+    };
+    print::line(&format!("{standing}: {}.", card::summary(&voted)))
+}
+
+async fn cancel(context: &Context, answer: Answer) -> Done {
+    let Answer { id: approval_id, reason, show } = answer;
+    let request =
+        v1::CancelApprovalRequest { request_id: client::request_id(), approval_id, reason };
+    let cancelled = part(
+        client::connect(context).await?.cancel_approval(request).await?.into_inner().approval,
+    )?;
+    match show.output {
+        Output::Json => print::json(&Card::from(&cancelled)),
+        Output::Table => print::line(&format!("Cancelled: {}.", card::summary(&cancelled))),
+    }
+}
+
+/// For as long as it takes: a control plane that goes away is asked again, politely.
+async fn wait(
+    context: &Context,
+    approval_id: String,
+    limit: Option<Duration>,
+    show: &Show,
+) -> Done {
+    let answered = async {
+        let mut backoff = BACKOFF.0;
+        // A mistake in the id, the token or the address shows now.
+        fetch(&mut client::connect(context).await?, approval_id.clone()).await?;
+        loop {
+            match answered(context, &approval_id).await {
+                Ok(Some(approval)) => return Ok(approval),
+                Ok(None) => backoff = BACKOFF.0,
+                Err(Failure::Unreachable(_)) => {}
+                Err(failure) => return Err(failure),
+            }
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    };
+    let approval = match limit {
+        None => answered.await?,
+        Some(limit) => timeout_at(Instant::now() + limit, answered).await.map_err(|_| {
+            Failure::Refused(format!(
+                "nobody has answered {approval_id} yet: wait again, it stays open"
+            ))
+        })??,
+    };
+    print_one(&approval, show)?;
+    match approval.state() {
+        Approved | Released | Completed => Ok(()),
+        state => Err(Failure::Refused(format!(
+            "{} is {}",
+            approval.approval_id,
+            card::state_name(state)
+        ))),
+    }
+}
+
+/// The approval once it is no longer pending; None when the stream ended before.
+async fn answered(context: &Context, approval_id: &str) -> Result<Option<v1::Approval>, Failure> {
+    let mut admin = client::connect_to_watch(context).await?;
+    let request = v1::WatchApprovalsRequest { approval_id: approval_id.to_owned() };
+    let mut changes = admin.watch_approvals(request).await?.into_inner();
+    while let Some(change) = changes.message().await? {
+        let approval = part(change.approval)?;
+        if approval.state() != Pending {
+            return Ok(Some(approval));
+        }
+    }
+    Ok(None)
+}
+
+async fn watch(context: &Context, show: &Show) -> Done {
+    let mut admin = client::connect_to_watch(context).await?;
+    let mut changes =
+        admin.watch_approvals(v1::WatchApprovalsRequest::default()).await?.into_inner();
+    while let Some(change) = changes.message().await? {
+        let approval = part(change.approval)?;
+        match show.output {
+            Output::Json => print::json_line(&Card::from(&approval))?,
+            Output::Table => {
+                let state = card::state_name(approval.state());
+                print::line(&format!(
+                    "{}  {state:9}  {}",
+                    approval.approval_id,
+                    card::summary(&approval)
+                ))?;
+            }
+        }
+    }
+    Err(Failure::Unreachable("the control plane ended the stream: watch again".into()))
+}
+
+fn sentence_case(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}

@@ -1,0 +1,169 @@
+//! `countersign credential`. Values come in and never go out.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use countersign_proto::v1;
+use serde::Serialize;
+
+use super::{every_page, part, yes_no};
+use crate::args::{Class, Credential, Output, Show};
+use crate::client;
+use crate::context::Context;
+use crate::failure::{Done, Failure};
+use crate::{print, secret};
+
+pub(crate) async fn run(context: &Context, command: Credential) -> Done {
+    let request_id = client::request_id();
+    match command {
+        Credential::Create { name, host, slot, template, class, from_file, show } => {
+            let value = value(from_file.as_deref())?;
+            let template = template.unwrap_or_default();
+            let class = v1::CredentialClass::from(class).into();
+            let request = v1::CreateCredentialRequest {
+                request_id,
+                name,
+                host,
+                slot,
+                template,
+                class,
+                value,
+            };
+            let made =
+                client::connect(context).await?.create_credential(request).await?.into_inner();
+            faked(&part(made.credential)?, &made.fake_key, &show)
+        }
+        Credential::List(show) => {
+            let mut admin = client::connect(context).await?;
+            list(
+                every_page!(admin, list_credentials, ListCredentialsRequest {}, credentials),
+                &show,
+            )
+        }
+        Credential::Rotate { name, from_file, show } => {
+            let value = value(from_file.as_deref())?;
+            let request = v1::RotateCredentialRequest { request_id, name, value };
+            let made =
+                client::connect(context).await?.rotate_credential(request).await?.into_inner();
+            faked(&part(made.credential)?, &made.fake_key, &show)
+        }
+        Credential::Revoke(named) => {
+            let request = v1::RevokeCredentialRequest { request_id, name: named.name };
+            let answer =
+                client::connect(context).await?.revoke_credential(request).await?.into_inner();
+            let credential = part(answer.credential)?;
+            match named.show.output {
+                Output::Json => print::json(&Listed::from(credential)),
+                Output::Table => print::line(&format!(
+                    "{} is revoked: it goes into no request any more.",
+                    credential.name
+                )),
+            }
+        }
+    }
+}
+
+impl From<Class> for v1::CredentialClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Auto => Self::Auto,
+            Class::Lease => Self::Lease,
+            Class::PerRequest => Self::PerRequest,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Faked<'a> {
+    credential: &'a str,
+    version: u64,
+    fake_key: &'a str,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    credential: String,
+    version: u64,
+    host: String,
+    port: u32,
+    slot: String,
+    template: String,
+    class: &'static str,
+    revoked: bool,
+    created_at: Option<String>,
+}
+
+impl From<v1::Credential> for Listed {
+    fn from(credential: v1::Credential) -> Self {
+        Self {
+            class: class_name(credential.class()),
+            created_at: print::time(credential.created_at.as_ref()),
+            credential: credential.name,
+            version: credential.version,
+            host: credential.host,
+            port: credential.port,
+            slot: credential.slot,
+            template: credential.template,
+            revoked: credential.revoked,
+        }
+    }
+}
+
+/// The value leaves this memory when the request does: the buffer is wiped with its last owner.
+fn value(file: Option<&Path>) -> Result<Bytes, Failure> {
+    Ok(Bytes::from_owner(secret::read(file, "the credential's value")?))
+}
+
+fn class_name(class: v1::CredentialClass) -> &'static str {
+    match class {
+        v1::CredentialClass::Auto | v1::CredentialClass::Unspecified => "auto",
+        v1::CredentialClass::Lease => "lease",
+        v1::CredentialClass::PerRequest => "per-request",
+    }
+}
+
+fn faked(credential: &v1::Credential, fake_key: &str, show: &Show) -> Done {
+    if show.output == Output::Json {
+        return print::json(&Faked {
+            credential: &credential.name,
+            version: credential.version,
+            fake_key,
+        });
+    }
+    print::facts(&[
+        ("credential", credential.name.clone()),
+        ("version", credential.version.to_string()),
+        ("destination", format!("{}:{}", credential.host, credential.port)),
+        ("slot", credential.slot.clone()),
+        ("fake key", fake_key.to_owned()),
+    ])?;
+    print::line(
+        "Give agents the fake key. The real one is in the vault, and nothing shows it again.",
+    )
+}
+
+fn list(credentials: Vec<v1::Credential>, show: &Show) -> Done {
+    let listed: Vec<Listed> = credentials.into_iter().map(Listed::from).collect();
+    if show.output == Output::Json {
+        return print::json(&listed);
+    }
+    let row = |c: Listed| {
+        let destination = format!("{}:{}", c.host, c.port);
+        vec![
+            c.credential,
+            c.version.to_string(),
+            destination,
+            c.slot,
+            c.class.into(),
+            yes_no(c.revoked),
+            c.created_at.unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = listed.into_iter().map(row).collect();
+    let heading = ["CREDENTIAL", "VERSION", "DESTINATION", "SLOT", "CLASS", "REVOKED", "CREATED"];
+    print::table(
+        &heading,
+        &rows,
+        "There are no credentials yet: `countersign credential create --help`.",
+    )
+}

@@ -1,0 +1,197 @@
+//! `countersign edge`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use countersign_proto::v1;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{every_page, part, yes_no};
+use crate::args::{Edge, Output, Show};
+use crate::context::{self, Context};
+use crate::failure::{Done, Failure};
+use crate::{client, print};
+
+pub(crate) async fn run(context: &Context, command: Edge) -> Done {
+    match command {
+        Edge::Enroll { name, out, csr, show } => {
+            enroll(context, name, &out, csr.as_deref(), &show).await
+        }
+        Edge::List(show) => {
+            let mut admin = client::connect(context).await?;
+            list(every_page!(admin, list_edges, ListEdgesRequest {}, edges), &show)
+        }
+        Edge::Evict { name, reason, show } => {
+            let request = v1::EvictEdgeRequest { request_id: client::request_id(), name, reason };
+            let edge =
+                part(client::connect(context).await?.evict_edge(request).await?.into_inner().edge)?;
+            match show.output {
+                Output::Json => print::json(&Listed::from(edge)),
+                Output::Table => print::line(&format!(
+                    "{} is evicted: nothing is released to it any more.",
+                    edge.name
+                )),
+            }
+        }
+    }
+}
+
+/// A key pair made here, and the request for a certificate over it. Only its public key is used.
+pub(crate) struct Identity {
+    pub(crate) key_pem: Zeroizing<String>,
+    pub(crate) csr_pem: String,
+}
+
+impl Identity {
+    pub(crate) fn generate() -> anyhow::Result<Self> {
+        let key = rcgen::KeyPair::generate()?;
+        let csr = rcgen::CertificateParams::new(Vec::new())?.serialize_request(&key)?;
+        Ok(Self { key_pem: Zeroizing::new(key.serialize_pem()), csr_pem: csr.pem()? })
+    }
+}
+
+#[derive(Serialize)]
+struct Enrolled {
+    edge: String,
+    id: String,
+    key: Option<PathBuf>,
+    certificate: PathBuf,
+    gateway_ca: PathBuf,
+    gateway_address: String,
+    root_public_key: String,
+    config: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    edge: String,
+    id: String,
+    connected: bool,
+    evicted: bool,
+    enrolled_at: Option<String>,
+}
+
+impl From<v1::Edge> for Listed {
+    fn from(edge: v1::Edge) -> Self {
+        Self {
+            enrolled_at: print::time(edge.enrolled_at.as_ref()),
+            edge: edge.name,
+            id: edge.edge_id,
+            connected: edge.connected,
+            evicted: edge.evicted,
+        }
+    }
+}
+
+async fn enroll(
+    context: &Context,
+    name: String,
+    out: &Path,
+    csr: Option<&Path>,
+    show: &Show,
+) -> Done {
+    let (key_pem, csr_pem) = match csr {
+        Some(path) => {
+            let read = fs::read_to_string(path);
+            (
+                None,
+                read.map_err(|error| {
+                    Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+                })?,
+            )
+        }
+        None => {
+            let identity = Identity::generate()?;
+            (Some(identity.key_pem), identity.csr_pem)
+        }
+    };
+    // Before the edge is enrolled, so that a directory that cannot be written costs nothing.
+    let out = fs::create_dir_all(out).and_then(|()| out.canonicalize()).map_err(|error| {
+        Failure::Refused(format!("{} cannot be created: {error}", out.display()))
+    })?;
+    let key = key_pem.map(|pem| keep(&out, "edge-key.pem", pem.as_bytes())).transpose()?;
+
+    let request = v1::EnrollEdgeRequest { request_id: client::request_id(), name, csr_pem };
+    let answer = client::connect(context).await?.enroll_edge(request).await?.into_inner();
+    let edge = part(answer.edge)?;
+    let certificate = keep(&out, "edge-cert.pem", answer.certificate_pem.as_bytes())?;
+    let gateway_ca = keep(&out, "gateway-ca.pem", answer.gateway_ca_pem.as_bytes())?;
+    let mut enrolled = Enrolled {
+        edge: edge.name,
+        id: edge.edge_id,
+        key,
+        certificate,
+        gateway_ca,
+        gateway_address: answer.gateway_address,
+        root_public_key: hex::encode(answer.root_public_key),
+        config: None,
+    };
+    if let Some(key) = &enrolled.key {
+        enrolled.config = Some(keep(&out, "edge.toml", config(&enrolled, key).as_bytes())?);
+    }
+    if show.output == Output::Json {
+        return print::json(&enrolled);
+    }
+    print::facts(&[
+        ("edge", enrolled.edge),
+        ("certificate", enrolled.certificate.display().to_string()),
+        ("gateway", enrolled.gateway_address),
+        ("gateway ca", enrolled.gateway_ca.display().to_string()),
+        ("root key", enrolled.root_public_key),
+    ])?;
+    match enrolled.config {
+        Some(path) => {
+            print::line(&format!("Start it: countersign-edge-gateway --config {}", path.display()))
+        }
+        None => print::line("Its key stays where the request for it was made."),
+    }
+}
+
+/// What the edge reads at its start.
+fn config(enrolled: &Enrolled, key: &Path) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let path = |path: &Path| text(&path.display().to_string());
+    format!(
+        "listen = \"127.0.0.1:7080\"\n\n\
+         [identity]\nname = {}\ncertificate_file = {}\nkey_file = {}\n\n\
+         [control_plane]\naddresses = [{}]\nca_file = {}\nroot_key = {}\n",
+        text(&enrolled.edge),
+        path(&enrolled.certificate),
+        path(key),
+        text(&enrolled.gateway_address),
+        path(&enrolled.gateway_ca),
+        text(&enrolled.root_public_key),
+    )
+}
+
+fn keep(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
+    let path = dir.join(name);
+    let written = context::write_private(&path, bytes);
+    written.map_err(|error| {
+        Failure::Refused(format!("{} cannot be written: {error}", path.display()))
+    })?;
+    Ok(path)
+}
+
+fn list(edges: Vec<v1::Edge>, show: &Show) -> Done {
+    let listed: Vec<Listed> = edges.into_iter().map(Listed::from).collect();
+    if show.output == Output::Json {
+        return print::json(&listed);
+    }
+    let row = |e: Listed| {
+        vec![
+            e.edge,
+            yes_no(e.connected),
+            yes_no(e.evicted),
+            e.enrolled_at.unwrap_or_default(),
+            e.id,
+        ]
+    };
+    let rows: Vec<_> = listed.into_iter().map(row).collect();
+    print::table(
+        &["EDGE", "CONNECTED", "EVICTED", "ENROLLED", "ID"],
+        &rows,
+        "There are no edges yet: `countersign edge enroll NAME`.",
+    )
+}

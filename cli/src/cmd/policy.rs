@@ -1,0 +1,266 @@
+//! `countersign policy`.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use countersign_policy::Then;
+use countersign_policy::fixtures::{Report, run_fixtures};
+use countersign_proto::v1;
+use serde::Serialize;
+
+use crate::args::{Output, Policy, Show};
+use crate::client;
+use crate::context::Context;
+use crate::failure::{Done, Failure};
+use crate::print;
+
+pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command: Policy) -> Done {
+    match command {
+        Policy::Set { file, expected_version, show } => {
+            let text = text(&file)?;
+            let set = set(&context()?, &file, text, expected_version.unwrap_or_default()).await?;
+            put(set, &show)
+        }
+        Policy::Show(show) => shown(&context()?, &show).await,
+        Policy::Test { file, show } => test(&text(&file)?, &file, &show),
+        Policy::Explain { agent, method, url, body, headers, show } => {
+            let request = v1::ExplainPolicyRequest {
+                agent,
+                method: method.to_ascii_uppercase(),
+                url,
+                headers: headers
+                    .iter()
+                    .map(|header| parse_header(header))
+                    .collect::<Result<_, _>>()?,
+                body: body.as_deref().map(body_of).transpose()?.unwrap_or_default(),
+            };
+            explain(&context()?, request, &show).await
+        }
+    }
+}
+
+/// A policy's text; `-` is standard input.
+pub(crate) fn text(file: &Path) -> Result<String, Failure> {
+    let read = if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    read.map_err(|error| {
+        Failure::Refused(format!("the policy {} cannot be read: {error}", file.display()))
+    })
+}
+
+/// Its name in diagnostics.
+pub(crate) fn file_name(file: &Path) -> String {
+    file.file_name()
+        .filter(|name| *name != "-")
+        .map_or_else(|| "policy.toml".into(), |name| name.to_string_lossy().into_owned())
+}
+
+async fn set(
+    context: &Context,
+    file: &Path,
+    text: String,
+    expected_version: u64,
+) -> Result<v1::SetPolicyResponse, Failure> {
+    let request_id = client::request_id();
+    let request =
+        v1::SetPolicyRequest { request_id, text, file_name: file_name(file), expected_version };
+    Ok(client::connect(context).await?.set_policy(request).await?.into_inner())
+}
+
+#[derive(Serialize)]
+struct Put {
+    version: u64,
+    sha256: String,
+    warnings: Vec<String>,
+}
+
+fn put(set: v1::SetPolicyResponse, show: &Show) -> Done {
+    if show.output == Output::Json {
+        return print::json(&Put {
+            version: set.version,
+            sha256: set.sha256,
+            warnings: set.warnings,
+        });
+    }
+    print::line(&format!("Policy version {} is in force.", set.version))?;
+    set.warnings.iter().try_for_each(|warning| print::line(&format!("warning: {warning}")))
+}
+
+#[derive(Serialize)]
+struct InForce {
+    version: u64,
+    sha256: String,
+    text: String,
+}
+
+async fn shown(context: &Context, show: &Show) -> Done {
+    let request = v1::GetPolicyRequest {};
+    let v1::GetPolicyResponse { version, text, sha256 } =
+        client::connect(context).await?.get_policy(request).await?.into_inner();
+    match show.output {
+        Output::Json => print::json(&InForce { version, sha256, text }),
+        Output::Table if version == 0 => {
+            print::line("# No policy was ever set: everything is refused.")
+        }
+        Output::Table => {
+            print::line(&format!("# version {version}, sha256 {sha256}"))?;
+            print::lines(&text.replace('\t', "    "))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Tested {
+    ok: bool,
+    tests: Vec<Test>,
+}
+
+#[derive(Serialize)]
+struct Test {
+    name: String,
+    line: usize,
+    decision: &'static str,
+    rule: String,
+    failure: Option<String>,
+}
+
+fn test(text: &str, file: &Path, show: &Show) -> Done {
+    let file = file_name(file);
+    let report = run_fixtures(text, &file).map_err(|mistakes| diagnosed(&mistakes))?;
+    let ok = report.passed();
+    let tested = tested(report);
+    let failed = tested.tests.iter().filter(|test| test.failure.is_some()).count();
+    if show.output == Output::Json {
+        print::json(&tested)?;
+    } else {
+        for test in &tested.tests {
+            match &test.failure {
+                None => print::line(&format!("ok      {}", test.name))?,
+                Some(why) => {
+                    print::line(&format!("FAILED  {} ({file}:{}): {why}", test.name, test.line))?
+                }
+            }
+        }
+        match tested.tests.len() {
+            0 => print::line("The policy compiles; it has no fixtures ([[test]]).")?,
+            count => print::line(&format!(
+                "The policy compiles; {} of {count} fixtures hold.",
+                count - failed
+            ))?,
+        }
+    }
+    if ok {
+        Ok(())
+    } else {
+        Err(Failure::Refused(format!(
+            "{failed} of {} fixtures of {file} do not hold",
+            tested.tests.len()
+        )))
+    }
+}
+
+fn tested(report: Report) -> Tested {
+    let ok = report.passed();
+    let test = |outcome: countersign_policy::fixtures::Outcome| Test {
+        decision: then(outcome.then),
+        name: outcome.name,
+        line: outcome.line,
+        rule: outcome.rule,
+        failure: outcome.failure,
+    };
+    Tested { ok, tests: report.outcomes.into_iter().map(test).collect() }
+}
+
+fn then(then: Then) -> &'static str {
+    match then {
+        Then::Allow => "allow",
+        Then::Approve => "approve",
+        Then::Deny => "deny",
+        Then::Unnamed => "refuse",
+    }
+}
+
+/// Every mistake in a policy, one a line.
+pub(crate) fn diagnosed(mistakes: &[countersign_policy::Diagnostic]) -> Failure {
+    Failure::Refused(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+#[derive(Serialize)]
+struct Explained {
+    decision: String,
+    rule: String,
+    policy_version: u64,
+    rules: Vec<ExplainedRule>,
+}
+
+#[derive(Serialize)]
+struct ExplainedRule {
+    rule: String,
+    matched: String,
+    then: String,
+    why: String,
+}
+
+async fn explain(context: &Context, request: v1::ExplainPolicyRequest, show: &Show) -> Done {
+    let answer = client::connect(context).await?.explain_policy(request).await?.into_inner();
+    let rule = |rule: v1::RuleExplanation| ExplainedRule {
+        rule: rule.rule,
+        matched: rule.matched,
+        then: rule.then,
+        why: rule.why,
+    };
+    let explained = Explained {
+        decision: answer.decision,
+        rule: answer.rule,
+        policy_version: answer.policy_version,
+        rules: answer.rules.into_iter().map(rule).collect(),
+    };
+    if show.output == Output::Json {
+        return print::json(&explained);
+    }
+    let because = if explained.rule.is_empty() {
+        "no rule names it".into()
+    } else {
+        format!("rule {:?}", explained.rule)
+    };
+    print::line(&format!(
+        "{}: {because} (policy version {}).",
+        explained.decision, explained.policy_version
+    ))?;
+    if explained.rules.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = explained
+        .rules
+        .into_iter()
+        .map(|rule| vec![rule.matched, rule.then, rule.rule, rule.why])
+        .collect();
+    print::table(&["MATCHED", "THEN", "RULE", "WHY"], &rows, "")
+}
+
+fn parse_header(text: &str) -> Result<v1::Header, Failure> {
+    let (name, value) = text.split_once(':').ok_or_else(|| {
+        Failure::Usage(format!("{text:?} is not a header such as \"Name: value\""))
+    })?;
+    let valid = http::HeaderName::try_from(name.trim()).is_ok()
+        && http::HeaderValue::try_from(value.trim()).is_ok();
+    if !valid {
+        return Err(Failure::Usage(format!("{text:?} is not a header such as \"Name: value\"")));
+    }
+    Ok(v1::Header {
+        name: name.trim().to_ascii_lowercase(),
+        value: Bytes::copy_from_slice(value.trim().as_bytes()),
+    })
+}
+
+fn body_of(file: &Path) -> Result<Bytes, Failure> {
+    let read = std::fs::read(file).map(Bytes::from);
+    read.map_err(|error| {
+        Failure::Refused(format!("the body {} cannot be read: {error}", file.display()))
+    })
+}

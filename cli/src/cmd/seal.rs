@@ -1,0 +1,48 @@
+//! `countersign seal`.
+
+use bytes::Bytes;
+use countersign_proto::v1;
+use serde::Serialize;
+
+use crate::args::{Output, Seal, Show};
+use crate::client;
+use crate::context::Context;
+use crate::failure::{Done, Failure};
+use crate::{print, secret};
+
+pub(crate) async fn run(context: &Context, command: Seal) -> Done {
+    match command {
+        Seal::Status(show) => status(context, &show).await,
+        Seal::Unseal { passphrase_file } => {
+            let passphrase =
+                Bytes::from_owner(secret::read(passphrase_file.as_deref(), "the passphrase")?);
+            let mut admin = client::connect_to_sealed(context).await?;
+            let sealed = admin.unseal(v1::UnsealRequest { passphrase }).await?.into_inner().sealed;
+            if sealed {
+                return Err(Failure::refused("it is still sealed: see the control plane's log"));
+            }
+            print::line("Open.")
+        }
+        Seal::Seal => {
+            client::connect(context).await?.seal(v1::SealRequest {}).await?;
+            print::line("Sealed: nothing is released until `countersign seal unseal`.")
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Status {
+    sealed: bool,
+    provider: String,
+}
+
+async fn status(context: &Context, show: &Show) -> Done {
+    let mut admin = client::connect_to_sealed(context).await?;
+    let v1::GetSealStatusResponse { sealed, provider } =
+        admin.get_seal_status(v1::GetSealStatusRequest {}).await?.into_inner();
+    if show.output == Output::Json {
+        return print::json(&Status { sealed, provider });
+    }
+    let state = if sealed { "sealed" } else { "open" };
+    print::facts(&[("vault", state.into()), ("opened by", provider)])
+}

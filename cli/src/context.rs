@@ -1,0 +1,312 @@
+//! Which control plane, as whom, trusting which authority.
+
+use std::fmt;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+use crate::secret;
+
+/// What every command needs to know before it says a word.
+pub(crate) struct Context {
+    /// `https://host:port` of the admin API.
+    pub(crate) addr: String,
+    /// PEM file of the authority to trust; none: the system's.
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) token: Option<Zeroizing<String>>,
+    pub(crate) edge: Edge,
+    /// Where this was found, for messages.
+    pub(crate) source: String,
+}
+
+/// The edge that agents of this context go through, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Edge {
+    /// `http://host:port`.
+    pub(crate) proxy: Option<String>,
+    /// PEM file of the authority that signs what agents see.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// A context as it lies on disk, mode 0600.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Saved {
+    pub(crate) addr: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(with = "token_text")]
+    pub(crate) token: Zeroizing<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) edge_proxy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) edge_ca: Option<PathBuf>,
+}
+
+impl Context {
+    /// The file that was named on the command line; else what COUNTERSIGN_ADDR says, with COUNTERSIGN_TOKEN and
+    /// COUNTERSIGN_CA; else what `login` saved; else what `dev` saved below the current directory.
+    ///
+    /// A saved token is only ever used with the address that it was saved for.
+    pub(crate) fn find(
+        named: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Failure> {
+        let token = token(&variable)?;
+        let ca = variable("COUNTERSIGN_CA").map(PathBuf::from);
+        let mut context = match (named, variable("COUNTERSIGN_ADDR")) {
+            (Some(path), _) => Self::saved(path)?.ok_or_else(|| missing(path))?,
+            (None, Some(addr)) => {
+                let edge = edge_of(&addr, ca.as_deref(), &variable);
+                Self { addr, ca: None, token: None, edge, source: "COUNTERSIGN_ADDR".into() }
+            }
+            (None, None) => saved_contexts(&variable)
+                .into_iter()
+                .find_map(|path| Self::saved(&path).transpose())
+                .ok_or_else(nowhere)??,
+        };
+        context.token = token.or(context.token);
+        context.ca = ca.or(context.ca);
+        context.edge.proxy = variable("COUNTERSIGN_EDGE").or(context.edge.proxy).map(with_scheme);
+        context.edge.ca = variable("COUNTERSIGN_EDGE_CA").map(PathBuf::from).or(context.edge.ca);
+        if !context.addr.starts_with("https://") {
+            let (addr, source) = (&context.addr, &context.source);
+            return Err(Failure::Usage(format!(
+                "{addr} (from {source}) is not an https:// address, such as https://127.0.0.1:7443"
+            )));
+        }
+        Ok(context)
+    }
+
+    /// None when there is no such file.
+    fn saved(path: &Path) -> Result<Option<Self>, Failure> {
+        let Some(saved) = Saved::read(path)? else { return Ok(None) };
+        Ok(Some(Self {
+            addr: saved.addr,
+            ca: saved.ca,
+            token: Some(saved.token),
+            edge: Edge { proxy: saved.edge_proxy, ca: saved.edge_ca },
+            source: path.display().to_string(),
+        }))
+    }
+}
+
+impl Saved {
+    /// None when there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        let text = match fs::read_to_string(path).map(Zeroizing::new) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(Failure::Refused(format!(
+                    "the context {} cannot be read: {error}",
+                    path.display()
+                )));
+            }
+        };
+        // The parser's own message could repeat the text, and the text holds a token.
+        let parsed = serde_json::from_str(&text);
+        let broken = |_| {
+            Failure::Refused(format!(
+                "the context {} is damaged: run `countersign login` again",
+                path.display()
+            ))
+        };
+        parsed.map(Some).map_err(broken)
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
+        let text = Zeroizing::new(serde_json::to_string_pretty(self).map_err(Failure::refused)?);
+        write_private(path, text.as_bytes()).map_err(|error| {
+            Failure::Refused(format!("the context {} cannot be saved: {error}", path.display()))
+        })
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("addr", &self.addr)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes a file that only its owner can read, all of it or nothing.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
+    let mut partial = std::ffi::OsString::from(".");
+    partial.push(name);
+    partial.push(format!(".{}", std::process::id()));
+    let partial = path.with_file_name(partial);
+    let written = (|| {
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+/// Where `login` saves.
+pub(crate) fn login_path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let config = variable("XDG_CONFIG_HOME").filter(|dir| dir.starts_with('/')).map(PathBuf::from);
+    Some(config.or_else(home)?.join("countersign/context.json"))
+}
+
+/// Where `dev` saves, in its data directory.
+pub(crate) const DEV_FILE: &str = "context.json";
+
+/// `dev`'s data directory unless told otherwise.
+pub(crate) const DEV_DIR: &str = ".countersign";
+
+fn saved_contexts(variable: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    login_path(variable).into_iter().chain([Path::new(DEV_DIR).join(DEV_FILE)]).collect()
+}
+
+/// The edge that a saved context names for the same control plane; `dev` saves one beside its CA file.
+fn edge_of(addr: &str, ca: Option<&Path>, variable: &impl Fn(&str) -> Option<String>) -> Edge {
+    let beside = ca.map(|ca| ca.with_file_name(DEV_FILE));
+    let known = beside
+        .into_iter()
+        .chain(saved_contexts(variable))
+        .filter_map(|path| Saved::read(&path).ok().flatten());
+    let same = known
+        .into_iter()
+        .find(|saved| saved.addr.trim_end_matches('/') == addr.trim_end_matches('/'));
+    same.map(|saved| Edge { proxy: saved.edge_proxy, ca: saved.edge_ca }).unwrap_or_default()
+}
+
+fn token(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Zeroizing<String>>, Failure> {
+    if let Some(token) = variable("COUNTERSIGN_TOKEN").map(Zeroizing::new) {
+        return secret::word(token.as_bytes(), "COUNTERSIGN_TOKEN").map(Some);
+    }
+    let file = variable("COUNTERSIGN_TOKEN_FILE").map(PathBuf::from);
+    file.map(|file| secret::read_word(Some(&file), "the token")).transpose()
+}
+
+/// A token in a file is a plain string.
+mod token_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(
+        token: &Zeroizing<String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(token)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Zeroizing<String>, D::Error> {
+        String::deserialize(deserializer).map(Zeroizing::new)
+    }
+}
+
+fn with_scheme(edge: String) -> String {
+    if edge.contains("://") { edge } else { format!("http://{edge}") }
+}
+
+fn missing(path: &Path) -> Failure {
+    Failure::Usage(format!("there is no context in {}", path.display()))
+}
+
+fn nowhere() -> Failure {
+    Failure::Usage(
+        "no control plane is known here: run `countersign login`, start `countersign dev` in this directory, or set COUNTERSIGN_ADDR, \
+         COUNTERSIGN_TOKEN and COUNTERSIGN_CA"
+            .into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn variables<'a>(set: &[(&'a str, &str)]) -> impl Fn(&str) -> Option<String> + use<'a> {
+        let set: BTreeMap<&'a str, String> =
+            set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        move |name| set.get(name).cloned()
+    }
+
+    fn save(dir: &Path) -> PathBuf {
+        let path = dir.join("countersign/context.json");
+        fs::create_dir_all(dir.join("countersign")).unwrap();
+        let saved = Saved {
+            addr: "https://saved:1".into(),
+            ca: Some("/ca.pem".into()),
+            token: Zeroizing::new("cs_adm_saved".into()),
+            edge_proxy: Some("http://edge:2".into()),
+            edge_ca: Some("/edge-ca.pem".into()),
+        };
+        saved.write(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_saved_token_never_goes_to_another_address() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path());
+        let home = dir.path().to_str().unwrap();
+        let context = Context::find(
+            None,
+            variables(&[("COUNTERSIGN_ADDR", "https://other:1"), ("XDG_CONFIG_HOME", home)]),
+        )
+        .unwrap();
+        assert!(context.token.is_none() && context.ca.is_none() && context.edge.proxy.is_none());
+    }
+
+    #[test]
+    fn a_saved_context_is_private_and_complete() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = save(dir.path());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let context =
+            Context::find(None, variables(&[("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]))
+                .unwrap();
+        assert_eq!(context.addr, "https://saved:1");
+        assert_eq!(context.token.unwrap().as_str(), "cs_adm_saved");
+        assert_eq!(context.edge.proxy.as_deref(), Some("http://edge:2"));
+    }
+
+    #[test]
+    fn the_edge_is_known_from_the_context_beside_the_ca() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = save(dir.path());
+        let ca = saved.with_file_name("api-ca.pem");
+        let set =
+            [("COUNTERSIGN_ADDR", "https://saved:1"), ("COUNTERSIGN_CA", ca.to_str().unwrap())];
+        let context = Context::find(None, variables(&set)).unwrap();
+        assert_eq!(context.edge.proxy.as_deref(), Some("http://edge:2"));
+        assert!(context.token.is_none(), "the token has to be given");
+    }
+
+    #[test]
+    fn a_damaged_context_is_not_repeated_in_the_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("context.json");
+        fs::write(&path, "{\"token\":\"cs_adm_secret\"").unwrap();
+        let failure = Context::find(Some(&path), variables(&[])).unwrap_err();
+        assert!(!format!("{failure:?}").contains("cs_adm_secret"));
+    }
+
+    #[test]
+    fn plain_http_is_refused() {
+        let failure =
+            Context::find(None, variables(&[("COUNTERSIGN_ADDR", "http://x:1")])).unwrap_err();
+        assert!(matches!(failure, Failure::Usage(_)));
+    }
+}
