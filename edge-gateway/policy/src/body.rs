@@ -140,10 +140,11 @@ pub(crate) fn declared(headers: &HeaderMap) -> Declared {
     if kind.starts_with("multipart/") {
         return Declared::Multipart;
     }
-    let utf8 = parts.filter_map(|part| {
-        part.strip_prefix("charset=").map(|set| set.trim_matches('"').to_owned())
+    let sets = parts.filter_map(|part| {
+        let (name, set) = part.split_once('=')?;
+        (name.trim() == "charset").then(|| set.trim().trim_matches('"').to_owned())
     });
-    if utf8.into_iter().any(|set| set != "utf-8" && set != "utf8" && set != "us-ascii") {
+    if sets.into_iter().any(|set| set != "utf-8" && set != "utf8" && set != "us-ascii") {
         return Declared::Other;
     }
     match kind.as_str() {

@@ -230,3 +230,59 @@ impl<'a> Reader<'a> {
             .ok_or(BROKEN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// serde_json is off by the last bit of some fractions unless asked not to be.
+    fn alike(json: &Json, serde: &serde_json::Value) -> bool {
+        match (json, serde) {
+            (Json::Fraction(ours), theirs) => {
+                theirs.as_f64().is_some_and(|theirs| (ours - theirs).abs() <= theirs.abs() * 1e-12)
+            }
+            (Json::List(ours), serde_json::Value::Array(theirs)) => {
+                ours.len() == theirs.len()
+                    && ours.iter().zip(theirs).all(|(ours, theirs)| alike(ours, theirs))
+            }
+            (Json::Object(ours), serde_json::Value::Object(theirs)) => {
+                let member = |(name, ours): &(String, Json)| {
+                    theirs.get(name).is_some_and(|theirs| alike(ours, theirs))
+                };
+                ours.len() == theirs.len() && ours.iter().all(member)
+            }
+            (Json::Null, theirs) => theirs.is_null(),
+            (Json::Flag(flag), theirs) => theirs.as_bool() == Some(*flag),
+            (Json::Whole(number), theirs) => {
+                theirs.as_i64() == Some(*number) || (*number == 0 && theirs == -0.0)
+            }
+            (Json::Large(number), theirs) => theirs.as_u64() == Some(*number),
+            (Json::Text(text), theirs) => theirs.as_str() == Some(text),
+            (Json::List(_) | Json::Object(_), _) => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_read_serde_reads_alike(text in r#"[\[\]{}:,"\\u0-9d8-f.eE+\- \tna-c]{0,24}"#) {
+            if let Ok(read) = parse(text.as_bytes()) {
+                let serde: serde_json::Value = serde_json::from_str(&text).unwrap();
+                prop_assert!(alike(&read, &serde), "{read:?} {serde:?}");
+            }
+        }
+
+        #[test]
+        fn whatever_serde_writes_is_read(
+            text in ".{0,20}", number in any::<i64>(), large in any::<u64>(), fraction in -1e300..1e300f64,
+        ) {
+            let value = serde_json::json!({"a": [text, number, null, true], "b": {"c": large, "d": fraction}});
+            let written = serde_json::to_string(&value).unwrap();
+            let read = parse(written.as_bytes()).unwrap();
+            prop_assert!(alike(&read, &serde_json::from_str(&written).unwrap()), "{read:?}");
+        }
+    }
+}

@@ -143,7 +143,7 @@ impl<'a> Case<'a> {
                 Found::Doubtful => named(None),
                 Found::One(value) => named(Some(value)),
             };
-            if self.head.query.is_some_and(|query| query.contains("ethod") || query.contains('%')) {
+            if self.head.query.is_some_and(|query| query.contains(['_', '%'])) {
                 field(self.query());
             }
             // Frameworks look for it in forms that are posted, and in those only.

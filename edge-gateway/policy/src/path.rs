@@ -115,6 +115,12 @@ fn literal(segment: &str) -> Result<Piece, String> {
             "a variable stands for a whole segment, and {segment} is only partly one: {advice}"
         ));
     }
+    if segment.contains('*') {
+        return Err(
+            "a * is no pattern here: write {name} for one segment and {name...} for the rest"
+                .to_owned(),
+        );
+    }
     Ok(Piece::Literal { wire: upper_hex(segment).into_owned(), loose: loose(segment).into_owned() })
 }
 

@@ -1,4 +1,10 @@
 //! Policies as their authors write them, against requests as agents send them.
 
+mod bodies;
+mod bypass;
+mod decisions;
+mod fixtures;
+mod mistakes;
+mod properties;
 mod support;
 mod when;

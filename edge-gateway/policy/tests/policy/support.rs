@@ -23,7 +23,7 @@ fn list(errors: &[countersign_policy::Diagnostic]) -> String {
 }
 
 /// A request of the agent `bot`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) agent: String,
     pub(crate) destination: Destination,

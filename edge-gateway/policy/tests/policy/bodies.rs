@@ -1,0 +1,204 @@
+//! What a body says, or that it cannot be said.
+
+use std::io::Write;
+
+use countersign_policy::Then;
+use countersign_policy::body::{Kind, View, view};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+
+use crate::support::{Ask, ask, policy};
+
+/// Whether the body can be read as JSON by a rule: an allow rule that is true of every JSON body matches.
+fn readable(request: &Ask) -> bool {
+    let rules = policy(
+        "[[rule]]\nname = \"r\"\nhost = \"a.example\"\nwhen = \"body.json == body.json\"\nthen = \"allow\"",
+    );
+    request.then(&rules) == Then::Allow
+}
+
+fn post() -> Ask {
+    ask("POST", "https://a.example/")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn encoded(coding: &str, body: Vec<u8>) -> Ask {
+    post().header("content-type", "application/json").header("content-encoding", coding).bytes(body)
+}
+
+#[test]
+fn b_4_encodings_are_taken_off_within_limits() {
+    let json = br#"{"a":1}"#;
+    assert!(readable(&encoded("identity", json.to_vec())));
+    assert!(readable(&encoded("gzip", gzip(json))));
+    assert!(readable(&encoded("X-GZIP", gzip(json))));
+    assert!(readable(&encoded("deflate", deflate(json))));
+    assert!(readable(&encoded("gzip, deflate", deflate(&gzip(json)))));
+    assert!(readable(&encoded("gzip, gzip, gzip", gzip(&gzip(&gzip(json))))));
+    for (coding, body, why) in [
+        ("gzip, gzip, gzip, gzip", gzip(&gzip(&gzip(&gzip(json)))), "four layers"),
+        ("br", json.to_vec(), "not known"),
+        ("zstd", json.to_vec(), "not known"),
+        ("gzip", json.to_vec(), "a wrong label"),
+        ("gzip", deflate(json), "a wrong label"),
+        ("deflate, gzip", deflate(&gzip(json)), "the wrong order"),
+        ("gzip", gzip(json)[..10].to_vec(), "cut off"),
+        ("gzip", [gzip(json), gzip(json)].concat(), "a second member"),
+        ("gzip", [gzip(json), vec![0]].concat(), "bytes after the end"),
+        ("", gzip(json), "no label"),
+    ] {
+        assert!(!readable(&encoded(coding, body)), "{why}");
+    }
+    assert!(
+        !readable(&encoded("gzip", gzip(json)).header("content-encoding", "br")),
+        "a second header"
+    );
+}
+
+#[test]
+fn b_5_bombs_are_not_opened() {
+    let zeros = vec![b' '; 64 * 1024 * 1024];
+    let bomb = gzip(&zeros);
+    assert!(bomb.len() < 100_000);
+    let started = std::time::Instant::now();
+    assert!(!readable(&encoded("gzip", bomb.clone())));
+    assert!(!readable(&encoded("gzip, gzip", gzip(&bomb))));
+    assert!(started.elapsed().as_secs() < 5);
+    assert!(!readable(&post().json(&" ".repeat(9 * 1024 * 1024))));
+}
+
+#[test]
+fn b_8_json_that_readers_read_differently_is_not_read() {
+    for json in [
+        "{}",
+        "[]",
+        "null",
+        " 1 ",
+        "-0",
+        "1.5e3",
+        "1e-7",
+        r#""\ud83d\ude00""#,
+        r#"{"a":{"b":[1,2,{"c":null}]}}"#,
+        "18446744073709551615",
+        "\"\u{7f}\u{e9}\"",
+    ] {
+        assert!(readable(&post().json(json)), "{json}");
+    }
+    for json in [
+        r#"{"amount":1,"amount":1000000}"#,
+        r#"{"a":{"b":1,"\u0062":2}}"#,
+        r#"{"amount":1,"Amount":1000000}"#,
+        "{\"s\":1,\"\u{17f}\":2}",
+        "{\"k\":1,\"\u{212a}\":2}",
+        "\u{feff}{}",
+        "{}x",
+        "{} {}",
+        "// no\n{}",
+        "{/**/}",
+        "{'a':1}",
+        "{a:1}",
+        "[1,]",
+        "{\"a\":1,}",
+        "[,1]",
+        "NaN",
+        "Infinity",
+        "-",
+        "+1",
+        "01",
+        "-01",
+        "1.",
+        ".5",
+        "1e",
+        "0x10",
+        "1e400",
+        "-1e400",
+        "18446744073709551616",
+        "-9223372036854775809",
+        r#""\ud800""#,
+        r#""\udc00""#,
+        r#""\ud800\u0041""#,
+        r#""\x""#,
+        "\"\t\"",
+        "\"a",
+        "nul",
+        "True",
+        "",
+    ] {
+        assert!(!readable(&post().json(json)), "{json}");
+    }
+    assert!(!readable(&post().json(&format!("{}{}", "[".repeat(100), "]".repeat(100)))));
+    assert!(!readable(&post().json(&"[".repeat(1_000_000))));
+    assert!(!readable(
+        &post().header("content-type", "application/json").bytes(b"\"\xff\"".to_vec())
+    ));
+    assert!(
+        !readable(
+            &post().header("content-type", "application/json").bytes(b"\"\xc0\xaf\"".to_vec())
+        ),
+        "overlong"
+    );
+}
+
+#[test]
+fn b_11_and_b_12_the_content_type_has_to_match() {
+    let with = |kind: &str| post().header("content-type", kind).bytes("{}");
+    for kind in [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        "application/vnd.api+json",
+        "application/json;charset=\"utf-8\"",
+    ] {
+        assert!(readable(&with(kind)), "{kind}");
+    }
+    for kind in [
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        "application/json; charset =utf-7",
+        "application/json, text/plain",
+        "",
+    ] {
+        assert!(!readable(&with(kind)), "{kind}");
+    }
+    assert!(!readable(&post().bytes("{}")), "none");
+    assert!(!readable(&with("application/json").header("content-type", "application/json")), "two");
+    let form = policy(
+        "[[rule]]\nname = \"r\"\nhost = \"a.example\"\nwhen = \"body.form == body.form\"\nthen = \"allow\"",
+    );
+    assert_eq!(post().form("a=1&b=2").then(&form), Then::Allow);
+    assert_eq!(post().form(r#"{"a":1}"#).then(&form), Then::Unnamed);
+    assert_eq!(post().form("a=\u{e9}").then(&form), Then::Unnamed);
+    assert_eq!(post().json("a=1").then(&form), Then::Unnamed);
+}
+
+#[test]
+fn views_say_what_is_shown_and_whether_it_is_all() {
+    let show = |request: &Ask| view(&request.headers, request.body.as_deref().unwrap());
+    let text = |text: &str, complete, kind| View { text: Some(text.to_owned()), complete, kind };
+    assert_eq!(show(&post()), text("", true, Kind::Empty));
+    assert_eq!(show(&post().json(r#"{"a":1}"#)), text(r#"{"a":1}"#, true, Kind::Json));
+    assert_eq!(show(&encoded("gzip", gzip(br#"{"a":1}"#))), text(r#"{"a":1}"#, true, Kind::Json));
+    assert_eq!(show(&post().json(r#"{"a":1,"a":2}"#)), text(r#"{"a":1,"a":2}"#, false, Kind::Json));
+    assert_eq!(show(&post().form("a=1&b=2")), text("a=1&b=2", true, Kind::Form));
+    assert_eq!(show(&post().form("a=1&a=2")), text("a=1&a=2", false, Kind::Form));
+    assert_eq!(
+        show(&post().header("content-type", "text/plain").bytes("hi")),
+        text("hi", true, Kind::Text)
+    );
+    assert_eq!(show(&post().bytes("hi")), text("hi", false, Kind::Text));
+    let binary = View { text: None, complete: false, kind: Kind::Binary };
+    assert_eq!(show(&post().bytes(vec![0xff, 0xfe])), binary);
+    assert_eq!(show(&encoded("br", vec![1])), binary);
+}

@@ -1,0 +1,192 @@
+//! What holds of every policy and every request.
+
+use countersign_policy::{Body, Need, Policy, Subject, Then};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::support::{Ask, ask};
+
+/// A rule, its name aside.
+fn rule() -> impl Strategy<Value = String> {
+    let host =
+        select(vec!["a.example", "*.example", "b.a.example", "*.a.example", "a.example:8443"]);
+    let methods = option::of(select(vec!["[\"GET\"]", "[\"POST\"]", "[\"GET\", \"DELETE\"]"]));
+    let path = option::of(select(vec!["/", "/x", "/x/{y}", "/x/{y...}", "/{y}/z", "/x/send"]));
+    let query = option::of(select(vec!["{ q = \"1\" }", "{ q = \"2\" }"]));
+    let when = option::of(select(vec![
+        "body.form.n >= 10",
+        "body.json.n == 1",
+        "has(body.json.n)",
+        "request.query.q == '1'",
+        "request.path.endsWith('send') || body.size > 3",
+        "agent == 'bot' && request.method != 'POST'",
+    ]));
+    let then = select(vec!["allow", "approve", "deny"]);
+    (host, methods, path, query, when, then).prop_map(|(host, methods, path, query, when, then)| {
+        let mut text = format!("host = \"{host}\"\nthen = \"{then}\"\n");
+        for (key, value) in [("methods", methods), ("query", query)] {
+            text.extend(value.map(|value| format!("{key} = {value}\n")));
+        }
+        for (key, value) in [("path", path), ("when", when)] {
+            text.extend(value.map(|value| format!("{key} = \"{value}\"\n")));
+        }
+        text
+    })
+}
+
+fn request() -> impl Strategy<Value = Ask> {
+    let host = select(vec!["a.example", "b.a.example", "c.example", "a.example:8443", "example"]);
+    let target = select(vec![
+        "/",
+        "/x",
+        "/x/",
+        "/x/send",
+        "/x/%73end",
+        "/X/send",
+        "/x/z",
+        "/x//z",
+        "/x/a%2fb",
+        "/x/../z",
+    ]);
+    let query = select(vec!["", "?q=1", "?q=1&q=2", "?q=2;q=1", "?_method=DELETE", "?%71=1"]);
+    let method = select(vec!["GET", "POST", "DELETE"]);
+    let kind = select(vec![
+        "",
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ]);
+    let body = select(vec![
+        "",
+        "n=10",
+        "n=1&n=10",
+        "n=abc",
+        "_method=DELETE",
+        "{\"n\":1}",
+        "{\"n\":1,\"n\":2}",
+        "{}",
+    ]);
+    let header = option::of(select(vec!["DELETE", "GET", "?"]));
+    (host, target, query, method, kind, body, header).prop_map(
+        |(host, target, query, method, kind, body, header)| {
+            let mut request = ask(method, &format!("https://{host}{target}{query}")).bytes(body);
+            if !kind.is_empty() {
+                request = request.header("content-type", kind);
+            }
+            match header {
+                Some(value) => request.header("x-http-method-override", value),
+                None => request,
+            }
+        },
+    )
+}
+
+/// Compiles rules, each named by its number.
+fn compile(rules: &[(usize, String)]) -> Policy {
+    let rules = rules.iter().map(|(number, rule)| format!("[[rule]]\nname = \"{number}\"\n{rule}"));
+    let text = format!("version = 1\n{}", rules.collect::<String>());
+    Policy::compile(&text, "policy.toml").unwrap()
+}
+
+fn numbered(rules: Vec<String>) -> Vec<(usize, String)> {
+    rules.into_iter().enumerate().collect()
+}
+
+/// How much a decision lets through.
+fn openness(then: Then) -> u8 {
+    match then {
+        Then::Deny | Then::Unnamed => 0,
+        Then::Approve => 1,
+        Then::Allow => 2,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_never_matters(rules in vec(rule(), 0..6).prop_map(numbered), seed in any::<u64>(), request in request()) {
+        let mut shuffled = rules.clone();
+        shuffled.sort_by_key(|(number, _)| (seed ^ (*number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).rotate_left(17));
+        prop_assert_eq!(request.decide(&compile(&rules)), request.decide(&compile(&shuffled)));
+    }
+
+    #[test]
+    fn adding_a_deny_or_approve_rule_never_opens_anything(
+        rules in vec(rule(), 0..5).prop_map(numbered), added in rule(), request in request(),
+    ) {
+        let before = request.decide(&compile(&rules));
+        for then in ["deny", "approve"] {
+            let strict: String = added.lines().filter(|line| !line.starts_with("then")).map(|line| format!("{line}\n")).collect();
+            let mut more = rules.clone();
+            more.push((99, format!("{strict}then = \"{then}\"\n")));
+            let after = request.decide(&compile(&more));
+            if then == "deny" {
+                prop_assert!(openness(after.then) <= openness(before.then), "{before:?} {after:?}");
+                prop_assert!(before.then != Then::Deny || after.then == Then::Deny);
+            } else {
+                prop_assert!(before.then == Then::Allow || after.then != Then::Allow);
+                prop_assert!(before.requirements.iter().all(|r| after.then == Then::Deny || after.requirements.contains(r)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_never_opens_anything(
+        rules in vec(rule(), 1..6).prop_map(numbered), request in request(), bodies in vec(prop_oneof![
+            select(vec!["n=10", "n=1", "_method=DELETE", "{\"n\":1}", "{\"n\":2}", "{}", ""]).prop_map(|b| b.as_bytes().to_vec()),
+            vec(any::<u8>(), 0..40),
+        ], 1..6),
+    ) {
+        let policy = compile(&rules);
+        let need = request.needs(&policy);
+        let streamed = policy.decide(&Subject { head: request.head(), body: Body::Streamed }).then;
+        for body in &bodies {
+            let whole = policy.decide(&Subject { head: request.head(), body: Body::Whole(body) }).then;
+            prop_assert!(streamed != Then::Allow || whole == Then::Allow);
+            match need {
+                Need::Nothing => prop_assert_eq!(whole, Then::Allow),
+                Need::Refuse => prop_assert!(matches!(whole, Then::Deny | Then::Unnamed)),
+                Need::Body => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_is_explained_by_the_rules_that_matched(rules in vec(rule(), 0..6).prop_map(numbered), request in request()) {
+        let policy = compile(&rules);
+        let explanation = policy.explain(&request.subject());
+        prop_assert_eq!(&explanation.decision, &request.decide(&policy));
+        let decided = explanation.rules.iter().any(|rule| rule.rule == explanation.decision.rule);
+        prop_assert_eq!(decided, explanation.decision.then != Then::Unnamed);
+        if explanation.decision.then != Then::Unnamed {
+            prop_assert!(policy.names_host(&request.destination));
+        }
+    }
+
+    #[test]
+    fn n_15_a_host_matches_itself_or_by_whole_labels(
+        labels in vec("[a-c]{1,2}", 1..4), pattern in vec("[a-c]{1,2}", 1..3), below in any::<bool>(),
+    ) {
+        let (host, name) = (labels.join("."), pattern.join("."));
+        let written = if below { format!("*.{name}") } else { name.clone() };
+        let policy = compile(&[(0, format!("host = \"{written}\"\nthen = \"allow\"\n"))]);
+        let expected = if below { host.ends_with(&format!(".{name}")) } else { host == name };
+        prop_assert_eq!(ask("GET", &format!("https://{host}/")).then(&policy) == Then::Allow, expected);
+    }
+
+    #[test]
+    fn compiling_never_panics(text in "(version = 1\n)?(\\[\\[rule\\]\\]\n)?[ -~\n]{0,200}") {
+        let _ = Policy::compile(&text, "policy.toml");
+    }
+
+    #[test]
+    fn conditions_never_panic(when in "[a-z.()\\[\\]{}<>=!&|?:+*/%\"', 0-9-]{0,60}", request in request()) {
+        let text = format!("version = 1\n[[rule]]\nname = \"r\"\nhost = \"a.example\"\nthen = \"allow\"\nwhen = '''{when}'''\n");
+        if let Ok(policy) = Policy::compile(&text, "policy.toml") {
+            request.then(&policy);
+        }
+    }
+}
