@@ -3,6 +3,7 @@
 pub mod config;
 pub mod vault;
 
+pub mod cluster;
 pub mod state;
 pub mod telemetry;
 mod tls;

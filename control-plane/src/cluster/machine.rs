@@ -1,0 +1,263 @@
+//! The replicated state as openraft sees it: entries are opened, applied, told; snapshots are taken and restored.
+
+use std::io::{self, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use openraft::storage::{RaftStateMachine, Snapshot as RaftSnapshot, SnapshotMeta};
+use openraft::{AnyError, BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use tokio::sync::broadcast;
+
+use super::Committed;
+use super::barrier::{Barrier, Purpose};
+use super::clock::{Clock, LogTime};
+use super::consensus::{Applied, Chain, Entry, LogId, Members, Sealed, StorageError, Types, encode_entry};
+use super::data_dir::{DataDir, StartError};
+use super::engine::{FailStop, Fsync};
+use super::log::{Anchor, Tip};
+use super::snapshot::{Snapshot, Snapshots};
+use crate::state::{Batch, Event, Position, State};
+
+/// Events that a slow receiver can be behind before it has to read the state anew.
+const EVENTS: usize = 65_536;
+
+/// openraft's end of the state machine. Everyone else reads through [`View`].
+pub struct Machine {
+    view: View,
+    barrier: Arc<dyn Barrier>,
+    snapshots: Snapshots,
+    current: Current,
+    anchor: Anchor,
+    fail: FailStop,
+}
+
+/// The newest finished snapshot, without holding on to its state.
+type Current = Arc<Mutex<Option<SnapshotMeta<u64, BasicNode>>>>;
+
+/// The state as applied here, and what has just been applied.
+#[derive(Clone)]
+pub struct View {
+    held: Arc<RwLock<Held>>,
+    events: broadcast::Sender<Arc<Committed<Event>>>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Held {
+    /// Copied on the next write while a snapshot of it is being taken.
+    state: Arc<State>,
+    tip: Option<Tip>,
+    members: Members,
+    time: LogTime,
+}
+
+impl Machine {
+    /// Restores the newest snapshot.
+    ///
+    /// # Errors
+    /// When the snapshot is damaged or cannot be read.
+    pub fn open(
+        directory: &DataDir,
+        barrier: Arc<dyn Barrier>,
+        clock: Arc<dyn Clock>,
+        fsync: Arc<dyn Fsync>,
+        fail: FailStop,
+    ) -> Result<Self, StartError> {
+        let snapshots = Snapshots::open(&directory.snapshots(), barrier.clone(), fsync, fail.clone())?;
+        let newest = snapshots.newest()?;
+        let anchor = Arc::new(Mutex::new(newest.as_ref().map(|s| s.tip)));
+        let current = Arc::new(Mutex::new(newest.as_ref().map(meta)));
+        let held = match newest {
+            Some(Snapshot { tip, members, state }) => Held { time: LogTime::default(), state, tip: Some(tip), members },
+            None => Held { state: Arc::default(), tip: None, members: Members::default(), time: LogTime::default() },
+        };
+        let held = held.timed(clock.as_ref());
+        let view = View { held: Arc::new(RwLock::new(held)), events: broadcast::Sender::new(EVENTS), clock };
+        Ok(Self { view, barrier, snapshots, current, anchor, fail })
+    }
+
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Shared with the log, which goes on from an installed snapshot.
+    pub fn anchor(&self) -> Anchor {
+        self.anchor.clone()
+    }
+
+    /// Last entry of the newest snapshot.
+    pub fn restored(&self) -> Option<Tip> {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply_one(&self, entry: Entry) -> Result<Applied, StorageError> {
+        let id = entry.log_id;
+        let encoded = encode_entry(&entry);
+        let failed = |why: String| StorageError::from(StorageIOError::apply(id, AnyError::error(why)));
+        let batch = match &entry.payload {
+            EntryPayload::Normal(sealed) => Some(opened(self.barrier.as_ref(), sealed).map_err(failed)?),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+
+        let mut held = self.view.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = Applied::default();
+        if let Some(batch) = &batch {
+            let position = Position { term: id.leader_id.term, index: id.index };
+            let state = Arc::make_mut(&mut held.state);
+            // A state half applied must not be read by anyone, so there is no going on from here.
+            applied.outcomes = catch_unwind(AssertUnwindSafe(|| state.apply(position, batch)))
+                .map_err(|_panic| failed(self.fail.trip(format!("applying entry {} panicked", id.index)).0))?;
+        } else if let EntryPayload::Membership(membership) = entry.payload {
+            held.members = Members::new(Some(id), membership);
+        }
+        applied.at = held.state.log_time();
+        let before = held.tip.map_or(Chain::default(), |tip| tip.chain);
+        held.tip = Some(Tip { id, chain: before.then(id.index, &encoded) });
+        held.time = LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
+        drop(held);
+
+        for event in applied.outcomes.iter().flatten() {
+            // Nobody listening is no failure.
+            let _ = self.view.events.send(Arc::new(Committed::new(event.clone(), id, applied.at)));
+        }
+        Ok(applied)
+    }
+}
+
+impl View {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed<Event>>> {
+        self.events.subscribe()
+    }
+
+    /// Nothing is applied while `f` runs.
+    pub fn read<T>(&self, f: impl FnOnce(&State) -> T) -> T {
+        f(&self.held().state)
+    }
+
+    /// Last applied entry, with the chain over the whole log up to it.
+    pub fn tip(&self) -> Option<Tip> {
+        self.held().tip
+    }
+
+    /// Log time as it would be stamped now.
+    pub fn now(&self) -> u64 {
+        let time = self.held().time;
+        time.now(self.clock.as_ref())
+    }
+
+    fn held(&self) -> RwLockReadGuard<'_, Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn timed(mut self, clock: &dyn Clock) -> Self {
+        self.time = LogTime { applied: self.state.log_time(), applied_since_boot: clock.since_boot() };
+        self
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Members), StorageError> {
+        let held = self.view.held();
+        Ok((held.tip.map(|tip| tip.id), held.members.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Applied>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        entries.into_iter().map(|entry| self.apply_one(entry)).collect()
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let held = self.view.held();
+        let snapshot =
+            held.tip.map(|tip| Snapshot { tip, members: held.members.clone(), state: held.state.clone() });
+        Builder { snapshot, snapshots: self.snapshots.clone(), current: self.current.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
+        let file = self.snapshots.receive().map_err(|e| StorageIOError::write_snapshot(None, AnyError::new(&e)))?;
+        Ok(Box::new(tokio::fs::File::from_std(file)))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, BasicNode>,
+        file: Box<tokio::fs::File>,
+    ) -> Result<(), StorageError> {
+        let mut file = file.into_std().await;
+        let snapshots = self.snapshots.clone();
+        let announced = meta.clone();
+        let snapshot = on_disk(move || {
+            let mut encoded = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut encoded)?;
+            let snapshot = snapshots.decode(&encoded).map_err(io::Error::other)?;
+            if self::meta(&snapshot) != announced {
+                return Err(io::Error::other("what was received is not the snapshot that was announced"));
+            }
+            snapshots.save(&snapshot, &encoded)?;
+            Ok(snapshot)
+        });
+        let snapshot = snapshot.await.map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.tip);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
+        let Snapshot { tip, members, state } = snapshot;
+        let held = Held { state, tip: Some(tip), members, time: LogTime::default() }.timed(self.view.clock.as_ref());
+        *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot<Types>>, StorageError> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(meta) = current else { return Ok(None) };
+        let file = self.snapshots.file(&meta.snapshot_id);
+        let file = file.map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
+        Ok(Some(RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) }))
+    }
+}
+
+/// Takes one snapshot, of the state as it was when this was made.
+pub struct Builder {
+    snapshot: Option<Snapshot>,
+    snapshots: Snapshots,
+    current: Current,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot<Types>, StorageError> {
+        let failed = |e: io::Error| StorageIOError::write_snapshot(None, AnyError::new(&e));
+        let nothing = || failed(io::Error::other("nothing was applied yet"));
+        let snapshot = self.snapshot.clone().ok_or_else(nothing)?;
+        let snapshots = self.snapshots.clone();
+        let (meta, file) = on_disk(move || {
+            snapshots.save(&snapshot, &snapshots.encode(&snapshot)?)?;
+            let meta = meta(&snapshot);
+            let file = snapshots.file(&meta.snapshot_id)?;
+            Ok((meta, file))
+        })
+        .await
+        .map_err(failed)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
+        Ok(RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) })
+    }
+}
+
+/// The batch in an entry.
+pub(super) fn opened(barrier: &dyn Barrier, sealed: &Sealed) -> Result<Batch, String> {
+    let plaintext = barrier.open(Purpose::Entry, &sealed.0).map_err(|e| e.to_string())?;
+    ciborium::from_reader(plaintext.as_slice()).map_err(|e| format!("its commands cannot be read: {e}"))
+}
+
+fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
+    let last_membership = snapshot.members.clone();
+    SnapshotMeta { last_log_id: Some(snapshot.tip.id), last_membership, snapshot_id: snapshot.id() }
+}
+
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

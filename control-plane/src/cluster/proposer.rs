@@ -1,0 +1,152 @@
+//! Proposals become entries here: those that wait together share one, its log time, and one sync of the disk.
+
+use std::sync::Arc;
+
+use openraft::Raft;
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::barrier::{Barrier, Purpose};
+use super::consensus::{Applied, LogId, Sealed, Types};
+use super::machine::View;
+use crate::state::{Millis, Outcome, Proposal};
+
+/// Per entry.
+const COMMANDS: usize = 256;
+const BYTES: usize = 512 * 1024;
+/// A command larger than this has an entry of its own or, above [`LARGEST`], none.
+pub(super) const LARGEST: usize = 2 * 1024 * 1024;
+/// Proposals that wait; the next ones wait to wait.
+pub(super) const QUEUE: usize = 1024;
+
+/// A proposal as it will stand in an entry, and where its outcome goes.
+pub(super) struct Queued {
+    encoded: Zeroizing<Vec<u8>>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Where and when the command was committed and what it did; or why nobody knows.
+pub(super) type Answer = Result<(LogId, Millis, Outcome), String>;
+
+impl Queued {
+    /// # Errors
+    /// The size, when it is above [`LARGEST`].
+    pub(super) fn new(proposal: &Proposal) -> Result<(Self, oneshot::Receiver<Answer>), usize> {
+        let mut encoded = Zeroizing::new(Vec::new());
+        // Writing to memory fails only for values that have no CBOR form, and commands have no such values; a
+        // command that had would be refused as one without any size.
+        if ciborium::into_writer(proposal, &mut *encoded).is_err() || encoded.len() > LARGEST {
+            return Err(encoded.len());
+        }
+        let (answer, answered) = oneshot::channel();
+        Ok((Self { encoded, answer }, answered))
+    }
+}
+
+pub(super) struct Proposer {
+    pub(super) raft: Raft<Types>,
+    pub(super) view: View,
+    pub(super) barrier: Arc<dyn Barrier>,
+    pub(super) stopped: CancellationToken,
+}
+
+impl Proposer {
+    /// Runs until told to stop. Proposals that are still queued then are dropped: their outcome is unknown.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Queued>) {
+        let mut next = None;
+        while let Some(first) = match next.take() {
+            Some(first) => Some(first),
+            None => tokio::select! {
+                () = self.stopped.cancelled() => None,
+                first = queue.recv() => first,
+            },
+        } {
+            let mut size = first.encoded.len();
+            let mut together = vec![first];
+            while together.len() < COMMANDS
+                && let Ok(queued) = queue.try_recv()
+            {
+                if size + queued.encoded.len() > BYTES {
+                    next = Some(queued);
+                    break;
+                }
+                size += queued.encoded.len();
+                together.push(queued);
+            }
+            self.commit(together).await;
+        }
+    }
+
+    /// One entry for all, even for none: what was in the log before it is committed with it.
+    pub(super) async fn commit(&self, together: Vec<Queued>) {
+        let plaintext = batch(self.view.now(), &together);
+        let sealed = Sealed(self.barrier.seal(Purpose::Entry, &plaintext));
+        match self.raft.client_write(sealed).await {
+            Ok(written) => {
+                let Applied { at, outcomes } = written.data;
+                let mut outcomes = outcomes.into_iter();
+                for queued in together {
+                    let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
+                    // A proposer that went away misses its answer; the command stands.
+                    let _ = queued.answer.send(outcome.ok_or_else(|| "the entry gave no outcome for it".into()));
+                }
+            }
+            Err(e) => {
+                let why = unavailable(&e);
+                for queued in together {
+                    let _ = queued.answer.send(Err(why.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn unavailable(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> String {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => "this node does not lead".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The CBOR of a [`crate::state::Batch`], from proposals that are encoded already.
+fn batch(at: Millis, together: &[Queued]) -> Zeroizing<Vec<u8>> {
+    let size: usize = together.iter().map(|queued| queued.encoded.len()).sum();
+    let mut out = Zeroizing::new(Vec::with_capacity(size + 64));
+    out.push(MAP_OF_TWO);
+    out.extend(b"\x62at");
+    out.push(UNSIGNED_64);
+    out.extend(at.to_be_bytes());
+    out.extend(b"\x69proposals");
+    out.push(ARRAY_64);
+    out.extend((together.len() as u64).to_be_bytes());
+    for queued in together {
+        out.extend(queued.encoded.iter());
+    }
+    out
+}
+
+// RFC 8949 §3: the first byte of an item, with a length that follows in eight bytes.
+const MAP_OF_TWO: u8 = 0xa2;
+const UNSIGNED_64: u8 = 0x1b;
+const ARRAY_64: u8 = 0x9b;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Actor, Batch, Command, CommandId};
+
+    #[test]
+    fn a_batch_put_together_from_encoded_proposals_reads_back() {
+        let proposal = |serial| Proposal {
+            id: CommandId { client: [7; 16], serial },
+            actor: Actor::System,
+            command: Command::Note { action: "test".into(), subject: serial.to_string(), details: Vec::new() },
+        };
+        let queued: Vec<_> = (0..300).map(|serial| Queued::new(&proposal(serial)).unwrap().0).collect();
+        let read: Batch = ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
+        assert_eq!(read.at, 1_700_000_000_000);
+        assert_eq!(read.proposals.iter().map(|p| p.id.serial).collect::<Vec<_>>(), (0..300).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,171 @@
+//! Snapshots: one file each, sealed, written beside its name and renamed into it.
+//!
+//! `magic ‖ length ‖ header ‖ sealed(SHA-256(header) ‖ state) ‖ SHA-256(all before)`. The header is what Raft needs
+//! to know without the keyring; sealing its hash in binds the two.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::barrier::{Barrier, Purpose};
+use super::consensus::{Chain, Input, Malformed, Members, put_log_id, put_members};
+use super::data_dir::{StartError, files_in, private_folder};
+use super::engine::{FailStop, Fsync};
+use super::log::Tip;
+use crate::state::State;
+
+const MAGIC: &[u8; 4] = b"CSS1";
+const HASH: usize = 32;
+
+/// The state as of an entry.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) tip: Tip,
+    pub(super) members: Members,
+    pub(super) state: Arc<State>,
+}
+
+impl Snapshot {
+    pub(super) fn id(&self) -> String {
+        format!("{:020}-{:020}", self.tip.id.index, self.tip.id.leader_id.term)
+    }
+}
+
+/// The folder of snapshots.
+#[derive(Clone)]
+pub(super) struct Snapshots {
+    folder: Arc<Path>,
+    barrier: Arc<dyn Barrier>,
+    fsync: Arc<dyn Fsync>,
+    fail: FailStop,
+}
+
+impl Snapshots {
+    /// Creates the folder if need be and clears away what was never finished.
+    pub(super) fn open(
+        folder: &Path,
+        barrier: Arc<dyn Barrier>,
+        fsync: Arc<dyn Fsync>,
+        fail: FailStop,
+    ) -> Result<Self, StartError> {
+        private_folder(folder)?;
+        let failed = |source| StartError::Io { doing: "tidy", path: folder.to_owned(), source };
+        for file in files_in(folder).map_err(failed)? {
+            if file.extension().is_some_and(|e| e == "new") {
+                fs::remove_file(&file).map_err(failed)?;
+            }
+        }
+        Ok(Self { folder: folder.into(), barrier, fsync, fail })
+    }
+
+    /// The newest snapshot, if there is any.
+    pub(super) fn newest(&self) -> Result<Option<Snapshot>, StartError> {
+        let failed = |source| StartError::Io { doing: "read", path: self.folder.to_path_buf(), source };
+        let Some(path) = self.finished().map_err(failed)?.pop() else { return Ok(None) };
+        let bytes = fs::read(&path).map_err(failed)?;
+        let snapshot = self.decode(&bytes).map_err(|what| StartError::Damaged { path: path.clone(), what })?;
+        if path != self.path(&snapshot.id()) {
+            return Err(StartError::Damaged { path, what: format!("it holds snapshot {}", snapshot.id()) });
+        }
+        Ok(Some(snapshot))
+    }
+
+    /// Writes a snapshot and removes older ones; durable when this returns.
+    pub(super) fn save(&self, snapshot: &Snapshot, encoded: &[u8]) -> io::Result<()> {
+        self.fail.check().map_err(io::Error::other)?;
+        let path = self.path(&snapshot.id());
+        let written = self.write(&path, encoded);
+        written.map_err(|e| io::Error::other(self.fail.trip(format!("writing {} failed: {e}", path.display()))))?;
+        for older in self.finished()?.into_iter().filter(|other| *other < path) {
+            fs::remove_file(older)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn encode(&self, snapshot: &Snapshot) -> Result<Vec<u8>, io::Error> {
+        let mut header = Vec::new();
+        put_log_id(&mut header, &snapshot.tip.id);
+        header.extend(snapshot.tip.chain.0);
+        put_members(&mut header, &snapshot.members);
+
+        let mut plaintext = Zeroizing::new(Sha256::digest(&header).to_vec());
+        ciborium::into_writer(&snapshot.state, &mut *plaintext).map_err(io::Error::other)?;
+
+        let mut out = MAGIC.to_vec();
+        out.extend((header.len() as u32).to_be_bytes());
+        out.extend(&header);
+        out.extend(self.barrier.seal(Purpose::Snapshot, &plaintext));
+        let sum = Sha256::digest(&out);
+        out.extend(sum);
+        Ok(out)
+    }
+
+    /// Says what is wrong in words that follow "is damaged: ".
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<Snapshot, String> {
+        let (written, sum) = bytes.split_last_chunk::<HASH>().ok_or("it is cut off")?;
+        if Sha256::digest(written)[..] != sum[..] {
+            return Err("it does not match its checksum".into());
+        }
+        let parts = || -> Result<_, Malformed> {
+            let mut input = Input(written);
+            if input.take(MAGIC.len())? != MAGIC {
+                return Err(Malformed);
+            }
+            let length = input.count()?;
+            let header = input.take(length)?;
+            let sealed = input.rest();
+            let mut input = Input(header);
+            let tip = Tip { id: input.log_id()?, chain: Chain(input.hash()?) };
+            let members = input.members()?;
+            input.finished()?;
+            Ok((header, tip, members, sealed))
+        };
+        let (header, tip, members, sealed) = parts().map_err(|e| e.to_string())?;
+        let plaintext = self.barrier.open(Purpose::Snapshot, sealed).map_err(|e| e.to_string())?;
+        let (bound, state) = plaintext.split_first_chunk::<HASH>().ok_or("it is cut off")?;
+        if Sha256::digest(header)[..] != bound[..] {
+            return Err("its header was changed".into());
+        }
+        let state: State = ciborium::from_reader(state).map_err(|e| format!("its state cannot be read: {e}"))?;
+        Ok(Snapshot { tip, members, state: Arc::new(state) })
+    }
+
+    /// A finished snapshot's file, to read from.
+    pub(super) fn file(&self, id: &str) -> io::Result<File> {
+        File::open(self.path(id))
+    }
+
+    /// A file to receive a snapshot in; it has no name, so nothing is left of it if it is not installed.
+    pub(super) fn receive(&self) -> io::Result<File> {
+        let path = self.folder.join(format!("{:016x}.new", rand::random::<u64>()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
+    fn write(&self, path: &Path, encoded: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(encoded)?;
+        self.fsync.whole(&file)?;
+        fs::rename(&temporary, path)?;
+        self.fsync.folder(&self.folder)
+    }
+
+    /// Oldest first: the names sort by index.
+    fn finished(&self) -> io::Result<Vec<PathBuf>> {
+        let mut files = files_in(&self.folder)?;
+        files.retain(|file| file.extension().is_some_and(|e| e == "snapshot"));
+        files.sort();
+        Ok(files)
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(id).with_extension("snapshot")
+    }
+}
