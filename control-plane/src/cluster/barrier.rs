@@ -21,5 +21,7 @@ pub enum Purpose {
 
 /// Sealed bytes that do not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what is stored does not open with this cluster's keyring: it was changed, or belongs to another cluster")]
+#[error(
+    "what is stored does not open with this cluster's keyring: it was changed, or belongs to another cluster"
+)]
 pub struct Tampered;

@@ -109,7 +109,11 @@ pub(super) fn put_log_id(out: &mut Vec<u8>, id: &LogId) {
     }
 }
 
-pub(super) fn put_optional<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
+pub(super) fn put_optional<T>(
+    out: &mut Vec<u8>,
+    value: Option<&T>,
+    put: impl FnOnce(&mut Vec<u8>, &T),
+) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
         put(out, value);
@@ -180,7 +184,10 @@ impl<'a> Input<'a> {
         self.take(32)?.try_into().map_err(|_| Malformed)
     }
 
-    pub(super) fn optional<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Malformed>) -> Result<Option<T>, Malformed> {
+    pub(super) fn optional<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, Malformed> {
         match self.byte()? {
             0 => Ok(None),
             1 => read(self).map(Some),

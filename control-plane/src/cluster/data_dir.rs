@@ -17,8 +17,14 @@ impl DataDir {
     /// # Errors
     /// [`StartError::InUse`] when another process has it, [`StartError::Io`] when it cannot be had at all.
     pub fn lock(path: &Path) -> Result<Self, StartError> {
-        let io = |doing: &'static str| move |source| StartError::Io { doing, path: path.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the data directory"))?;
+        let io = |doing: &'static str| {
+            move |source| StartError::Io { doing, path: path.to_owned(), source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io("create the data directory"))?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -29,7 +35,11 @@ impl DataDir {
                 let mut process = String::new();
                 // Whoever holds it may not have written its number yet: the refusal stands without it.
                 let _ = lock.read_to_string(&mut process);
-                let process = if process.trim().is_empty() { "unknown".into() } else { process.trim().to_owned() };
+                let process = if process.trim().is_empty() {
+                    "unknown".into()
+                } else {
+                    process.trim().to_owned()
+                };
                 return Err(StartError::InUse { directory: path.to_owned(), process });
             }
             Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
@@ -75,7 +85,9 @@ pub enum StartError {
     InUse { directory: PathBuf, process: String },
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("the log of this node did not come up: {0}; start it again, and if it stays so, restore from a backup")]
+    #[error(
+        "the log of this node did not come up: {0}; start it again, and if it stays so, restore from a backup"
+    )]
     Raft(String),
 }
 

@@ -75,7 +75,10 @@ impl FailStop {
     /// Ends the process.
     pub fn abort() -> Self {
         Self::then(|why| {
-            tracing::error!(why, "the disk failed: this node stops now, so that it cannot acknowledge what it may have lost");
+            tracing::error!(
+                why,
+                "the disk failed: this node stops now, so that it cannot acknowledge what it may have lost"
+            );
             std::process::abort()
         })
     }

@@ -14,8 +14,8 @@ use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOErr
 use sha2::{Digest, Sha256};
 
 use super::consensus::{
-    Chain, Entry, Input, LogId, Malformed, Sealed, StorageError, Types, Vote, decode_entry, encode_entry, put_log_id, put_optional,
-    put_vote,
+    Chain, Entry, Input, LogId, Malformed, Sealed, StorageError, Types, Vote, decode_entry,
+    encode_entry, put_log_id, put_optional, put_vote,
 };
 use super::data_dir::StartError;
 use super::engine::{Change, Engine, Halted, Pair, Tree, Write};
@@ -76,13 +76,19 @@ impl LogStore {
         legible: impl Fn(&Sealed) -> bool,
     ) -> Result<Self, StartError> {
         let damaged = |what| StartError::Damaged { path: path.to_owned(), what };
-        let marked = Head::from_mark(&engine.mark()).map_err(|e| damaged(format!("of the mark beside it, {e}")))?;
+        let marked = Head::from_mark(&engine.mark())
+            .map_err(|e| damaged(format!("of the mark beside it, {e}")))?;
         let head = survey(engine.as_ref(), &marked, legible).map_err(damaged)?;
 
         let store = Self { engine, path: path.into(), head: Arc::new(Mutex::new(head)), anchor };
-        let halted = |e: Halted| StartError::Io { doing: "write", path: path.to_owned(), source: std::io::Error::other(e) };
+        let halted = |e: Halted| StartError::Io {
+            doing: "write",
+            path: path.to_owned(),
+            source: std::io::Error::other(e),
+        };
         if meta(store.engine.as_ref(), NODE).map_err(damaged)?.is_none() {
-            let put = Change::Put(NODE.to_vec(), framed(Tree::Meta, NODE, &marked.node.to_be_bytes()));
+            let put =
+                Change::Put(NODE.to_vec(), framed(Tree::Meta, NODE, &marked.node.to_be_bytes()));
             store.write(Tree::Meta, vec![put], None).await.map_err(halted)?;
         }
         // A purge that the power interrupted is finished.
@@ -126,7 +132,12 @@ impl LogStore {
     }
 
     /// Durable when it returns `Ok`, and so is the mark that `head` makes.
-    async fn write(&self, tree: Tree, changes: Vec<Change>, head: Option<&Head>) -> Result<(), Halted> {
+    async fn write(
+        &self,
+        tree: Tree,
+        changes: Vec<Change>,
+        head: Option<&Head>,
+    ) -> Result<(), Halted> {
         let mark = head.map(Head::to_mark);
         match self.engine.submit(Write { tree, changes, mark, durable: true }).await {
             Ok(done) => done,
@@ -136,7 +147,10 @@ impl LogStore {
 
     fn records(&self, indexes: Range<u64>) -> Result<Vec<(Entry, Chain)>, StorageError> {
         let read = || -> Result<_, AnyError> {
-            let pairs = self.engine.scan(Tree::Log, key(indexes.start, 0)..key(indexes.end, 0)).map_err(|e| AnyError::new(&e))?;
+            let pairs = self
+                .engine
+                .scan(Tree::Log, key(indexes.start, 0)..key(indexes.end, 0))
+                .map_err(|e| AnyError::new(&e))?;
             records(pairs).map_err(AnyError::error)
         };
         read().map_err(|e| StorageIOError::read_logs(e).into())
@@ -165,7 +179,11 @@ impl RaftLogReader<Types> for LogStore {
         Ok(self.records(start..end)?.into_iter().map(|(entry, _)| entry).collect())
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
         self.try_get_log_entries(start..end.min(start + WINDOW)).await
     }
 }
@@ -175,7 +193,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let head = self.head();
-        Ok(LogState { last_purged_log_id: head.purged.map(|tip| tip.id), last_log_id: head.last.map(|tip| tip.id) })
+        Ok(LogState {
+            last_purged_log_id: head.purged.map(|tip| tip.id),
+            last_log_id: head.last.map(|tip| tip.id),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -187,7 +208,9 @@ impl RaftLogStorage<Types> for LogStore {
         let mut body = Vec::new();
         put_vote(&mut body, vote);
         let put = Change::Put(VOTE.to_vec(), framed(Tree::Meta, VOTE, &body));
-        self.write(Tree::Meta, vec![put], Some(&head)).await.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)))?;
+        self.write(Tree::Meta, vec![put], Some(&head))
+            .await
+            .map_err(|e| StorageIOError::write_vote(AnyError::new(&e)))?;
         self.head().vote = Some(*vote);
         Ok(())
     }
@@ -206,7 +229,11 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(self.head().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -217,7 +244,9 @@ impl RaftLogStorage<Types> for LogStore {
             let index = entry.log_id.index;
             let next = head.last.map_or(0, |last| last.id.index + 1);
             if index != next {
-                let gap = AnyError::error(format!("entry {index} was to be appended where entry {next} belongs"));
+                let gap = AnyError::error(format!(
+                    "entry {index} was to be appended where entry {next} belongs"
+                ));
                 return Err(StorageIOError::write_log_entry(entry.log_id, gap).into());
             }
             let encoded = encode_entry(&entry);
@@ -318,34 +347,61 @@ impl Head {
 const MARK_VERSION: u8 = 1;
 
 /// Reads everything and compares it with the mark; says what is wrong in words that follow "is damaged: ".
-fn survey(engine: &dyn Engine, marked: &Head, legible: impl Fn(&Sealed) -> bool) -> Result<Head, String> {
+fn survey(
+    engine: &dyn Engine,
+    marked: &Head,
+    legible: impl Fn(&Sealed) -> bool,
+) -> Result<Head, String> {
     let node = meta(engine, NODE)?;
-    let node = node.map(|body| Input(&body).number()).transpose().map_err(|e| format!("of this node's id, {e}"))?;
+    let node = node
+        .map(|body| Input(&body).number())
+        .transpose()
+        .map_err(|e| format!("of this node's id, {e}"))?;
     let vote = meta(engine, VOTE)?;
-    let vote = vote.map(|body| Input(&body).vote()).transpose().map_err(|e| format!("of the vote, {e}"))?;
+    let vote = vote
+        .map(|body| Input(&body).vote())
+        .transpose()
+        .map_err(|e| format!("of the vote, {e}"))?;
     let purged = meta(engine, PURGED)?;
-    let purged = purged.map(|body| tip(&mut Input(&body))).transpose().map_err(|e| format!("of its start, {e}"))?;
+    let purged = purged
+        .map(|body| tip(&mut Input(&body)))
+        .transpose()
+        .map_err(|e| format!("of its start, {e}"))?;
 
     match node {
         Some(node) if node != marked.node => {
-            return Err(format!("it belongs to node {node:016x} and the mark beside it to node {:016x}", marked.node));
+            return Err(format!(
+                "it belongs to node {node:016x} and the mark beside it to node {:016x}",
+                marked.node
+            ));
         }
-        None if marked.vote.is_some() || marked.last.is_some() => return Err("the id of its node is missing".into()),
+        None if marked.vote.is_some() || marked.last.is_some() => {
+            return Err("the id of its node is missing".into());
+        }
         _ => {}
     }
     if order(vote) < order(marked.vote) {
-        return Err(format!("it holds {} although {} was given", in_words(vote), in_words(marked.vote)));
+        return Err(format!(
+            "it holds {} although {} was given",
+            in_words(vote),
+            in_words(marked.vote)
+        ));
     }
     if purged.map(|tip| tip.id.index) < marked.purged.map(|tip| tip.id.index) {
         return Err("it has lost where it starts".into());
     }
 
-    let mut head = Head { node: marked.node, purged, last: purged, vote, committed: marked.committed };
+    let mut head =
+        Head { node: marked.node, purged, last: purged, vote, committed: marked.committed };
     let mut agrees = marked.last.is_none();
     let mut agree_with = |tip: Tip| match marked.last {
         Some(mark) if mark.id.index == tip.id.index => {
             agrees = mark == tip;
-            if agrees { Ok(()) } else { Err(format!("entry {} is not the one that was acknowledged", tip.id.index)) }
+            if agrees {
+                Ok(())
+            } else {
+                Err(format!("entry {} is not the one that was acknowledged", tip.id.index))
+            }
         }
         _ => Ok(()),
     };
@@ -354,11 +410,18 @@ fn survey(engine: &dyn Engine, marked: &Head, legible: impl Fn(&Sealed) -> bool)
     }
     loop {
         let next = head.last.map_or(0, |last| last.id.index + 1);
-        let pairs = engine.scan(Tree::Log, key(next, 0)..key(next + WINDOW, 0)).map_err(|e| e.to_string())?;
+        let pairs = engine
+            .scan(Tree::Log, key(next, 0)..key(next + WINDOW, 0))
+            .map_err(|e| e.to_string())?;
         if pairs.is_empty() {
-            let beyond = engine.scan(Tree::Log, key(next, 0)..key(u64::MAX, u16::MAX)).map_err(|e| e.to_string())?;
+            let beyond = engine
+                .scan(Tree::Log, key(next, 0)..key(u64::MAX, u16::MAX))
+                .map_err(|e| e.to_string())?;
             if let Some((after, _)) = beyond.first() {
-                return Err(format!("entry {next} is missing although entry {} is there", index_of(after)?));
+                return Err(format!(
+                    "entry {next} is missing although entry {} is there",
+                    index_of(after)?
+                ));
             }
             break;
         }
@@ -366,16 +429,28 @@ fn survey(engine: &dyn Engine, marked: &Head, legible: impl Fn(&Sealed) -> bool)
             let expected = head.last.map_or(0, |last| last.id.index + 1);
             let id = entry.log_id;
             if id.index != expected {
-                return Err(format!("entry {expected} is missing although entry {} is there", id.index));
+                return Err(format!(
+                    "entry {expected} is missing although entry {} is there",
+                    id.index
+                ));
             }
             let before = head.last.map_or(Chain::default(), |last| last.chain);
-            if before.then(id.index, &encode_entry(&entry)) != chain || head.last.is_some_and(|last| last.id >= id) {
-                return Err(format!("entry {} does not follow from entry {}", id.index, id.index.wrapping_sub(1)));
+            if before.then(id.index, &encode_entry(&entry)) != chain
+                || head.last.is_some_and(|last| last.id >= id)
+            {
+                return Err(format!(
+                    "entry {} does not follow from entry {}",
+                    id.index,
+                    id.index.wrapping_sub(1)
+                ));
             }
             if let EntryPayload::Normal(sealed) = &entry.payload
                 && !legible(sealed)
             {
-                return Err(format!("entry {} cannot be opened with this cluster's keyring", id.index));
+                return Err(format!(
+                    "entry {} cannot be opened with this cluster's keyring",
+                    id.index
+                ));
             }
             agree_with(Tip { id, chain })?;
             head.last = Some(Tip { id, chain });
@@ -388,7 +463,10 @@ fn survey(engine: &dyn Engine, marked: &Head, legible: impl Fn(&Sealed) -> bool)
         let end = reached.map_or("is empty".into(), |index| format!("ends with entry {index}"));
         return Err(format!("it {end} although entries up to {} were acknowledged", mark.id.index));
     }
-    if !agrees && reached.is_some() && purged.map(|tip| tip.id.index) <= marked.last.map(|mark| mark.id.index) {
+    if !agrees
+        && reached.is_some()
+        && purged.map(|tip| tip.id.index) <= marked.last.map(|mark| mark.id.index)
+    {
         return Err("the last acknowledged entry is missing".into());
     }
     // Entries behind the mark may be there without having been acknowledged: they are kept, as Raft allows.
@@ -415,7 +493,10 @@ fn records(pairs: Vec<Pair>) -> Result<Vec<(Entry, Chain)>, String> {
             return Err(format!("entry {index} is not whole"));
         }
     }
-    whole.into_iter().map(|(index, bytes)| record(index, &bytes).map_err(|e| format!("entry {index} {e}"))).collect()
+    whole
+        .into_iter()
+        .map(|(index, bytes)| record(index, &bytes).map_err(|e| format!("entry {index} {e}")))
+        .collect()
 }
 
 fn record(index: u64, bytes: &[u8]) -> Result<(Entry, Chain), String> {
@@ -443,7 +524,10 @@ fn meta(engine: &dyn Engine, name: &[u8]) -> Result<Option<Vec<u8>>, String> {
     end.push(0);
     let pairs = engine.scan(Tree::Meta, name.to_vec()..end).map_err(|e| e.to_string())?;
     let said = |e| format!("its record \"{}\" {e}", String::from_utf8_lossy(name));
-    pairs.first().map(|(_, value)| unframed(Tree::Meta, name, value).map(<[u8]>::to_vec).map_err(said)).transpose()
+    pairs
+        .first()
+        .map(|(_, value)| unframed(Tree::Meta, name, value).map(<[u8]>::to_vec).map_err(said))
+        .transpose()
 }
 
 /// Length and checksum before the body. The checksum covers the place too: a record moved elsewhere is no record.
@@ -457,12 +541,18 @@ fn framed(tree: Tree, place: &[u8], body: &[u8]) -> Vec<u8> {
 
 fn unframed<'a>(tree: Tree, place: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], String> {
     let mut input = Input(bytes);
-    let (Ok(length), Ok(sum)) = (input.count(), input.take(CHECKSUM)) else { return Err("is cut off".into()) };
+    let (Ok(length), Ok(sum)) = (input.count(), input.take(CHECKSUM)) else {
+        return Err("is cut off".into());
+    };
     let body = input.rest();
     if body.len() != length {
         return Err(format!("has {} of its {length} bytes", body.len()));
     }
-    if checksum(tree, place, body) == sum { Ok(body) } else { Err("does not match its checksum".into()) }
+    if checksum(tree, place, body) == sum {
+        Ok(body)
+    } else {
+        Err("does not match its checksum".into())
+    }
 }
 
 fn checksum(tree: Tree, place: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
@@ -481,7 +571,10 @@ fn key(index: u64, chunk: u16) -> Vec<u8> {
 }
 
 fn index_of(key: &[u8]) -> Result<u64, String> {
-    let (index, _chunk) = key.split_first_chunk().filter(|(_, chunk)| chunk.len() == 2).ok_or("it has a key that is none of its own")?;
+    let (index, _chunk) = key
+        .split_first_chunk()
+        .filter(|(_, chunk)| chunk.len() == 2)
+        .ok_or("it has a key that is none of its own")?;
     Ok(u64::from_be_bytes(*index))
 }
 

@@ -5,13 +5,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::storage::{RaftStateMachine, Snapshot as RaftSnapshot, SnapshotMeta};
-use openraft::{AnyError, BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use openraft::{
+    AnyError, BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError,
+};
 use tokio::sync::broadcast;
 
 use super::Committed;
 use super::barrier::{Barrier, Purpose};
 use super::clock::{Clock, LogTime};
-use super::consensus::{Applied, Chain, Entry, LogId, Members, Sealed, StorageError, Types, encode_entry};
+use super::consensus::{
+    Applied, Chain, Entry, LogId, Members, Sealed, StorageError, Types, encode_entry,
+};
 use super::data_dir::{DataDir, StartError};
 use super::engine::{FailStop, Fsync};
 use super::log::{Anchor, Tip};
@@ -62,16 +66,28 @@ impl Machine {
         fsync: Arc<dyn Fsync>,
         fail: FailStop,
     ) -> Result<Self, StartError> {
-        let snapshots = Snapshots::open(&directory.snapshots(), barrier.clone(), fsync, fail.clone())?;
+        let snapshots =
+            Snapshots::open(&directory.snapshots(), barrier.clone(), fsync, fail.clone())?;
         let newest = snapshots.newest()?;
         let anchor = Arc::new(Mutex::new(newest.as_ref().map(|s| s.tip)));
         let current = Arc::new(Mutex::new(newest.as_ref().map(meta)));
         let held = match newest {
-            Some(Snapshot { tip, members, state }) => Held { time: LogTime::default(), state, tip: Some(tip), members },
-            None => Held { state: Arc::default(), tip: None, members: Members::default(), time: LogTime::default() },
+            Some(Snapshot { tip, members, state }) => {
+                Held { time: LogTime::default(), state, tip: Some(tip), members }
+            }
+            None => Held {
+                state: Arc::default(),
+                tip: None,
+                members: Members::default(),
+                time: LogTime::default(),
+            },
         };
         let held = held.timed(clock.as_ref());
-        let view = View { held: Arc::new(RwLock::new(held)), events: broadcast::Sender::new(EVENTS), clock };
+        let view = View {
+            held: Arc::new(RwLock::new(held)),
+            events: broadcast::Sender::new(EVENTS),
+            clock,
+        };
         Ok(Self { view, barrier, snapshots, current, anchor, fail })
     }
 
@@ -92,9 +108,12 @@ impl Machine {
     fn apply_one(&self, entry: Entry) -> Result<Applied, StorageError> {
         let id = entry.log_id;
         let encoded = encode_entry(&entry);
-        let failed = |why: String| StorageError::from(StorageIOError::apply(id, AnyError::error(why)));
+        let failed =
+            |why: String| StorageError::from(StorageIOError::apply(id, AnyError::error(why)));
         let batch = match &entry.payload {
-            EntryPayload::Normal(sealed) => Some(opened(self.barrier.as_ref(), sealed).map_err(failed)?),
+            EntryPayload::Normal(sealed) => {
+                Some(opened(self.barrier.as_ref(), sealed).map_err(failed)?)
+            }
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
 
@@ -105,14 +124,17 @@ impl Machine {
             let state = Arc::make_mut(&mut held.state);
             // A state half applied must not be read by anyone, so there is no going on from here.
             applied.outcomes = catch_unwind(AssertUnwindSafe(|| state.apply(position, batch)))
-                .map_err(|_panic| failed(self.fail.trip(format!("applying entry {} panicked", id.index)).0))?;
+                .map_err(|_panic| {
+                    failed(self.fail.trip(format!("applying entry {} panicked", id.index)).0)
+                })?;
         } else if let EntryPayload::Membership(membership) = entry.payload {
             held.members = Members::new(Some(id), membership);
         }
         applied.at = held.state.log_time();
         let before = held.tip.map_or(Chain::default(), |tip| tip.chain);
         held.tip = Some(Tip { id, chain: before.then(id.index, &encoded) });
-        held.time = LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
+        held.time =
+            LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
         drop(held);
 
         for event in applied.outcomes.iter().flatten() {
@@ -151,7 +173,8 @@ impl View {
 
 impl Held {
     fn timed(mut self, clock: &dyn Clock) -> Self {
-        self.time = LogTime { applied: self.state.log_time(), applied_since_boot: clock.since_boot() };
+        self.time =
+            LogTime { applied: self.state.log_time(), applied_since_boot: clock.since_boot() };
         self
     }
 }
@@ -174,13 +197,19 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let held = self.view.held();
-        let snapshot =
-            held.tip.map(|tip| Snapshot { tip, members: held.members.clone(), state: held.state.clone() });
+        let snapshot = held.tip.map(|tip| Snapshot {
+            tip,
+            members: held.members.clone(),
+            state: held.state.clone(),
+        });
         Builder { snapshot, snapshots: self.snapshots.clone(), current: self.current.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
-        let file = self.snapshots.receive().map_err(|e| StorageIOError::write_snapshot(None, AnyError::new(&e)))?;
+        let file = self
+            .snapshots
+            .receive()
+            .map_err(|e| StorageIOError::write_snapshot(None, AnyError::new(&e)))?;
         Ok(Box::new(tokio::fs::File::from_std(file)))
     }
 
@@ -198,16 +227,21 @@ impl RaftStateMachine<Types> for Machine {
             file.read_to_end(&mut encoded)?;
             let snapshot = snapshots.decode(&encoded).map_err(io::Error::other)?;
             if self::meta(&snapshot) != announced {
-                return Err(io::Error::other("what was received is not the snapshot that was announced"));
+                return Err(io::Error::other(
+                    "what was received is not the snapshot that was announced",
+                ));
             }
             snapshots.save(&snapshot, &encoded)?;
             Ok(snapshot)
         });
-        let snapshot = snapshot.await.map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
+        let snapshot = snapshot.await.map_err(|e| {
+            StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e))
+        })?;
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.tip);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
         let Snapshot { tip, members, state } = snapshot;
-        let held = Held { state, tip: Some(tip), members, time: LogTime::default() }.timed(self.view.clock.as_ref());
+        let held = Held { state, tip: Some(tip), members, time: LogTime::default() }
+            .timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
         Ok(())
     }
@@ -216,7 +250,9 @@ impl RaftStateMachine<Types> for Machine {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(meta) = current else { return Ok(None) };
         let file = self.snapshots.file(&meta.snapshot_id);
-        let file = file.map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&e)))?;
+        let file = file.map_err(|e| {
+            StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&e))
+        })?;
         Ok(Some(RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) }))
     }
 }
@@ -250,7 +286,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
 /// The batch in an entry.
 pub(super) fn opened(barrier: &dyn Barrier, sealed: &Sealed) -> Result<Batch, String> {
     let plaintext = barrier.open(Purpose::Entry, &sealed.0).map_err(|e| e.to_string())?;
-    ciborium::from_reader(plaintext.as_slice()).map_err(|e| format!("its commands cannot be read: {e}"))
+    ciborium::from_reader(plaintext.as_slice())
+        .map_err(|e| format!("its commands cannot be read: {e}"))
 }
 
 fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
@@ -258,6 +295,8 @@ fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
     SnapshotMeta { last_log_id: Some(snapshot.tip.id), last_membership, snapshot_id: snapshot.id() }
 }
 
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

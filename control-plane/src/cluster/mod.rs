@@ -152,7 +152,8 @@ impl Cluster {
             let barrier = barrier.clone();
             tokio::task::spawn_blocking(move || open(&settings, barrier, surroundings))
         };
-        let Opened { machine, engine, path, snapshot_every } = opening.await.map_err(|e| StartError::Raft(e.to_string()))??;
+        let Opened { machine, engine, path, snapshot_every } =
+            opening.await.map_err(|e| StartError::Raft(e.to_string()))??;
         let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
         let log = LogStore::open(engine, &path, machine.anchor(), legible).await?;
         fits(&machine, &log, &path)?;
@@ -160,19 +161,23 @@ impl Cluster {
         let node_id = log.node_id();
         let fresh = log.is_blank();
         let view = machine.view();
-        let config = Arc::new(config(snapshot_every).validate().map_err(|e| StartError::Raft(e.to_string()))?);
+        let config = Arc::new(
+            config(snapshot_every).validate().map_err(|e| StartError::Raft(e.to_string()))?,
+        );
         let raft = Raft::new(node_id, config, network::Alone, log.clone(), machine).await;
         let raft = raft.map_err(|e| StartError::Raft(e.to_string()))?;
         if fresh {
             let only_me = BTreeMap::from([(node_id, BasicNode::default())]);
             raft.initialize(only_me).await.map_err(|e| StartError::Raft(e.to_string()))?;
         }
-        let leading = raft.wait(Some(PATIENCE)).current_leader(node_id, "the only node leads").await;
+        let leading =
+            raft.wait(Some(PATIENCE)).current_leader(node_id, "the only node leads").await;
         leading.map_err(|e| StartError::Raft(e.to_string()))?;
 
         let stop = CancellationToken::new();
         let (proposals, queue) = mpsc::channel(QUEUE);
-        let proposer = Proposer { raft: raft.clone(), view: view.clone(), barrier, stopped: stop.clone() };
+        let proposer =
+            Proposer { raft: raft.clone(), view: view.clone(), barrier, stopped: stop.clone() };
         // Entries of an earlier term commit only together with one of this term.
         proposer.commit(Vec::new()).await;
         raft.ensure_linearizable().await.map_err(|e| StartError::Raft(e.to_string()))?;
@@ -199,7 +204,11 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, actor: Actor, command: Command) -> Result<Committed<Event>, ProposeError> {
+    pub async fn propose(
+        &self,
+        actor: Actor,
+        command: Command,
+    ) -> Result<Committed<Event>, ProposeError> {
         self.propose_as(CommandId { client: rand::random(), serial: 0 }, actor, command).await
     }
 
@@ -215,7 +224,9 @@ impl Cluster {
     ) -> Result<Committed<Event>, ProposeError> {
         let queued = Queued::new(&Proposal { id, actor, command });
         let (queued, answered) = queued.map_err(|size| {
-            Refused::Invalid(format!("nothing was changed: a command of {size} bytes is larger than {LARGEST}"))
+            Refused::Invalid(format!(
+                "nothing was changed: a command of {size} bytes is larger than {LARGEST}"
+            ))
         })?;
         let stopped = || ProposeError::Unavailable("this node is stopping".into());
         self.inner.proposals.send(queued).await.map_err(|_| stopped())?;
@@ -299,7 +310,11 @@ struct Opened {
     snapshot_every: u64,
 }
 
-fn open(settings: &Settings, barrier: Arc<dyn Barrier>, surroundings: Surroundings) -> Result<Opened, StartError> {
+fn open(
+    settings: &Settings,
+    barrier: Arc<dyn Barrier>,
+    surroundings: Surroundings,
+) -> Result<Opened, StartError> {
     let Surroundings { clock, fsync, fail } = surroundings;
     let directory = DataDir::lock(&settings.data_dir)?;
     let path = directory.log();
@@ -317,13 +332,20 @@ fn fits(machine: &Machine, log: &LogStore, path: &std::path::Path) -> Result<(),
     if log.first_index() > after {
         let first = log.first_index();
         return Err(damaged(match restored {
-            Some(tip) => format!("it starts with entry {first} and the newest snapshot ends with entry {}", tip.id.index),
-            None => format!("it starts with entry {first} and the snapshot of what came before is missing"),
+            Some(tip) => format!(
+                "it starts with entry {first} and the newest snapshot ends with entry {}",
+                tip.id.index
+            ),
+            None => format!(
+                "it starts with entry {first} and the snapshot of what came before is missing"
+            ),
         }));
     }
     let Some(tip) = restored else { return Ok(()) };
     match log.tip_at(tip.id.index).map_err(|e| damaged(e.to_string()))? {
-        Some(same) if same != tip => Err(damaged(format!("its entry {} is not the one in the snapshot", tip.id.index))),
+        Some(same) if same != tip => {
+            Err(damaged(format!("its entry {} is not the one in the snapshot", tip.id.index)))
+        }
         _ => Ok(()),
     }
 }

@@ -90,7 +90,9 @@ impl Proposer {
                 for queued in together {
                     let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
                     // A proposer that went away misses its answer; the command stands.
-                    let _ = queued.answer.send(outcome.ok_or_else(|| "the entry gave no outcome for it".into()));
+                    let _ = queued
+                        .answer
+                        .send(outcome.ok_or_else(|| "the entry gave no outcome for it".into()));
                 }
             }
             Err(e) => {
@@ -105,7 +107,9 @@ impl Proposer {
 
 fn unavailable(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> String {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => "this node does not lead".into(),
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            "this node does not lead".into()
+        }
         other => other.to_string(),
     }
 }
@@ -142,11 +146,20 @@ mod tests {
         let proposal = |serial| Proposal {
             id: CommandId { client: [7; 16], serial },
             actor: Actor::System,
-            command: Command::Note { action: "test".into(), subject: serial.to_string(), details: Vec::new() },
+            command: Command::Note {
+                action: "test".into(),
+                subject: serial.to_string(),
+                details: Vec::new(),
+            },
         };
-        let queued: Vec<_> = (0..300).map(|serial| Queued::new(&proposal(serial)).unwrap().0).collect();
-        let read: Batch = ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
+        let queued: Vec<_> =
+            (0..300).map(|serial| Queued::new(&proposal(serial)).unwrap().0).collect();
+        let read: Batch =
+            ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
         assert_eq!(read.at, 1_700_000_000_000);
-        assert_eq!(read.proposals.iter().map(|p| p.id.serial).collect::<Vec<_>>(), (0..300).collect::<Vec<_>>());
+        assert_eq!(
+            read.proposals.iter().map(|p| p.id.serial).collect::<Vec<_>>(),
+            (0..300).collect::<Vec<_>>()
+        );
     }
 }

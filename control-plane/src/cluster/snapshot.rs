@@ -65,12 +65,17 @@ impl Snapshots {
 
     /// The newest snapshot, if there is any.
     pub(super) fn newest(&self) -> Result<Option<Snapshot>, StartError> {
-        let failed = |source| StartError::Io { doing: "read", path: self.folder.to_path_buf(), source };
+        let failed =
+            |source| StartError::Io { doing: "read", path: self.folder.to_path_buf(), source };
         let Some(path) = self.finished().map_err(failed)?.pop() else { return Ok(None) };
         let bytes = fs::read(&path).map_err(failed)?;
-        let snapshot = self.decode(&bytes).map_err(|what| StartError::Damaged { path: path.clone(), what })?;
+        let snapshot =
+            self.decode(&bytes).map_err(|what| StartError::Damaged { path: path.clone(), what })?;
         if path != self.path(&snapshot.id()) {
-            return Err(StartError::Damaged { path, what: format!("it holds snapshot {}", snapshot.id()) });
+            return Err(StartError::Damaged {
+                path,
+                what: format!("it holds snapshot {}", snapshot.id()),
+            });
         }
         Ok(Some(snapshot))
     }
@@ -80,7 +85,9 @@ impl Snapshots {
         self.fail.check().map_err(io::Error::other)?;
         let path = self.path(&snapshot.id());
         let written = self.write(&path, encoded);
-        written.map_err(|e| io::Error::other(self.fail.trip(format!("writing {} failed: {e}", path.display()))))?;
+        written.map_err(|e| {
+            io::Error::other(self.fail.trip(format!("writing {} failed: {e}", path.display())))
+        })?;
         for older in self.finished()?.into_iter().filter(|other| *other < path) {
             fs::remove_file(older)?;
         }
@@ -131,7 +138,8 @@ impl Snapshots {
         if Sha256::digest(header)[..] != bound[..] {
             return Err("its header was changed".into());
         }
-        let state: State = ciborium::from_reader(state).map_err(|e| format!("its state cannot be read: {e}"))?;
+        let state: State =
+            ciborium::from_reader(state).map_err(|e| format!("its state cannot be read: {e}"))?;
         Ok(Snapshot { tip, members, state: Arc::new(state) })
     }
 
@@ -143,14 +151,20 @@ impl Snapshots {
     /// A file to receive a snapshot in; it has no name, so nothing is left of it if it is not installed.
     pub(super) fn receive(&self) -> io::Result<File> {
         let path = self.folder.join(format!("{:016x}.new", rand::random::<u64>()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         fs::remove_file(&path)?;
         Ok(file)
     }
 
     fn write(&self, path: &Path, encoded: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(encoded)?;
         self.fsync.whole(&file)?;
         fs::rename(&temporary, path)?;

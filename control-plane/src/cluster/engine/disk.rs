@@ -122,8 +122,19 @@ impl Disk {
         let thread = thread::Builder::new()
             .name("log-syncer".into())
             .spawn(move || syncer.run(&queue))
-            .map_err(|source| StartError::Io { doing: "start the thread that writes", path: folder, source })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), trees, mark: held, fail, _directory: directory })
+            .map_err(|source| StartError::Io {
+                doing: "start the thread that writes",
+                path: folder,
+                source,
+            })?;
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            trees,
+            mark: held,
+            fail,
+            _directory: directory,
+        })
     }
 }
 
@@ -141,7 +152,8 @@ impl Engine for Disk {
         self.fail.check()?;
         let mut pairs = Vec::new();
         for pair in self.trees.tree(tree).range(keys) {
-            let (key, value) = pair.map_err(|e| self.fail.trip(format!("reading the log failed: {e}")))?;
+            let (key, value) =
+                pair.map_err(|e| self.fail.trip(format!("reading the log failed: {e}")))?;
             pairs.push((key.to_vec(), value.to_vec()));
         }
         Ok(pairs)
@@ -177,7 +189,10 @@ impl Syncer {
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter()).collect();
-            let done = self.fail.check().and_then(|()| self.carry_out(&jobs).map_err(|why| self.fail.trip(why)));
+            let done = self
+                .fail
+                .check()
+                .and_then(|()| self.carry_out(&jobs).map_err(|why| self.fail.trip(why)));
             for job in jobs {
                 // A writer that no longer listens loses nothing.
                 let _ = job.acknowledge.send(done.clone());
@@ -193,7 +208,8 @@ impl Syncer {
             return Ok(());
         }
         self.trees.db.flush().map_err(|e| format!("flushing the log failed: {e}"))?;
-        self.sync_new_blobs().map_err(|e| format!("syncing {} failed: {e}", self.blobs.display()))?;
+        self.sync_new_blobs()
+            .map_err(|e| format!("syncing {} failed: {e}", self.blobs.display()))?;
         self.sync.data(&self.data).map_err(|e| format!("syncing the log failed: {e}"))?;
         if let Some(mark) = jobs.iter().rev().find_map(|job| job.write.mark.as_ref()) {
             let written = self.mark.write(mark, self.sync.as_ref());
@@ -209,7 +225,10 @@ impl Syncer {
         for change in &write.changes {
             match change {
                 Change::Put(key, value) if value.len() > LARGEST_VALUE => {
-                    return Err(format!("a value of {} bytes under key {key:02x?} is too large for the log", value.len()));
+                    return Err(format!(
+                        "a value of {} bytes under key {key:02x?} is too large for the log",
+                        value.len()
+                    ));
                 }
                 Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
                 Change::Remove(keys) => {
@@ -237,10 +256,16 @@ impl Syncer {
     }
 }
 
-fn open_mark(directory: &DataDir, first: impl FnOnce() -> Vec<u8>, sync: &dyn Fsync) -> Result<MarkFile, StartError> {
+fn open_mark(
+    directory: &DataDir,
+    first: impl FnOnce() -> Vec<u8>,
+    sync: &dyn Fsync,
+) -> Result<MarkFile, StartError> {
     let path = directory.mark();
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::InvalidData => StartError::Damaged { path: path.clone(), what: source.to_string() },
+        io::ErrorKind::InvalidData => {
+            StartError::Damaged { path: path.clone(), what: source.to_string() }
+        }
         _ => StartError::Io { doing: "open", path: path.clone(), source },
     };
     if let Some(mark) = MarkFile::open(&path).map_err(failed)? {
@@ -265,7 +290,11 @@ fn open_sled(folder: &Path) -> Result<Trees, StartError> {
         let (log, meta) = (db.open_tree("log")?, db.open_tree("meta")?);
         Ok::<_, sled::Error>(Trees { db, log, meta })
     });
-    let opening = opening.map_err(|source| StartError::Io { doing: "open", path: folder.to_owned(), source })?;
+    let opening = opening.map_err(|source| StartError::Io {
+        doing: "open",
+        path: folder.to_owned(),
+        source,
+    })?;
     match opening.join() {
         Ok(Ok(trees)) => Ok(trees),
         Ok(Err(sled::Error::Io(source))) if source.kind() != io::ErrorKind::InvalidData => {

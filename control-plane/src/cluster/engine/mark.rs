@@ -31,7 +31,8 @@ impl MarkFile {
     pub(super) fn create(path: &Path, first: &[u8], sync: &dyn Fsync) -> io::Result<Self> {
         let temporary = path.with_extension("new");
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         let mut both = vec![0; 2 * SLOT as usize];
         let slot = encode(1, first)?;
         both[SLOT as usize..][..slot.len()].copy_from_slice(&slot);
@@ -60,7 +61,8 @@ impl MarkFile {
             slots.extend(decode(&bytes).filter(|(sequence, _)| sequence % 2 == place));
         }
         let newest = slots.into_iter().max_by_key(|(sequence, _)| *sequence);
-        let (sequence, held) = newest.ok_or_else(|| invalid("neither of its two slots is whole".into()))?;
+        let (sequence, held) =
+            newest.ok_or_else(|| invalid("neither of its two slots is whole".into()))?;
         Ok(Some(Self { path: path.to_owned(), file, sequence, held }))
     }
 

@@ -86,7 +86,11 @@ impl Engine for Memory {
         let (acknowledge, acknowledged) = oneshot::channel();
         let mut inner = self.inner();
         change(&mut inner.written, &write);
-        inner.pending.push_back(Pending { mark: write.mark.clone(), write: Some(write), acknowledge });
+        inner.pending.push_back(Pending {
+            mark: write.mark.clone(),
+            write: Some(write),
+            acknowledge,
+        });
         if !inner.by_hand {
             while inner.step() {}
         }
