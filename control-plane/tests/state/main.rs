@@ -1,0 +1,8 @@
+//! The replicated state machine: facts about single commands, and properties of arbitrary sequences of them.
+
+mod approvals;
+mod audit;
+mod objects;
+mod properties;
+mod releases;
+mod world;

@@ -1,0 +1,307 @@
+//! A small cluster's state and short words for what is asked of it.
+
+use std::collections::BTreeSet;
+
+use countersign_control_plane::state::{
+    Actor, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential, Event, Fake,
+    Genesis, Open, Outcome, Payload, Position, Proposal, Refused, ReleaseClass, ReportedOutcome,
+    Requirement, Role, Shown, State, VoteWord,
+};
+
+pub(crate) const START: u64 = 1_700_000_000_000;
+pub(crate) const MINUTE: u64 = 60_000;
+pub(crate) const EXPIRES: u64 = 15 * MINUTE;
+pub(crate) const UNUSED: u64 = 10 * MINUTE;
+pub(crate) const HOLD: u64 = 60 * MINUTE;
+pub(crate) const PRINCIPALS: [&str; 4] = ["ana", "ben", "cat", "dan"];
+
+/// Edges `e1` and `e2` (attached, incarnation 1), agents `a1` (owned by dan) and `a2`, approvers ana and ben
+/// (group `ops`), cat and dan, credential `c1` named stripe, policy version 1.
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) now: u64,
+    index: u64,
+}
+
+impl World {
+    pub(crate) fn empty() -> Self {
+        Self { state: State::default(), now: START, index: 0 }
+    }
+
+    pub(crate) fn begun() -> Self {
+        let mut world = Self::empty();
+        for command in beginning() {
+            let outcome = world.system(command.clone());
+            assert!(outcome.is_ok(), "{command:?}: {outcome:?}");
+        }
+        world
+    }
+
+    pub(crate) fn pass(&mut self, millis: u64) {
+        self.now += millis;
+    }
+
+    pub(crate) fn system(&mut self, command: Command) -> Outcome {
+        self.act(Actor::System, command)
+    }
+
+    pub(crate) fn admin(&mut self, command: Command) -> Outcome {
+        self.act(Actor::Principal("admin".into()), command)
+    }
+
+    pub(crate) fn act(&mut self, actor: Actor, command: Command) -> Outcome {
+        self.index += 1;
+        let id = command_id(self.index);
+        self.propose(Proposal { id, actor, command })
+    }
+
+    pub(crate) fn propose(&mut self, proposal: Proposal) -> Outcome {
+        let position = Position { term: 1, index: self.index };
+        let batch = Batch { at: self.now, proposals: vec![proposal] };
+        self.state.apply(position, &batch).pop().expect("one outcome for one proposal")
+    }
+
+    pub(crate) fn tick(&mut self) -> Vec<(ApprovalId, ApprovalState)> {
+        match self.system(Command::Tick) {
+            Ok(Event::Ticked { settled }) => settled,
+            other => panic!("a tick answers with what it settled, not {other:?}"),
+        }
+    }
+
+    /// The approval that the request leads to, and whether it joined one.
+    pub(crate) fn open(&mut self, open: Open) -> Result<(Option<ApprovalId>, bool), Refused> {
+        match self.system(Command::Open(Box::new(open)))? {
+            Event::Opened { approval, joined, .. } => Ok((approval, joined)),
+            other => panic!("an open answers with what was opened, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn opened(&mut self, open: Open) -> ApprovalId {
+        self.open(open).expect("opens").0.expect("has an approval")
+    }
+
+    pub(crate) fn vote(
+        &mut self,
+        principal: &str,
+        word: VoteWord,
+        id: ApprovalId,
+    ) -> Result<ApprovalState, Refused> {
+        match self.act(Actor::Principal(principal.into()), vote(principal, word, id))? {
+            Event::Voted { state, .. } => Ok(state),
+            other => panic!("a vote answers with a state, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn approve(
+        &mut self,
+        principal: &str,
+        id: ApprovalId,
+    ) -> Result<ApprovalState, Refused> {
+        self.vote(principal, VoteWord::Approve, id)
+    }
+
+    pub(crate) fn deny(
+        &mut self,
+        principal: &str,
+        id: ApprovalId,
+    ) -> Result<ApprovalState, Refused> {
+        self.vote(principal, VoteWord::Deny, id)
+    }
+
+    pub(crate) fn claim(&mut self, request: u8) -> Result<Claim, Refused> {
+        let policy_version = self.state.policy().map_or(0, |p| p.version);
+        self.claim_under(request, policy_version)
+    }
+
+    pub(crate) fn claim_under(
+        &mut self,
+        request: u8,
+        policy_version: u64,
+    ) -> Result<Claim, Refused> {
+        let decision_id = (u128::from(self.index) + 1_000).to_be_bytes();
+        match self.system(Command::Claim {
+            request_id: [request; 16],
+            decision_id,
+            policy_version,
+        })? {
+            Event::Claimed { claim, .. } => Ok(claim),
+            other => panic!("a claim answers with the claim, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn report(
+        &mut self,
+        request: u8,
+        outcome: ReportedOutcome,
+    ) -> Result<Option<ApprovalState>, Refused> {
+        match self.system(Command::Report { request_id: [request; 16], outcome, status: 200 })? {
+            Event::Reported { state, .. } => Ok(state),
+            other => panic!("a report answers with a state, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn state_of(&self, id: ApprovalId) -> ApprovalState {
+        self.state.approval(id).expect("is kept").state
+    }
+
+    pub(crate) fn set_policy(&mut self) -> u64 {
+        match self.system(Command::SetPolicy {
+            text: "# next".into(),
+            sha256: [1; 32],
+            expected_version: None,
+        }) {
+            Ok(Event::PolicyChanged { version }) => version,
+            other => panic!("a policy is set, not {other:?}"),
+        }
+    }
+
+    /// Audit actions since the record with that index.
+    pub(crate) fn actions_since(&self, index: usize) -> Vec<&str> {
+        self.state.audit().records()[index..].iter().map(|r| r.action.as_str()).collect()
+    }
+
+    pub(crate) fn records(&self) -> usize {
+        self.state.audit().records().len()
+    }
+}
+
+pub(crate) fn beginning() -> Vec<Command> {
+    let mut commands = vec![Command::Genesis(Box::new(genesis()))];
+    for name in PRINCIPALS {
+        let groups: &[&str] = if matches!(name, "ana" | "ben") { &["ops"] } else { &[] };
+        commands.push(add_principal(name, &[Role::Approver], groups));
+    }
+    commands.extend([
+        create_agent("a1", "mailer", Some("dan")),
+        create_agent("a2", "builder", None),
+        Command::EnrollEdge { id: "e1".into(), name: "east".into(), key_sha256: [1; 32] },
+        Command::EnrollEdge { id: "e2".into(), name: "west".into(), key_sha256: [2; 32] },
+        Command::AttachEdge { id: "e1".into(), incarnation: [1; 16] },
+        Command::AttachEdge { id: "e2".into(), incarnation: [1; 16] },
+        Command::CreateCredential(Box::new(credential("c1", "stripe"))),
+        Command::SetPolicy { text: "# first".into(), sha256: [1; 32], expected_version: Some(0) },
+    ]);
+    commands
+}
+
+pub(crate) fn command_id(n: u64) -> CommandId {
+    CommandId { client: u128::from(n).to_be_bytes(), serial: 1 }
+}
+
+pub(crate) fn add_principal(name: &str, roles: &[Role], groups: &[&str]) -> Command {
+    Command::AddPrincipal {
+        name: name.into(),
+        roles: roles.iter().copied().collect(),
+        groups: groups.iter().map(|g| (*g).to_owned()).collect::<BTreeSet<_>>(),
+        token_sha256: [3; 32],
+    }
+}
+
+pub(crate) fn create_agent(id: &str, name: &str, owner: Option<&str>) -> Command {
+    Command::CreateAgent {
+        id: id.into(),
+        name: name.into(),
+        owner: owner.map(Into::into),
+        token_sha256: [4; 32],
+    }
+}
+
+pub(crate) fn vote(principal: &str, word: VoteWord, approval: ApprovalId) -> Command {
+    Command::Vote {
+        approval,
+        principal: principal.into(),
+        word,
+        channel: "cli".into(),
+        reason: String::new(),
+        intent_digest: None,
+    }
+}
+
+pub(crate) fn sealed(byte: u8) -> Payload {
+    Payload::Sealed { keyring_term: 1, wrapped_key: vec![byte; 4], ciphertext: vec![byte; 8] }
+}
+
+pub(crate) fn credential(id: &str, name: &str) -> Credential {
+    Credential {
+        id: id.into(),
+        name: name.into(),
+        version: 7,
+        host: "api.stripe.com".into(),
+        port: 443,
+        slot: "header:authorization".into(),
+        template: "Bearer {key}".into(),
+        class: ReleaseClass::Auto,
+        fakes: vec![Fake { key: format!("fake-of-{id}"), active: true }],
+        payload: sealed(1),
+        active: false,
+        created_at: 0,
+    }
+}
+
+pub(crate) fn genesis() -> Genesis {
+    Genesis {
+        cluster_id: "cluster-1".into(),
+        org_id: "org-1".into(),
+        node_id: 1,
+        node_public_key: [1; 32],
+        node_private_key: sealed(2),
+        root_public_key: [2; 32],
+        root_private_key: sealed(3),
+        edge_ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+        edge_ca_key: sealed(4),
+        admin_token_sha256: [9; 32],
+    }
+}
+
+pub(crate) fn requirement(approvers: &[&str], quorum: u32) -> Requirement {
+    Requirement {
+        rule: "payments".into(),
+        approvers: approvers.iter().map(|a| (*a).to_owned()).collect(),
+        quorum,
+    }
+}
+
+/// Request `request` of agent a1 at edge e1, with the bytes of intent 1, asking for one approver, under policy 1.
+/// The approval that it would bring about has the request's number.
+pub(crate) fn open(request: u8) -> Open {
+    Open {
+        approval: ApprovalId([request; 16]),
+        request_id: [request; 16],
+        edge: "e1".into(),
+        incarnation: [1; 16],
+        agent: "a1".into(),
+        request_digest: [request; 32],
+        policy_version: 1,
+        rule: "payments".into(),
+        requirements: vec![requirement(&["*"], 1)],
+        credentials: vec![("c1".into(), 1)],
+        shown: shown(1),
+        expires_ms: EXPIRES,
+        unused_ms: UNUSED,
+        hold_ms: HOLD,
+        traceparent: String::new(),
+    }
+}
+
+pub(crate) fn shown(intent: u8) -> Shown {
+    Shown {
+        intent_digest: [intent; 32],
+        method: "POST".into(),
+        scheme: "https".into(),
+        host: "api.stripe.com".into(),
+        port: 443,
+        path: "/v1/charges".into(),
+        query: None,
+        headers: vec![("content-type".into(), "application/json".into())],
+        body_bytes: 13,
+        body_sha256: [5; 32],
+        body_preview: b"canary-body-7".to_vec(),
+        uninspectable: false,
+    }
+}
+
+pub(crate) fn encoded(state: &State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(state, &mut bytes).expect("a state encodes");
+    bytes
+}
