@@ -18,7 +18,7 @@ pub(super) struct Loan<'a> {
 }
 
 impl State {
-    pub(super) fn lease(&mut self, actor: &Actor, loan: &Loan<'_>) -> Result<Done, Refused> {
+    pub(super) fn lease(&self, actor: &Actor, loan: &Loan<'_>) -> Result<Done, Refused> {
         self.demand_edge(actor, loan.edge)?;
         self.demand_current_edge(loan.edge, loan.incarnation)?;
         let agent = self.demand_active_agent(loan.agent)?;

@@ -203,7 +203,7 @@ fn a_stretch_that_begins_later_verifies_and_a_log_that_does_not_begin_at_one_doe
     let good = lived().state.audit().records().to_vec();
     assert_eq!(verify_records(&good[3..]), Ok(()));
     assert_eq!(verify_records(&[]), Ok(()));
-    let mut forged_start = good.clone();
+    let mut forged_start = good;
     forged_start[0].previous = [1; 32];
     forged_start[0].hash = forged_start[0].computed_hash();
     assert_eq!(verify_records(&forged_start), Err(BrokenAt(1)));
