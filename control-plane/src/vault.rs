@@ -10,6 +10,7 @@
 //! It owns `seal.json` and knows no Raft, no state and no policy: what a secret may be used for reaches it as a
 //! [`Binding`], which is authenticated with the ciphertext. Nothing here prints, copies or compares a key.
 
+mod barrier;
 mod cipher;
 mod edge;
 mod keyring;
