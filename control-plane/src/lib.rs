@@ -1,6 +1,7 @@
 //! The replicated side: vault, policy, approvals, signed releases.
 
 pub mod config;
+pub mod intake;
 pub mod sign;
 pub mod vault;
 

@@ -151,6 +151,17 @@ impl Policy {
         self.uses.get(credential).copied().unwrap_or_default()
     }
 
+    /// Whether an allow rule that is about this agent, by its name, gives it the credential.
+    pub fn lends(&self, agent: &str, credential: &str) -> bool {
+        let about = |rule: &Rule| {
+            rule.agents.as_ref().is_none_or(|agents| agents.iter().any(|name| name == agent))
+        };
+        let gives = |rule: &Rule| {
+            rule.then == Then::Allow && rule.credential.as_deref() == Some(credential)
+        };
+        self.rules.iter().any(|rule| gives(rule) && about(rule))
+    }
+
     /// Whether any rule could be about requests to this destination.
     pub fn names_host(&self, destination: &Destination) -> bool {
         self.naming(destination).next().is_some()

@@ -1,0 +1,170 @@
+//! The door for edges: what they hold comes in, what was decided goes out.
+//!
+//! ```text
+//! AttachRequest ─ session ─┬─ spool ─ announced ─ open ─▶ Command::Open ─▶ Opened
+//!                          └─ (cancelled, receipt, alarm, lease)
+//! Committed<Event> ─ session ─ look ─ release ─▶ Command::Claim ─▶ Committed<Claimed> ─ sign, seal ─▶ Decision
+//! ```
+//!
+//! Who an edge is, its certificate says, and nothing else. What an edge says about a request is computed again from the
+//! request's own bytes. Nothing is announced or signed before it is committed: what signs takes `&Committed<Event>`.
+
+mod announced;
+mod bundle;
+mod identity;
+mod lease;
+mod open;
+mod policies;
+mod release;
+mod session;
+mod shown;
+mod slot;
+mod spool;
+mod waiting;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use countersign_proto::v1;
+use countersign_proto::v1::gateway_service_server::{GatewayService, GatewayServiceServer};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::cluster::Cluster;
+use crate::sign::Signer;
+use crate::state::Actor;
+use crate::vault::Vault;
+use policies::Policies;
+use session::Session;
+
+/// Serves edges. Clones are the same intake.
+#[derive(Clone)]
+pub struct Intake {
+    rooms: Arc<Rooms>,
+}
+
+/// What operators choose.
+#[derive(Clone, Debug)]
+pub struct IntakeSettings {
+    /// The largest body that can be held, bytes.
+    pub max_body_bytes: u64,
+    /// How many requests one edge may have waiting.
+    pub max_waiting: usize,
+    /// How long an approved request that nobody carried out can still be.
+    pub unused: Duration,
+    /// `host` or `host:port` that no edge may dial: ourselves.
+    pub forbidden_destinations: Vec<String>,
+}
+
+impl Default for IntakeSettings {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 8 * 1024 * 1024,
+            max_waiting: 20_000,
+            unused: Duration::from_secs(15 * 60),
+            forbidden_destinations: Vec::new(),
+        }
+    }
+}
+
+/// An edge that is attached right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectedEdge {
+    pub id: String,
+    /// What it says that it runs.
+    pub version: String,
+    pub incarnation: [u8; 16],
+}
+
+/// The rooms behind the door, and who stands in it.
+struct Rooms {
+    cluster: Cluster,
+    vault: Arc<Vault>,
+    signer: Arc<Signer>,
+    settings: IntakeSettings,
+    policies: Policies,
+    attached: Mutex<HashMap<String, Attached>>,
+    closing: CancellationToken,
+}
+
+/// The one session that an edge has: a newer one ends it.
+struct Attached {
+    edge: ConnectedEdge,
+    ended: CancellationToken,
+    number: u64,
+}
+
+/// Messages that wait for an edge to take them in. One that is this far behind is dropped, and attaches again.
+const QUEUE: usize = 16_384;
+const LARGEST_MESSAGE: usize = 4 * 1024 * 1024;
+
+impl Intake {
+    pub fn new(
+        cluster: Cluster,
+        vault: Arc<Vault>,
+        signer: Arc<Signer>,
+        settings: IntakeSettings,
+    ) -> Self {
+        let rooms = Rooms {
+            cluster,
+            vault,
+            signer,
+            settings,
+            policies: Policies::default(),
+            attached: Mutex::default(),
+            closing: CancellationToken::new(),
+        };
+        Self { rooms: Arc::new(rooms) }
+    }
+
+    pub fn into_service(self) -> GatewayServiceServer<Self> {
+        GatewayServiceServer::new(self)
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE)
+    }
+
+    /// Edges that are attached right now, by id.
+    pub fn connected_edges(&self) -> Vec<ConnectedEdge> {
+        let mut edges: Vec<_> =
+            self.rooms.attached().values().map(|attached| attached.edge.clone()).collect();
+        edges.sort_by(|a, b| a.id.cmp(&b.id));
+        edges
+    }
+
+    /// Ends every session, and every one to come: the node is sealed or stops. Edges keep what they hold and attach
+    /// again later.
+    pub fn close(&self) {
+        self.rooms.closing.cancel();
+    }
+}
+
+#[tonic::async_trait]
+impl GatewayService for Intake {
+    type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let certificates = request.peer_certs();
+        let edge = identity::of_peer(certificates.as_deref(), self.rooms.signer.cluster_id())?;
+        identity::admit(&self.rooms, &edge).await?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(QUEUE);
+        tokio::spawn(Session::new(Arc::clone(&self.rooms), edge, sender).run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl Rooms {
+    fn attached(&self) -> MutexGuard<'_, HashMap<String, Attached>> {
+        // Whoever panicked while holding it left the map whole.
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The actor that an edge's session proposes as.
+fn actor(edge: &str) -> Actor {
+    Actor::Edge(edge.to_owned())
+}

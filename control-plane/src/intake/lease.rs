@@ -1,0 +1,72 @@
+//! Keys on loan, for what the policy allows without asking.
+
+use bytes::Bytes;
+use countersign_gate::lease_context;
+use countersign_proto::v1;
+
+use super::release::{Recipient, seal, to_proto};
+use super::{Rooms, actor, bundle};
+use crate::cluster::ProposeError;
+use crate::state::{Command, Credential, Event, State};
+
+/// A cut-off edge uses a key no longer than this.
+const TTL_MS: u64 = 15 * 60 * 1000;
+
+/// Lends a key, or says in one sentence why not.
+pub(super) async fn lend(
+    rooms: &Rooms,
+    recipient: &Recipient,
+    asked: &v1::LeaseRequest,
+) -> Result<v1::Lease, String> {
+    let (_, policy) = rooms.policies.in_force(&rooms.cluster);
+    let found = rooms.cluster.peek(|state| permitted(state, &policy, asked))?;
+    let edge = &recipient.caller.edge.id;
+    let id: [u8; 16] = rand::random();
+    let command = Command::Lease {
+        id,
+        edge: edge.clone(),
+        incarnation: recipient.caller.incarnation,
+        credential: found.id.clone(),
+        version: found.version,
+        agent: asked.agent_id.clone(),
+        ttl_ms: TTL_MS,
+    };
+    let committed = rooms.cluster.propose(actor(edge), command).await.map_err(|why| match why {
+        ProposeError::Refused(refused) => refused.to_string(),
+        ProposeError::Unavailable(_) => {
+            "the control plane cannot commit a lease now; ask again".to_owned()
+        }
+    })?;
+    let Event::Leased { id, credential: _, version, .. } = &*committed else {
+        return Err("no lease was committed; ask again".into());
+    };
+    let sealed =
+        seal(rooms, recipient, &found, &lease_context(id, &found.id, *version)).map_err(|why| {
+            tracing::error!(credential = found.name, %why, "a lent key could not be sealed");
+            "the key could not be sealed".to_owned()
+        })?;
+    Ok(v1::Lease {
+        lease_id: Bytes::copy_from_slice(id),
+        sealed: Some(to_proto(&found, sealed)),
+        ttl_ms: TTL_MS,
+    })
+}
+
+fn permitted(
+    state: &State,
+    policy: &countersign_policy::Policy,
+    asked: &v1::LeaseRequest,
+) -> Result<Credential, String> {
+    let agent = state.agent(&asked.agent_id).filter(|agent| agent.active);
+    let agent = agent.ok_or("the agent is not known, or was revoked")?;
+    let credential = state.credential(&asked.credential_id).filter(|credential| credential.active);
+    let credential = credential.ok_or("the credential is not known, or was revoked")?;
+    let name = &credential.name;
+    if !bundle::leasable(credential, policy.credential_use(name)) {
+        return Err(format!("the key \"{name}\" is not lent: it is released per request"));
+    }
+    if !policy.lends(&agent.name, name) {
+        return Err(format!("no allow rule gives the key \"{name}\" to agent {}", agent.name));
+    }
+    Ok(credential.clone())
+}

@@ -1,0 +1,161 @@
+//! Claim, seal, sign: the only way in which a key leaves for a held request.
+
+use countersign_gate::{SealedRef, seal_context, seal_info};
+use countersign_proto::v1;
+
+use super::announced::Caller;
+use super::waiting::RequestId;
+use super::{Rooms, actor};
+use crate::cluster::{Committed, ProposeError};
+use crate::sign::SignError;
+use crate::state::{Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome};
+use crate::vault::{Binding, SealError, SealedToEdge, seal_to_edge};
+
+/// To which process keys are sealed.
+#[derive(Clone)]
+pub(super) struct Recipient {
+    pub(super) caller: Caller,
+    pub(super) hpke_public_key: bytes::Bytes,
+}
+
+/// What became of one request that was to be released.
+pub(super) enum Releasing {
+    /// Committed, sealed and signed.
+    Released(Box<v1::Decision>),
+    /// It is to be judged again: by a newer policy, or with a newer key.
+    Reopen,
+    /// Not now: the state says what it is.
+    Refused(Refused),
+    /// It was claimed, and then could not be sealed: nothing was sent, nothing ever will be.
+    Failed,
+    /// Whether it was claimed is not known. The edge learns it in its next session.
+    Unknown,
+}
+
+/// Claims a request, and makes the decision that the committed claim is. Claiming again what was claimed gives the same
+/// decision again, sealed anew.
+pub(super) async fn release(
+    rooms: &Rooms,
+    recipient: &Recipient,
+    request_id: RequestId,
+) -> Releasing {
+    let held = rooms.cluster.peek(|state| {
+        state.held(&request_id).map(|held| (held.policy_version, stale(state, held)))
+    });
+    match held {
+        None => {
+            return Releasing::Refused(Refused::NotFound("the request is not held any more".into()));
+        }
+        Some((_, true)) => return Releasing::Reopen,
+        Some((policy_version, false)) => {
+            let command =
+                Command::Claim { request_id, decision_id: rand::random(), policy_version };
+            match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
+                Ok(claimed) => decide(rooms, recipient, &claimed).await,
+                Err(ProposeError::Refused(Refused::PolicyChanged)) => Releasing::Reopen,
+                Err(ProposeError::Refused(refused)) => Releasing::Refused(refused),
+                Err(ProposeError::Unavailable(why)) => {
+                    tracing::warn!(
+                        request = hex::encode(request_id),
+                        why,
+                        "whether a request was claimed is not known"
+                    );
+                    Releasing::Unknown
+                }
+            }
+        }
+    }
+}
+
+/// Whether a key of the plan was rotated since.
+fn stale(state: &crate::state::State, held: &HeldRequest) -> bool {
+    held.claim.is_none()
+        && held.credentials.iter().any(|(id, version)| {
+            state.credential(id).is_some_and(|c| c.active && c.version != *version)
+        })
+}
+
+async fn decide(rooms: &Rooms, recipient: &Recipient, claimed: &Committed<Event>) -> Releasing {
+    let Event::Claimed { request_id, claim, .. } = &**claimed else { return Releasing::Unknown };
+    match sealed_and_signed(rooms, recipient, claimed, claim) {
+        Ok(decision) => Releasing::Released(Box::new(decision)),
+        Err(why) => {
+            tracing::error!(request = hex::encode(request_id), %why, "a claimed request could not be released");
+            let report = Command::Report {
+                request_id: *request_id,
+                outcome: ReportedOutcome::NotSent,
+                status: 0,
+            };
+            if let Err(why) = rooms.cluster.propose(actor(&recipient.caller.edge.id), report).await
+            {
+                tracing::error!(request = hex::encode(request_id), %why, "and that was perhaps not reported");
+            }
+            Releasing::Failed
+        }
+    }
+}
+
+fn sealed_and_signed(
+    rooms: &Rooms,
+    recipient: &Recipient,
+    claimed: &Committed<Event>,
+    claim: &Claim,
+) -> Result<v1::Decision, SignError> {
+    let (held, credentials) = rooms.cluster.peek(|state| {
+        let held = state.held(&claim.request_id).cloned().ok_or(SignError::Mismatch)?;
+        let credential =
+            |(id, _): &(String, u64)| state.credential(id).cloned().ok_or(SignError::Mismatch);
+        let credentials: Vec<Credential> =
+            held.credentials.iter().map(credential).collect::<Result<_, _>>()?;
+        Ok::<_, SignError>((held, credentials))
+    })?;
+    let (mut sealed_refs, mut sealed_credentials) = (Vec::new(), Vec::new());
+    for credential in &credentials {
+        let Credential { id, version, .. } = credential;
+        let context = seal_context(&held.request_digest, &claim.decision_id, id, *version);
+        let sealed = seal(rooms, recipient, credential, &context)?;
+        sealed_refs.push(SealedRef {
+            credential: id.clone(),
+            version: *version,
+            sha256: sealed.sha256(),
+        });
+        sealed_credentials.push(to_proto(credential, sealed));
+    }
+    let envelope = rooms.cluster.peek(|state| {
+        let approval = held.approval.and_then(|id| state.approval(id));
+        rooms.signer.decision(claimed, &held, approval, sealed_refs)
+    })?;
+    Ok(v1::Decision {
+        request_id: bytes::Bytes::copy_from_slice(&claim.request_id),
+        envelope: Some(envelope),
+        sealed_credentials,
+    })
+}
+
+/// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath.
+pub(super) fn seal(
+    rooms: &Rooms,
+    recipient: &Recipient,
+    credential: &Credential,
+    context: &[u8],
+) -> Result<SealedToEdge, SealError> {
+    let Caller { cluster, edge, incarnation, .. } = &recipient.caller;
+    let secret = rooms
+        .vault
+        .open_payload(&Binding::of_credential(cluster, credential), &credential.payload)?;
+    seal_to_edge(
+        &recipient.hpke_public_key,
+        &seal_info(cluster, &edge.id, incarnation),
+        context,
+        &secret,
+    )
+}
+
+pub(super) fn to_proto(credential: &Credential, sealed: SealedToEdge) -> v1::SealedCredential {
+    v1::SealedCredential {
+        credential_id: credential.id.clone(),
+        version: credential.version,
+        encapsulated_key: sealed.encapsulated_key.into(),
+        ciphertext: sealed.ciphertext.into(),
+    }
+}
