@@ -56,8 +56,7 @@ pub(crate) enum Place {
     Basic(Pair),
     Header {
         name: HeaderName,
-        before: String,
-        after: String,
+        around: Around,
     },
     /// A whole segment: `before ‖ key ‖ after`.
     Path {
@@ -67,6 +66,17 @@ pub(crate) enum Place {
     Query {
         name: String,
     },
+}
+
+/// What stands around a key in a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Around {
+    Exact {
+        before: String,
+        after: String,
+    },
+    /// Whatever scheme the client writes (`Bearer`, `token`), or none: it is bound and shown with the rest.
+    Scheme,
 }
 
 /// How a key sits in `user:password`.

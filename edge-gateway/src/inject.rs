@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use crate::bundle::{Bundle, Credential, InForce, Pair, Place};
+use crate::bundle::{Around, Bundle, Credential, InForce, Pair, Place};
 use crate::freeze::Draft;
 use crate::tripwire::{Tripwire, Watch};
 use crate::upstream::BodyError;
@@ -95,11 +95,17 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             draft.headers.remove(AUTHORIZATION);
             slot
         }
-        Place::Header { name, before, after } => {
+        Place::Header { name, around } => {
             let mut values = draft.headers.get_all(name).iter();
-            values.find(|value| fills(value.as_bytes(), before, after, fakes))?;
+            let (before, after) = values.find_map(|value| match around {
+                Around::Exact { before, after } => {
+                    let fills = fills(value.as_bytes(), before, after, fakes);
+                    fills.then(|| (before.clone(), after.clone()))
+                }
+                Around::Scheme => Some((scheme(value, fakes)?, String::new())),
+            })?;
             draft.headers.remove(name);
-            Slot::Header { name: name.clone(), before: before.clone(), after: after.clone() }
+            Slot::Header { name: name.clone(), before, after }
         }
         Place::Path { before, after } => {
             let filled = |segment: &str| {
@@ -136,6 +142,17 @@ fn fills(value: &[u8], before: &str, after: &str, fakes: &[String]) -> bool {
             && value.ends_with(after.as_bytes())
     };
     fakes.iter().any(fills)
+}
+
+/// The scheme in front of a fake key, its space included (RFC 9110 §11.4); empty when the key stands alone.
+fn scheme(value: &HeaderValue, fakes: &[String]) -> Option<String> {
+    let text = value.to_str().ok()?;
+    let (scheme, key) = text.rsplit_once(' ').map_or(("", text), |(scheme, key)| (scheme, key));
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    if scheme.len() > 32 || !scheme.bytes().all(word) || !fakes.iter().any(|fake| fake == key) {
+        return None;
+    }
+    Some(text[..text.len() - key.len()].to_owned())
 }
 
 fn basic(value: &HeaderValue, pair: &Pair, fakes: &[String]) -> Option<Slot> {

@@ -8,7 +8,7 @@ use http::header::HeaderName;
 use sha2::{Digest as _, Sha256};
 
 use super::{Alarm, Answer, Reason, Receipt, RequestId, Why};
-use crate::bundle::{Agent, Credential, Pair, Parts, Place};
+use crate::bundle::{Agent, Around, Credential, Pair, Parts, Place};
 use crate::unseal::Sealed;
 
 /// A held request: its head as announced, and its body.
@@ -209,12 +209,18 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     };
     let place = match credential.slot.and_then(|slot| slot.slot) {
         Some(S::Header(slot)) => {
-            let (before, after) = split(&slot.template)?;
             let header: HeaderName = slot
                 .name
                 .parse()
                 .with_context(|| format!("credential {name}: its header's name"))?;
-            Place::Header { name: header, before, after }
+            let around = match slot.template.as_str() {
+                "" => Around::Scheme,
+                template => {
+                    let (before, after) = split(template)?;
+                    Around::Exact { before, after }
+                }
+            };
+            Place::Header { name: header, around }
         }
         Some(S::Basic(slot)) if slot.template.is_empty() => Place::Basic(Pair::Either),
         Some(S::Basic(slot)) => {
