@@ -480,7 +480,7 @@ impl Compiler {
         }
         if name == "matches" {
             let pattern = call.args.last().and_then(string);
-            match pattern.map(|pattern| regex_works(pattern)) {
+            match pattern.map(regex_works) {
                 Some(true) => {}
                 Some(false) => self.wrong("the pattern of matches() is not a regular expression"),
                 None => self.wrong("the pattern of matches() is a text in quotes"),

@@ -127,13 +127,13 @@ impl Fixture {
         rule: &str,
         refused: Option<target::Ambiguous>,
     ) -> Option<String> {
-        let as_expected = match (self.expect, then) {
+        let as_expected = matches!(
+            (self.expect, then),
             (Expect::Allow, Then::Allow)
-            | (Expect::Approve, Then::Approve)
-            | (Expect::Deny, Then::Deny) => true,
-            (Expect::Refuse, Then::Deny | Then::Unnamed) => true,
-            _ => false,
-        };
+                | (Expect::Approve, Then::Approve)
+                | (Expect::Deny, Then::Deny)
+                | (Expect::Refuse, Then::Deny | Then::Unnamed)
+        );
         let named = self.rule.as_deref().is_none_or(|wanted| wanted == rule);
         if as_expected && named {
             return None;
@@ -247,7 +247,7 @@ fn headers(fields: &mut Fields<'_, '_, '_>) -> HeaderMap {
                 headers.append(name, value);
             }),
             None => fields.wrong(
-                value.span().or(span.clone()),
+                value.span().or_else(|| span.clone()),
                 format!("`headers.{name}` is no header and its value"),
             ),
         }

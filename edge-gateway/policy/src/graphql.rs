@@ -94,7 +94,7 @@ fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
             match bytes.get(at..)? {
                 rest if rest.starts_with(b"\\\"\"\"") => at += 4,
                 rest if rest.starts_with(b"\"\"\"") => return Some(at + 3),
-                rest if rest.is_empty() => return None,
+                [] => return None,
                 _ => at += 1,
             }
         }

@@ -13,9 +13,9 @@ pub(crate) enum Json {
     Large(u64),
     Fraction(f64),
     Text(String),
-    List(Vec<Json>),
+    List(Vec<Self>),
     /// In the order of the document.
-    Object(Vec<(String, Json)>),
+    Object(Vec<(String, Self)>),
 }
 
 const DEEPEST: usize = 64;

@@ -112,6 +112,18 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Every method that the request may have; None when that is not certain.
+    pub(crate) fn certain_methods(&self) -> Option<Methods> {
+        let overrides = self.overrides();
+        let certain = !overrides.unknown && !overrides.unread;
+        self.method.filter(|_| certain).map(|method| method.with(overrides.known))
+    }
+
+    /// The mark of the path's first segment; None when it is not certain where segments end.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.path_is_clear().then(|| self.written().first()).flatten()
+    }
+
     /// Yes when the method on the wire is the only one that anyone takes it for.
     pub(crate) fn method_is_certain(&self) -> Truth {
         let overrides = self.overrides();

@@ -242,7 +242,7 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
     }
 
     pub(crate) fn wrong(&mut self, span: Span, message: impl Into<String>) {
-        self.mistakes.add(span.or(self.at.clone()), self.rule, message);
+        self.mistakes.add(span.or_else(|| self.at.clone()), self.rule, message);
     }
 
     pub(crate) fn missing(&mut self, key: &str, advice: &str) {
@@ -255,7 +255,7 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
     pub(crate) fn item(&mut self, key: &'static str) -> Option<(&'a Item, Span)> {
         self.known.push(key);
         let item = self.table.get(key)?;
-        let span = self.table.key(key).and_then(toml_edit::Key::span).or(item.span());
+        let span = self.table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
         Some((item, span))
     }
 
@@ -357,7 +357,7 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
             match value.as_str() {
                 Some(text) => conditions.push((name.to_owned(), text.to_owned())),
                 None => self.wrong(
-                    value.span().or(span.clone()),
+                    value.span().or_else(|| span.clone()),
                     format!("`query.{name}` is a text in quotes"),
                 ),
             }
@@ -409,7 +409,8 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
     fn misplaced(&mut self, keys: &[&str], why: &str) {
         for key in keys {
             if let Some(item) = self.table.get(key) {
-                let span = self.table.key(key).and_then(toml_edit::Key::span).or(item.span());
+                let span =
+                    self.table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
                 self.wrong(span, format!("`{key}` has no place in this rule: {why}"));
             }
         }
@@ -439,7 +440,7 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
                 Some((0..=2, known)) => format!("did you mean `{known}`?"),
                 _ => format!("the keys are {}", self.known.join(", ")),
             };
-            let span = table.key(key).and_then(toml_edit::Key::span).or(item.span());
+            let span = table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
             self.wrong(span, format!("{what} has no key `{key}`: {advice}"));
         }
     }

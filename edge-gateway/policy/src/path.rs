@@ -74,6 +74,15 @@ impl Pattern {
         }
     }
 
+    /// The mark of the first segment; None when any will do. A path whose first segment has another mark does not
+    /// match, unless its slashes are in doubt.
+    pub(crate) fn first(&self) -> Option<u32> {
+        match self.pieces.first()? {
+            Piece::Literal { loose, .. } => Some(mark(loose)),
+            Piece::One => None,
+        }
+    }
+
     /// Whether a path is one of this pattern's. Yes needs the very bytes of the pattern; what some servers treat
     /// alike (another case, needless escapes, a trailing slash, `;parameters`) is undecidable.
     pub(crate) fn matches(&self, path: &Segments<'_>) -> Truth {
@@ -155,6 +164,11 @@ impl<'a> Segments<'a> {
         Self(path.strip_prefix('/').unwrap_or(path).split('/').map(segment).collect())
     }
 
+    /// The mark of the first segment.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.0.first().map(|segment| mark(&segment.loose))
+    }
+
     /// The segments as a server sees them that decodes slashes first.
     pub(crate) fn opened(path: &str) -> Self {
         let opened = path.replace("%2f", "/").replace("%2F", "/");
@@ -164,6 +178,11 @@ impl<'a> Segments<'a> {
         };
         Self(opened.strip_prefix('/').unwrap_or(&opened).split('/').map(segment).collect())
     }
+}
+
+/// A number that is the same for the same text (FNV-1a).
+fn mark(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Hexadecimal digits of escapes in upper case: `%3a` and `%3A` are the same bytes to everyone.

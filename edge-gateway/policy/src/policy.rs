@@ -8,7 +8,8 @@ use countersign_gate::Destination;
 use crate::diagnostic::Diagnostic;
 use crate::judge::Case;
 use crate::parse;
-use crate::rules::Rule;
+use crate::path::Pattern;
+use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
 use crate::{
@@ -19,11 +20,22 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
-    /// Rules for exactly this host and port.
-    exact: HashMap<String, Vec<usize>>,
+    /// Rules for exactly this host.
+    exact: HashMap<String, Vec<Entry>>,
     /// Rules for every name below this one.
-    below: HashMap<String, Vec<usize>>,
+    below: HashMap<String, Vec<Entry>>,
     uses: BTreeMap<String, Use>,
+}
+
+/// What most requests to its host can be told apart from a rule by, without touching the rule.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    rule: usize,
+    port: u16,
+    /// None: any method.
+    methods: Option<Methods>,
+    /// The mark of the path's first segment; None when any will do.
+    first: Option<u32>,
 }
 
 impl Policy {
@@ -45,7 +57,9 @@ impl Policy {
         let mut policy = Self::default();
         for (index, rule) in rules.iter().enumerate() {
             let map = if rule.host.below { &mut policy.below } else { &mut policy.exact };
-            map.entry(rule.host.name.clone()).or_default().push(index);
+            let first = rule.path.as_ref().and_then(Pattern::first);
+            let entry = Entry { rule: index, port: rule.host.port, methods: rule.methods, first };
+            map.entry(rule.host.name.clone()).or_default().push(entry);
             if let Some(credential) = &rule.credential {
                 let using = policy.uses.entry(credential.clone()).or_insert(Use {
                     allow: false,
@@ -73,7 +87,7 @@ impl Policy {
     pub fn decide(&self, subject: &Subject<'_>) -> Decision {
         let case = Case::new(subject);
         let mut verdict = Verdict::default();
-        for rule in self.naming(subject.head.destination) {
+        for rule in self.sifted(&case) {
             verdict.add(rule, &case.judge(rule));
         }
         verdict.decision()
@@ -88,7 +102,7 @@ impl Policy {
         let case = Case::new(&subject);
         let mut verdict = Verdict::default();
         let mut unread = false;
-        for rule in self.naming(head.destination) {
+        for rule in self.sifted(&case) {
             match case.judge(rule) {
                 Truth::Undecidable(unknown) if unknown.unread => unread = true,
                 truth => verdict.add(rule, &truth),
@@ -200,17 +214,36 @@ impl Policy {
 
     /// The rules whose host this is.
     fn naming(&self, destination: &Destination) -> impl Iterator<Item = &Rule> {
-        let host = destination.host();
-        let exact = self.exact.get(host);
+        self.entries(destination).map(|entry| &self.rules[entry.rule])
+    }
+
+    /// The rules whose host this is, without most of those that judging would say No to.
+    fn sifted(&self, case: &Case<'_>) -> impl Iterator<Item = &Rule> {
+        let (methods, first) = (case.certain_methods(), case.first());
+        let may_be = move |entry: &&Entry| {
+            let method = match (methods, entry.methods) {
+                (Some(methods), Some(wanted)) => wanted.overlaps(methods),
+                _ => true,
+            };
+            let path = match (first, entry.first) {
+                (Some(first), Some(wanted)) => first == wanted,
+                _ => true,
+            };
+            method && path
+        };
+        self.entries(case.head.destination).filter(may_be).map(|entry| &self.rules[entry.rule])
+    }
+
+    fn entries(&self, destination: &Destination) -> impl Iterator<Item = &Entry> {
+        let (host, port) = (destination.host(), destination.port());
         let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
         let below = parents.filter_map(|parent| self.below.get(parent));
-        let port = destination.port();
-        exact
+        self.exact
+            .get(host)
             .into_iter()
             .chain(below)
             .flatten()
-            .map(|index| &self.rules[*index])
-            .filter(move |r| r.host.port == port)
+            .filter(move |entry| entry.port == port)
     }
 }
 

@@ -87,7 +87,7 @@ fn request() -> impl Strategy<Value = Ask> {
 fn compile(rules: &[(usize, String)]) -> Policy {
     let rules = rules.iter().map(|(number, rule)| format!("[[rule]]\nname = \"{number}\"\n{rule}"));
     let text = format!("version = 1\n{}", rules.collect::<String>());
-    Policy::compile(&text, "policy.toml").unwrap()
+    Policy::compile(&text, "policy.toml").expect("generated rules are well-formed")
 }
 
 fn numbered(rules: Vec<String>) -> Vec<(usize, String)> {

@@ -38,7 +38,7 @@ pub(crate) struct Ask {
 pub(crate) fn ask(method: &str, url: &str) -> Ask {
     let (scheme, rest) = match url.strip_prefix("http://") {
         Some(rest) => (Scheme::Http, rest),
-        None => (Scheme::Https, url.strip_prefix("https://").unwrap()),
+        None => (Scheme::Https, url.strip_prefix("https://").expect("as tests write it")),
     };
     let start = rest.find('/').unwrap_or(rest.len());
     let (authority, target) = rest.split_at(start);
@@ -48,8 +48,8 @@ pub(crate) fn ask(method: &str, url: &str) -> Ask {
     };
     Ask {
         agent: "bot".to_owned(),
-        destination: Destination::parse(scheme, authority, Some(443)).unwrap(),
-        method: method.parse().unwrap(),
+        destination: Destination::parse(scheme, authority, Some(443)).expect("as tests write it"),
+        method: method.parse().expect("as tests write it"),
         path: path.to_owned(),
         query,
         headers: HeaderMap::new(),
@@ -64,8 +64,10 @@ impl Ask {
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers
-            .append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        self.headers.append(
+            name.parse::<HeaderName>().expect("as tests write it"),
+            HeaderValue::from_str(value).expect("as tests write it"),
+        );
         self
     }
 
