@@ -15,6 +15,7 @@ pub(super) enum Place {
     Basic {
         template: String,
     },
+    /// Without a template, behind whatever scheme the client writes.
     Header {
         name: HeaderName,
         template: String,
@@ -40,7 +41,7 @@ impl Place {
             "basic" => Self::Basic { template: template.to_owned() },
             "header" => {
                 let name: HeaderName = name.parse().ok()?;
-                let template = or(if name == AUTHORIZATION { "Bearer {key}" } else { HOLE });
+                let template = or(if name == AUTHORIZATION { "" } else { HOLE });
                 Self::Header { name, template }
             }
             "path" => Self::Path { template: or(HOLE) },
@@ -48,8 +49,10 @@ impl Place {
             _ => return None,
         };
         let whole = match &place {
-            Self::Basic { template } => template.is_empty() || one_hole(template),
-            Self::Header { template, .. } | Self::Path { template } => one_hole(template),
+            Self::Basic { template } | Self::Header { template, .. } => {
+                template.is_empty() || one_hole(template)
+            }
+            Self::Path { template } => one_hole(template),
             Self::Query { .. } => true,
         };
         whole.then_some(place)
@@ -86,7 +89,11 @@ impl Place {
                 filled(before, after) == *template
             }
             (Self::Header { name, template }, Slot::Header { name: planned, before, after }) => {
-                name == planned && filled(before, after) == *template
+                let around = match template.as_str() {
+                    "" => after.is_empty() && is_scheme(before),
+                    template => filled(before, after) == template,
+                };
+                name == planned && around
             }
             (Self::Path { template }, Slot::Path { at }) => {
                 piece(request.path(), '/', *at).is_some_and(|segment| segment == template)
@@ -99,6 +106,15 @@ impl Place {
             _ => false,
         }
     }
+}
+
+/// A scheme word and its space (RFC 9110 §11.4), or nothing.
+fn is_scheme(before: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    before.is_empty()
+        || before
+            .strip_suffix(' ')
+            .is_some_and(|scheme| (1..=32).contains(&scheme.len()) && scheme.bytes().all(word))
 }
 
 fn filled(before: &str, after: &str) -> String {
