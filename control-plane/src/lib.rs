@@ -1,11 +1,19 @@
 //! The replicated side: vault, policy, approvals, signed releases.
 
 pub mod config;
+pub mod node;
+
+mod listen;
+mod tls;
+mod web;
+
+pub mod access;
 pub mod intake;
+mod operator;
+
 pub mod sign;
 pub mod vault;
 
 pub mod cluster;
 pub mod state;
 pub mod telemetry;
-mod tls;

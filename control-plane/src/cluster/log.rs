@@ -92,7 +92,9 @@ impl LogStore {
             store.write(Tree::Meta, vec![put], None).await.map_err(halted)?;
         }
         // A purge that the power interrupted is finished.
-        if let Some(purged) = store.head().purged {
+        // Taken out first: a lock held over an await would make starting a node unfit for a spawned task.
+        let purged = store.head().purged;
+        if let Some(purged) = purged {
             let left_over = vec![Change::Remove(key(0, 0)..key(purged.id.index + 1, 0))];
             store.write(Tree::Log, left_over, None).await.map_err(halted)?;
         }

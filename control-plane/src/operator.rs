@@ -1,0 +1,279 @@
+//! The face for the CLI and grpcurl: every method reads its request, proposes or reads, and answers.
+//!
+//! A file per noun. [`refuse`] is the only table of codes; [`once`] makes every mutation harmless to repeat. No
+//! answer and no error holds a stored value: there is no field for one, and nothing here opens a payload.
+
+mod agents;
+mod approvals;
+mod approvers;
+mod audit;
+mod credentials;
+mod edges;
+mod fake;
+mod once;
+mod page;
+mod policy;
+pub(crate) mod refuse;
+mod seal;
+mod status;
+
+use std::sync::Arc;
+
+use countersign_proto::v1::admin_service_server::AdminService;
+use countersign_proto::v1::*;
+use tonic::{Request, Response, Status};
+
+pub(crate) use approvals::{changed_by, state_to_proto, vote_in};
+
+use crate::access::Admitted;
+use crate::node::Node;
+
+/// `AdminService`, behind `access`.
+pub(crate) struct Operator {
+    node: Arc<Node>,
+}
+
+impl Operator {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+/// What access made of the call, and the message itself.
+fn admitted<T>(request: Request<T>) -> Result<(Admitted, T), Status> {
+    let admitted = request.extensions().get::<Admitted>().cloned();
+    admitted.map(|admitted| (admitted, request.into_inner())).ok_or_else(refuse::sealed)
+}
+
+macro_rules! admitted_to {
+    ($request:ident, $answer:path) => {{
+        let (asked, message) = admitted($request)?;
+        $answer(&asked, message).await.map(Response::new)
+    }};
+}
+
+#[tonic::async_trait]
+impl AdminService for Operator {
+    async fn get_status(
+        &self,
+        request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        admitted_to!(request, status::get)
+    }
+
+    async fn who_am_i(
+        &self,
+        request: Request<WhoAmIRequest>,
+    ) -> Result<Response<WhoAmIResponse>, Status> {
+        admitted_to!(request, status::who_am_i)
+    }
+
+    async fn create_agent(
+        &self,
+        request: Request<CreateAgentRequest>,
+    ) -> Result<Response<CreateAgentResponse>, Status> {
+        admitted_to!(request, agents::create)
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        admitted_to!(request, agents::list)
+    }
+
+    async fn rotate_agent(
+        &self,
+        request: Request<RotateAgentRequest>,
+    ) -> Result<Response<RotateAgentResponse>, Status> {
+        admitted_to!(request, agents::rotate)
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<RevokeAgentRequest>,
+    ) -> Result<Response<RevokeAgentResponse>, Status> {
+        admitted_to!(request, agents::revoke)
+    }
+
+    async fn create_credential(
+        &self,
+        request: Request<CreateCredentialRequest>,
+    ) -> Result<Response<CreateCredentialResponse>, Status> {
+        admitted_to!(request, credentials::create)
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<ListCredentialsRequest>,
+    ) -> Result<Response<ListCredentialsResponse>, Status> {
+        admitted_to!(request, credentials::list)
+    }
+
+    async fn rotate_credential(
+        &self,
+        request: Request<RotateCredentialRequest>,
+    ) -> Result<Response<RotateCredentialResponse>, Status> {
+        admitted_to!(request, credentials::rotate)
+    }
+
+    async fn revoke_credential(
+        &self,
+        request: Request<RevokeCredentialRequest>,
+    ) -> Result<Response<RevokeCredentialResponse>, Status> {
+        admitted_to!(request, credentials::revoke)
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<SetPolicyRequest>,
+    ) -> Result<Response<SetPolicyResponse>, Status> {
+        admitted_to!(request, policy::set)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<GetPolicyRequest>,
+    ) -> Result<Response<GetPolicyResponse>, Status> {
+        admitted_to!(request, policy::get)
+    }
+
+    async fn explain_policy(
+        &self,
+        request: Request<ExplainPolicyRequest>,
+    ) -> Result<Response<ExplainPolicyResponse>, Status> {
+        admitted_to!(request, policy::explain)
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        admitted_to!(request, approvals::list)
+    }
+
+    async fn get_approval(
+        &self,
+        request: Request<GetApprovalRequest>,
+    ) -> Result<Response<GetApprovalResponse>, Status> {
+        admitted_to!(request, approvals::get)
+    }
+
+    async fn vote_approval(
+        &self,
+        request: Request<VoteApprovalRequest>,
+    ) -> Result<Response<VoteApprovalResponse>, Status> {
+        let channel = approvals::channel_of(request.metadata());
+        let (asked, message) = admitted(request)?;
+        vote_in(&asked, channel, message).await.map(Response::new)
+    }
+
+    async fn cancel_approval(
+        &self,
+        request: Request<CancelApprovalRequest>,
+    ) -> Result<Response<CancelApprovalResponse>, Status> {
+        admitted_to!(request, approvals::cancel)
+    }
+
+    type WatchApprovalsStream = approvals::Changes;
+
+    async fn watch_approvals(
+        &self,
+        request: Request<WatchApprovalsRequest>,
+    ) -> Result<Response<Self::WatchApprovalsStream>, Status> {
+        admitted_to!(request, approvals::watch)
+    }
+
+    async fn add_approver(
+        &self,
+        request: Request<AddApproverRequest>,
+    ) -> Result<Response<AddApproverResponse>, Status> {
+        admitted_to!(request, approvers::add)
+    }
+
+    async fn list_approvers(
+        &self,
+        request: Request<ListApproversRequest>,
+    ) -> Result<Response<ListApproversResponse>, Status> {
+        admitted_to!(request, approvers::list)
+    }
+
+    async fn rotate_approver_token(
+        &self,
+        request: Request<RotateApproverTokenRequest>,
+    ) -> Result<Response<RotateApproverTokenResponse>, Status> {
+        admitted_to!(request, approvers::rotate)
+    }
+
+    async fn remove_approver(
+        &self,
+        request: Request<RemoveApproverRequest>,
+    ) -> Result<Response<RemoveApproverResponse>, Status> {
+        admitted_to!(request, approvers::remove)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditResponse>, Status> {
+        admitted_to!(request, audit::list)
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<VerifyAuditRequest>,
+    ) -> Result<Response<VerifyAuditResponse>, Status> {
+        admitted_to!(request, audit::verify)
+    }
+
+    type ExportAuditStream = audit::Export;
+
+    async fn export_audit(
+        &self,
+        request: Request<ExportAuditRequest>,
+    ) -> Result<Response<Self::ExportAuditStream>, Status> {
+        admitted_to!(request, audit::export)
+    }
+
+    async fn get_seal_status(
+        &self,
+        _: Request<GetSealStatusRequest>,
+    ) -> Result<Response<GetSealStatusResponse>, Status> {
+        seal::status(&self.node).map(Response::new)
+    }
+
+    async fn unseal(
+        &self,
+        request: Request<UnsealRequest>,
+    ) -> Result<Response<UnsealResponse>, Status> {
+        let token = crate::access::bearer(request.metadata().as_ref()).ok();
+        seal::unseal(&self.node, token, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+        let (asked, _) = admitted(request)?;
+        seal::seal(&self.node, asked).await.map(Response::new)
+    }
+
+    async fn enroll_edge(
+        &self,
+        request: Request<EnrollEdgeRequest>,
+    ) -> Result<Response<EnrollEdgeResponse>, Status> {
+        let (asked, message) = admitted(request)?;
+        edges::enroll(&self.node, &asked, message).await.map(Response::new)
+    }
+
+    async fn list_edges(
+        &self,
+        request: Request<ListEdgesRequest>,
+    ) -> Result<Response<ListEdgesResponse>, Status> {
+        admitted_to!(request, edges::list)
+    }
+
+    async fn evict_edge(
+        &self,
+        request: Request<EvictEdgeRequest>,
+    ) -> Result<Response<EvictEdgeResponse>, Status> {
+        admitted_to!(request, edges::evict)
+    }
+}

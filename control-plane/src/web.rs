@@ -1,0 +1,44 @@
+//! What is served over plain HTTP on its own listener: is it alive, is it ready, how does it do.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Node;
+
+/// Serves until `stop`.
+pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(node);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the web listener ended");
+    }
+}
+
+async fn ready(State(node): State<Arc<Node>>) -> Response {
+    match node.unsealed() {
+        Some(house) if house.cluster.is_leader() => (StatusCode::OK, "ready\n").into_response(),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "no leader\n").into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "sealed\n").into_response(),
+    }
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    match node.metrics.render(&node.snapshot()) {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the figures could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,687 @@
+//! What operators change, and what they are told when it cannot be.
+
+use bytes::Bytes;
+use countersign_proto::v1;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::world::{World, credential};
+
+const POLICY: &str = r#"
+version = 1
+
+[[rule]]
+name = "read"
+host = "api.example.com"
+methods = ["GET"]
+then = "allow"
+credential = "example"
+
+[[rule]]
+name = "delete"
+host = "api.example.com"
+methods = ["DELETE"]
+then = "approve"
+credential = "example"
+approvers = ["platform"]
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_id_again_gives_the_same_answer_and_does_nothing_twice() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+
+    let agent = v1::CreateAgentRequest {
+        request_id: "r1".into(),
+        name: "bot".into(),
+        ..Default::default()
+    };
+    let first = admin.create_agent(agent.clone()).await.unwrap().into_inner();
+    assert_eq!(admin.create_agent(agent.clone()).await.unwrap().into_inner(), first);
+    assert!(first.token.starts_with("cs_agt_"));
+    assert_eq!(
+        admin
+            .list_agents(v1::ListAgentsRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .agents
+            .len(),
+        1
+    );
+    // Another id is another request, and the name is taken.
+    let again = v1::CreateAgentRequest { request_id: "r2".into(), ..agent.clone() };
+    assert_eq!(admin.create_agent(again).await.unwrap_err().code(), Code::AlreadyExists);
+    // The same id for something else is a mistake, not an answer.
+    let other = v1::CreateAgentRequest { name: "other".into(), ..agent };
+    let refused = admin.create_agent(other).await.unwrap_err();
+    assert_eq!(fields(&refused), ["request_id"]);
+
+    let created = v1::CreateCredentialRequest {
+        request_id: "r3".into(),
+        ..credential("example", "ghp_0123456789abcdefghijklmnopqrstuvwxyz")
+    };
+    let first = admin.create_credential(created.clone()).await.unwrap().into_inner();
+    assert_eq!(admin.create_credential(created).await.unwrap().into_inner(), first);
+    assert!(first.fake_key.starts_with("ghp_") && first.fake_key.len() == 40, "{}", first.fake_key);
+
+    let rotated = v1::RotateCredentialRequest {
+        request_id: "r4".into(),
+        name: "example".into(),
+        value: Bytes::from_static(b"ghp_zyxwvutsrqponmlkjihgfedcba9876543210"),
+    };
+    let first_rotation = admin.rotate_credential(rotated.clone()).await.unwrap().into_inner();
+    assert_eq!(admin.rotate_credential(rotated).await.unwrap().into_inner(), first_rotation);
+    assert_eq!(first_rotation.credential.unwrap().version, 2);
+    assert_eq!(
+        first_rotation.fake_key, first.fake_key,
+        "agents go on with the fake key that they hold"
+    );
+
+    let policy =
+        v1::SetPolicyRequest { request_id: "r5".into(), text: POLICY.into(), ..Default::default() };
+    assert_eq!(admin.set_policy(policy.clone()).await.unwrap().into_inner().version, 1);
+    assert_eq!(admin.set_policy(policy).await.unwrap().into_inner().version, 1);
+
+    let approver = v1::AddApproverRequest {
+        request_id: "r6".into(),
+        name: "ann".into(),
+        ..Default::default()
+    };
+    let first = admin.add_approver(approver.clone()).await.unwrap().into_inner();
+    assert_eq!(admin.add_approver(approver).await.unwrap().into_inner(), first);
+
+    let audit = admin.verify_audit(v1::VerifyAuditRequest {}).await.unwrap().into_inner();
+    assert!(audit.ok);
+    let records =
+        admin.list_audit(v1::ListAuditRequest::default()).await.unwrap().into_inner().records;
+    assert_eq!(records.iter().filter(|r| r.action == "agent.create").count(), 1);
+    assert_eq!(records.last().unwrap().hash, audit.head);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_principals_with_the_same_request_id_are_two_requests() {
+    let world = World::start().await;
+    let other = world.principal("other", &[v1::Role::Admin]).await;
+    let agent = |name: &str| v1::CreateAgentRequest {
+        request_id: "1".into(),
+        name: name.into(),
+        ..Default::default()
+    };
+    let first = world.admin().await.create_agent(agent("a")).await.unwrap().into_inner();
+    let second = world.client(&other).await.create_agent(agent("b")).await.unwrap().into_inner();
+    assert_ne!(first.token, second.token);
+    assert_ne!(first.agent.unwrap().agent_id, second.agent.unwrap().agent_id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_request_id_each_call_is_its_own() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let rotate = |name: &str| v1::RotateAgentRequest { name: name.into(), ..Default::default() };
+    let agent = v1::CreateAgentRequest { name: "bot".into(), ..Default::default() };
+    let token = admin.create_agent(agent).await.unwrap().into_inner().token;
+    let second = admin.rotate_agent(rotate("bot")).await.unwrap().into_inner().token;
+    let third = admin.rotate_agent(rotate("bot")).await.unwrap().into_inner().token;
+    assert!(token != second && second != third && token != third);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_credential_is_refused_with_the_field_and_without_the_value() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    const VALUE: &str = "canary0123456789canary";
+    let good = credential("c", VALUE);
+    let with = |change: fn(&mut v1::CreateCredentialRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        request
+    };
+    let table: Vec<(&str, v1::CreateCredentialRequest)> = vec![
+        ("host", with(|r| r.host = String::new())),
+        ("host", with(|r| r.host = "https://api.example.com".into())),
+        ("host", with(|r| r.host = "api.example.com:0443".into())),
+        ("host", with(|r| r.host = "user@api.example.com".into())),
+        ("host", with(|r| r.host = "2130706433".into())),
+        ("host", with(|r| r.host = "api..example.com".into())),
+        ("slot", with(|r| r.slot = String::new())),
+        ("slot", with(|r| r.slot = "cookie".into())),
+        ("slot", with(|r| r.slot = "header:".into())),
+        ("slot", with(|r| r.slot = "header:host".into())),
+        ("slot", with(|r| r.slot = "header:transfer-encoding".into())),
+        ("slot", with(|r| r.slot = "header:a b".into())),
+        ("slot", with(|r| r.slot = "query".into())),
+        ("slot", with(|r| r.slot = "query:".into())),
+        ("slot", with(|r| r.slot = "query:a&b".into())),
+        ("slot", with(|r| r.slot = "path:x".into())),
+        ("template", with(|r| r.template = "Bearer".into())),
+        ("template", with(|r| r.template = "{key}{key}".into())),
+        ("template", with(|r| r.template = "Bearer {key}\r\nx: y".into())),
+        ("template", with(|r| (r.slot, r.template) = ("path".into(), "a/{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("query:k".into(), "x{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("basic".into(), "a:b:{key}".into()))),
+        ("class", with(|r| r.class = 99)),
+        ("value", with(|r| r.value = Bytes::new())),
+        ("value", with(|r| r.value = Bytes::from_static(b"short"))),
+        ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\ncanary"))),
+        ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\0canary"))),
+        ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\xff"))),
+        ("value", with(|r| r.value = vec![b'x'; 16 * 1024 + 1].into())),
+    ];
+    for (field, request) in table {
+        let what = format!("{field}: {:?} {:?} {:?}", request.host, request.slot, request.template);
+        let refused = admin.create_credential(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{what}");
+        assert_eq!(fields(&refused), [field], "{what}");
+        assert_eq!(refused.get_details_error_info().unwrap().domain, "countersign");
+        assert!(!refused.message().contains("canary0"), "{refused:?}");
+    }
+    // Every mistake at once.
+    let all = v1::CreateCredentialRequest { name: "c".into(), ..Default::default() };
+    assert_eq!(fields(&admin.create_credential(all).await.unwrap_err()), ["host", "slot", "value"]);
+    let bad_name = v1::CreateCredentialRequest { name: "No Name".into(), ..good.clone() };
+    assert_eq!(admin.create_credential(bad_name).await.unwrap_err().code(), Code::InvalidArgument);
+    assert!(
+        admin
+            .list_credentials(v1::ListCredentialsRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .credentials
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_without_a_template_takes_its_own() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    for (n, (slot, stored, template)) in [
+        ("header", "header:authorization", "Bearer {key}"),
+        ("header:Authorization", "header:authorization", "Bearer {key}"),
+        ("header:X-Api-Key", "header:x-api-key", "{key}"),
+        ("basic", "basic", ""),
+        ("query:api_key", "query:api_key", ""),
+        ("path", "path", "{key}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = v1::CreateCredentialRequest {
+            slot: slot.into(),
+            ..credential(&format!("c{n}"), "0123456789abcdef")
+        };
+        let created =
+            admin.create_credential(request).await.unwrap().into_inner().credential.unwrap();
+        assert_eq!(
+            (created.slot.as_str(), created.template.as_str(), created.port),
+            (stored, template, 443)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_does_not_compile_is_refused_with_every_mistake() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let text = "version = 1\n[[rule]]\nname = \"a\"\nhost = \"*\"\nthen = \"perhaps\"\n[[rule]]\nname = \"b\"\nhost = \"x..y\"\nthen = \"allow\"\n";
+    let request = v1::SetPolicyRequest {
+        text: text.into(),
+        file_name: "p.toml".into(),
+        ..Default::default()
+    };
+    let refused = admin.set_policy(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    assert!(violations.len() >= 2, "{violations:?}");
+    assert!(
+        violations.iter().all(|v| v.field == "text" && v.description.starts_with("p.toml:")),
+        "{violations:?}"
+    );
+    assert_eq!(admin.get_policy(v1::GetPolicyRequest {}).await.unwrap().into_inner().version, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_is_warned_about_what_is_probably_not_meant() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let policy = || v1::SetPolicyRequest { text: POLICY.into(), ..Default::default() };
+    let warnings = admin.set_policy(policy()).await.unwrap().into_inner().warnings;
+    assert!(warnings.iter().any(|w| w.contains("\"platform\"")), "{warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("\"example\"")), "{warnings:?}");
+
+    let elsewhere = v1::CreateCredentialRequest {
+        host: "elsewhere.example".into(),
+        ..credential("example", "0123456789abcdef")
+    };
+    admin.create_credential(elsewhere).await.unwrap();
+    let ann = v1::AddApproverRequest {
+        name: "ann".into(),
+        groups: vec!["platform".into()],
+        ..Default::default()
+    };
+    admin.add_approver(ann).await.unwrap();
+    let warnings = admin.set_policy(policy()).await.unwrap().into_inner().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("elsewhere.example"), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_with_another_version_than_expected_is_refused() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let policy = |expected_version| v1::SetPolicyRequest {
+        text: POLICY.into(),
+        expected_version,
+        ..Default::default()
+    };
+    assert_eq!(admin.set_policy(policy(0)).await.unwrap().into_inner().version, 1);
+    assert_eq!(admin.set_policy(policy(1)).await.unwrap().into_inner().version, 2);
+    assert!(admin.set_policy(policy(1)).await.is_err());
+    assert_eq!(admin.get_policy(v1::GetPolicyRequest {}).await.unwrap().into_inner().version, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t3_class_a_leased_credential_is_not_approved_about_unless_the_rule_says_so() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let lease = v1::CreateCredentialRequest {
+        class: v1::CredentialClass::Lease.into(),
+        ..credential("example", "0123456789abcdef")
+    };
+    admin.create_credential(lease.clone()).await.unwrap();
+    let policy = |text: &str| v1::SetPolicyRequest { text: text.into(), ..Default::default() };
+    let refused = admin.set_policy(policy(POLICY)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(
+        refused.get_details_precondition_failure().unwrap().violations[0].subject,
+        "example"
+    );
+    let accepted = POLICY.replace("approvers =", "accept_edge_enforced = true\napprovers =");
+    admin.set_policy(policy(&accepted)).await.unwrap();
+
+    // And the other way round: the policy first, the credential after it.
+    let other = POLICY.replace("\"example\"", "\"later\"");
+    admin.set_policy(policy(&other)).await.unwrap();
+    let later = v1::CreateCredentialRequest { name: "later".into(), ..lease };
+    assert_eq!(admin.create_credential(later).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_names_the_rule_that_decides() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let ask = |method: &str, url: &str| v1::ExplainPolicyRequest {
+        agent: "bot".into(),
+        method: method.into(),
+        url: url.into(),
+        ..Default::default()
+    };
+    let before =
+        admin.explain_policy(ask("GET", "https://api.example.com/x")).await.unwrap().into_inner();
+    assert_eq!((before.decision.as_str(), before.policy_version), ("refuse", 0));
+    admin
+        .set_policy(v1::SetPolicyRequest { text: POLICY.into(), ..Default::default() })
+        .await
+        .unwrap();
+    for (method, url, decision, rule) in [
+        ("GET", "https://api.example.com/x", "allow", "read"),
+        ("delete", "https://api.example.com", "approve", "delete"),
+        ("POST", "https://api.example.com/x", "refuse", ""),
+        ("GET", "https://elsewhere.example/x", "refuse", ""),
+    ] {
+        let answer = admin.explain_policy(ask(method, url)).await.unwrap().into_inner();
+        assert_eq!(
+            (answer.decision.as_str(), answer.rule.as_str()),
+            (decision, rule),
+            "{method} {url}"
+        );
+    }
+    let answer =
+        admin.explain_policy(ask("GET", "https://api.example.com/x")).await.unwrap().into_inner();
+    assert!(
+        answer.rules.iter().any(|r| r.rule == "delete" && r.matched == "no"),
+        "{:?}",
+        answer.rules
+    );
+    for url in [
+        "",
+        "api.example.com",
+        "ftp://api.example.com/",
+        "https://a@api.example.com/",
+        "https://api.example.com/a/../b",
+        "https://api.example.com/%2e%2e/",
+    ] {
+        assert_eq!(
+            fields(&admin.explain_policy(ask("GET", url)).await.unwrap_err()),
+            ["url"],
+            "{url}"
+        );
+    }
+    assert_eq!(
+        fields(&admin.explain_policy(ask("G T", "https://api.example.com/")).await.unwrap_err()),
+        ["method"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_come_in_pages_that_fit_together() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    for n in 0..5 {
+        let request = v1::CreateAgentRequest { name: format!("bot-{n}"), ..Default::default() };
+        admin.create_agent(request).await.unwrap();
+    }
+    let (mut names, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = v1::ListAgentsRequest { page_size: 2, page_token };
+        let page = admin.list_agents(request).await.unwrap().into_inner();
+        names.extend(page.agents.into_iter().map(|a| a.name));
+        (page_token, pages) = (page.next_page_token, pages + 1);
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["bot-0", "bot-1", "bot-2", "bot-3", "bot-4"]);
+    assert_eq!(pages, 3);
+    let token = admin
+        .list_agents(v1::ListAgentsRequest { page_size: 1, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
+        .next_page_token;
+    for (page_size, page_token) in [(-1, String::new()), (0, "nonsense".into()), (0, "%%%".into())]
+    {
+        let request = v1::ListAgentsRequest { page_size, page_token };
+        assert_eq!(admin.list_agents(request).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    // A token of one list is none of another.
+    let elsewhere = v1::ListAuditRequest { page_size: 1, page_token: token };
+    assert_eq!(fields(&admin.list_audit(elsewhere).await.unwrap_err()), ["page_token"]);
+    let mut all = v1::ListAuditRequest { page_size: 2, ..Default::default() };
+    let mut indexes = Vec::new();
+    loop {
+        let page = admin.list_audit(all.clone()).await.unwrap().into_inner();
+        indexes.extend(page.records.iter().map(|r| r.index));
+        all.page_token = page.next_page_token;
+        if all.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(indexes, (1..=indexes.len() as u64).collect::<Vec<_>>());
+    let mut exported = admin.export_audit(v1::ExportAuditRequest {}).await.unwrap().into_inner();
+    let mut count = 0;
+    while exported.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, indexes.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_is_refused_with_a_sentence() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let long = "x".repeat(129);
+    let statuses = [
+        (
+            Code::InvalidArgument,
+            admin
+                .create_agent(v1::CreateAgentRequest { name: String::new(), ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .create_agent(v1::CreateAgentRequest { name: "A\nB".into(), ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .create_agent(v1::CreateAgentRequest {
+                    request_id: long,
+                    name: "a".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .create_agent(v1::CreateAgentRequest {
+                    name: "a".into(),
+                    owner: "nobody".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .rotate_agent(v1::RotateAgentRequest { name: "a".into(), ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .revoke_agent(v1::RevokeAgentRequest { name: "a".into(), ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .revoke_credential(v1::RevokeCredentialRequest {
+                    name: "a".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .rotate_credential(v1::RotateCredentialRequest {
+                    name: "a".into(),
+                    value: Bytes::from_static(b"0123456789"),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .remove_approver(v1::RemoveApproverRequest {
+                    name: "a".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .add_approver(v1::AddApproverRequest {
+                    name: "a".into(),
+                    roles: vec![0],
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .add_approver(v1::AddApproverRequest {
+                    name: "a".into(),
+                    roles: vec![77],
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .get_approval(v1::GetApprovalRequest { approval_id: "x".into() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .get_approval(v1::GetApprovalRequest { approval_id: "0".repeat(32) })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .vote_approval(v1::VoteApprovalRequest {
+                    approval_id: "0".repeat(32),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .vote_approval(v1::VoteApprovalRequest {
+                    approval_id: "0".repeat(32),
+                    decision: 1,
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .vote_approval(v1::VoteApprovalRequest {
+                    approval_id: "0".repeat(32),
+                    decision: 1,
+                    intent_digest: "abc".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .watch_approvals(v1::WatchApprovalsRequest { approval_id: "0".repeat(32) })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .list_approvals(v1::ListApprovalsRequest { state: 99, ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::InvalidArgument,
+            admin
+                .enroll_edge(v1::EnrollEdgeRequest {
+                    name: "e".into(),
+                    csr_pem: "no".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::NotFound,
+            admin
+                .evict_edge(v1::EvictEdgeRequest { name: "e".into(), ..Default::default() })
+                .await
+                .unwrap_err(),
+        ),
+        (
+            Code::FailedPrecondition,
+            admin
+                .remove_approver(v1::RemoveApproverRequest {
+                    name: "admin".into(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap_err(),
+        ),
+    ];
+    for (n, (code, status)) in statuses.into_iter().enumerate() {
+        assert_eq!(status.code(), code, "{n}: {status:?}");
+        assert!(status.message().len() > 10 && !status.message().contains('\n'), "{n}: {status:?}");
+        assert!(status.get_details_error_info().is_some(), "{n}: {status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_is_enrolled_for_its_key_and_evicted() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request =
+        v1::EnrollEdgeRequest { request_id: "e".into(), name: "edge-1".into(), csr_pem: csr };
+    let enrolled = admin.enroll_edge(request.clone()).await.unwrap().into_inner();
+    assert_eq!(enrolled.root_public_key.len(), 32);
+    assert_eq!(enrolled.gateway_address, world.node.gateway_addr().to_string());
+    assert_eq!(enrolled.gateway_ca_pem, std::fs::read_to_string(world.node.api_ca_path()).unwrap());
+    assert!(enrolled.certificate_pem.contains("BEGIN CERTIFICATE"));
+    let again = admin.enroll_edge(request.clone()).await.unwrap().into_inner();
+    assert_eq!(again.edge, enrolled.edge);
+    // The same request with another key would give that key the edge's name.
+    let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let csr_pem =
+        rcgen::CertificateParams::default().serialize_request(&other).unwrap().pem().unwrap();
+    let stolen = v1::EnrollEdgeRequest { csr_pem, ..request };
+    assert_eq!(fields(&admin.enroll_edge(stolen).await.unwrap_err()), ["request_id"]);
+
+    let evict =
+        v1::EvictEdgeRequest { name: "edge-1".into(), reason: "lost".into(), ..Default::default() };
+    assert!(admin.evict_edge(evict).await.unwrap().into_inner().edge.unwrap().evicted);
+    let edges = admin.list_edges(v1::ListEdgesRequest::default()).await.unwrap().into_inner().edges;
+    assert_eq!(edges.len(), 1);
+    assert!(edges[0].evicted && !edges[0].connected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_changed_is_there_after_a_restart() {
+    let world = World::start().await;
+    let token = world.admin_token();
+    let ca = std::fs::read(world.node.api_ca_path()).unwrap();
+    let agent = v1::CreateAgentRequest {
+        request_id: "r1".into(),
+        name: "bot".into(),
+        ..Default::default()
+    };
+    let first = world.admin().await.create_agent(agent.clone()).await.unwrap().into_inner();
+    let before =
+        world.admin().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    let world = world
+        .restart(|folder| countersign_control_plane::node::SealConfig::KeyFile(folder.join("key")))
+        .await;
+    assert_eq!(world.admin_token(), token);
+    assert_eq!(std::fs::read(world.node.api_ca_path()).unwrap(), ca);
+    let after = world.admin().await.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(after.cluster_id, before.cluster_id);
+    assert!(after.leader && after.applied_index > before.applied_index);
+    assert_eq!(world.admin().await.create_agent(agent).await.unwrap().into_inner(), first);
+    assert!(
+        world.admin().await.verify_audit(v1::VerifyAuditRequest {}).await.unwrap().into_inner().ok
+    );
+}
+
+fn fields(status: &Status) -> Vec<String> {
+    let violations =
+        status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+    violations.into_iter().map(|violation| violation.field).collect()
+}
