@@ -1,9 +1,12 @@
 //! What can be typed: the one source of `--help`, of shell completions and of man pages.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use countersign_edge_gateway::addresses::Network;
+use countersign_edge_gateway::upstream::ConnectTo;
 
 /// The gateway of consent for AI agents: agents hold fake keys, people decide, and only then does the real key leave.
 ///
@@ -40,6 +43,10 @@ pub(crate) enum Command {
     /// Credentials: the real keys, which nothing here can show
     #[command(subcommand)]
     Credential(Credential),
+    /// See the whole story, played and checked in this process, in under a minute
+    Demo(Demo),
+    /// Run a control plane and an edge here, in one process: not for production
+    Dev(Dev),
     /// Find out what is in the way, and say what to do about it
     Doctor(Doctor),
     /// Edges: the gateways that agents go through
@@ -72,6 +79,7 @@ pub(crate) enum Output {
 
 /// What a reading command takes.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Show {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -386,6 +394,55 @@ pub(crate) struct Login {
     /// The authority that agents have to trust (PEM)
     #[arg(long, env = "COUNTERSIGN_EDGE_CA", value_name = "FILE")]
     pub(crate) edge_ca: Option<PathBuf>,
+}
+
+/// It lives in the data directory, survives a restart, and is for development alone: the key that opens the vault lies
+/// beside it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dev {
+    /// Everything that is kept
+    #[arg(long, value_name = "DIR", default_value = crate::context::DEV_DIR)]
+    pub(crate) data_dir: PathBuf,
+    /// Written once everything serves: addresses, CA files, the administrator's token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Put this policy in force at the start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Where agents reach the edge; port 0 picks one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7080")]
+    pub(crate) edge_listen: SocketAddr,
+    /// Where operators reach the control plane
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
+    pub(crate) api_listen: SocketAddr,
+    /// Where edges reach the control plane
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) gateway_listen: SocketAddr,
+    /// Health, metrics and pages
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7081")]
+    pub(crate) web_listen: SocketAddr,
+    /// Trust this authority for upstreams too (PEM); as often as needed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) upstream_ca: Vec<PathBuf>,
+    /// Dial another address for a destination, as curl does; as often as needed
+    #[arg(long, value_name = "HOST:PORT:ADDR:PORT")]
+    pub(crate) connect_to: Vec<ConnectTo>,
+    /// Let the edge dial this private range; as often as needed
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_private: Vec<Network>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// Answer in the person's place, where there is no terminal
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub(crate) answer: Option<Word>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Word {
+    Approve,
+    Deny,
 }
 
 #[derive(Debug, clap::Args)]

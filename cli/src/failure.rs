@@ -1,7 +1,7 @@
 //! Every way a command can end other than well: one sentence on stderr, and an exit code.
 
 use std::error::Error as _;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::process::ExitCode;
 
 use tonic::{Code, Status};
@@ -48,10 +48,21 @@ impl Failure {
     }
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left => f.write_str("whoever read this has left"),
+            Self::Refused(why) | Self::Unreachable(why) | Self::Usage(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
 /// A failure of this machine's own making: files, sockets, what `dev` runs.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Refused(format!("{error:#}"))
+        error.downcast().unwrap_or_else(|error| Self::Refused(format!("{error:#}")))
     }
 }
 
@@ -64,12 +75,11 @@ impl From<Status> for Failure {
                 Self::Unreachable("the control plane did not answer in time; try again, and see `countersign status`".into())
             }
             Code::InvalidArgument => Self::Refused(violations(&status)),
-            Code::PermissionDenied => Self::Refused(format!("not allowed: {said}")),
             Code::Unauthenticated => Self::Refused(format!(
                 "the control plane does not know this token ({said}); set COUNTERSIGN_TOKEN or run `countersign login`"
             )),
             Code::Unavailable if said.starts_with("sealed") => {
-                Self::Refused(format!("the control plane is {said}; run `countersign seal unseal`"))
+                Self::Refused(format!("the control plane is {said}"))
             }
             Code::Unimplemented => {
                 Self::Refused("the control plane does not know this command: is it older than this `countersign`?".into())
@@ -84,16 +94,15 @@ impl From<Status> for Failure {
     }
 }
 
-/// The message, and each violated field on a line of its own unless the message says it already.
+/// Each violated field on a line of its own, if they are named; else the message. What is wrong with a policy says where.
 fn violations(status: &Status) -> String {
-    let mut lines = vec![status.message().to_owned()];
-    for violation in
-        status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default()
-    {
-        if !status.message().contains(&violation.description) {
-            lines.push(violation.description);
-        }
+    let bad = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+    if bad.is_empty() {
+        return status.message().to_owned();
     }
-    lines.retain(|line| !line.is_empty());
-    lines.join("\n")
+    let line = |violation: tonic_types::FieldViolation| match violation.field.as_str() {
+        "" | "policy" | "text" => violation.description,
+        field => format!("{field}: {}", violation.description),
+    };
+    bad.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }

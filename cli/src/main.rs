@@ -7,16 +7,19 @@
 //! args       what can be typed                       cmd/*    a noun each: words in, one or two calls, words out
 //! context    which control plane, as whom            dev      a whole site in one process, on loopback
 //! client     the line to it                          demo     the story, played and checked
-//! secret print failure    in, out, and not at all
+//! secret print failure    in, out, and not at all     site     what dev and demo start
 //! ```
 
 mod args;
 mod client;
 mod cmd;
 mod context;
+mod demo;
+mod dev;
 mod failure;
 mod print;
 mod secret;
+mod site;
 
 use std::process::ExitCode;
 
@@ -51,6 +54,8 @@ async fn run(args: Args) -> Done {
         Command::Audit(command) => cmd::audit::run(context, command).await,
         Command::Completions(command) => cmd::manual::completions(&command),
         Command::Credential(command) => cmd::credential::run(&context()?, command).await,
+        Command::Demo(command) => demo::run(&command).await,
+        Command::Dev(command) => dev::run(command).await,
         Command::Doctor(command) => cmd::doctor::run(context, &command).await,
         Command::Edge(command) => cmd::edge::run(&context()?, command).await,
         Command::Env(command) => cmd::env::run(&context()?, &command),

@@ -70,18 +70,32 @@ impl From<v1::AuditRecord> for Line {
 }
 
 impl Line {
+    /// When, who, what, about what.
+    pub(crate) fn brief(&self) -> Vec<String> {
+        vec![self.at.clone(), self.actor.clone(), self.action.clone(), self.subject.clone()]
+    }
+
+    /// Whether it is about this subject, or says so in its details.
+    pub(crate) fn names(&self, subject: &str) -> bool {
+        self.subject == subject || self.details.iter().any(|detail| detail.value == subject)
+    }
+
     /// As the state machine hashed it; None when a field is not what an export writes.
-    fn record(self) -> Option<Record> {
+    fn record(&self) -> Option<Record> {
         let hash = |text: &str| hex::decode(text).ok()?.try_into().ok();
         let at =
             humantime::parse_rfc3339(&self.at).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Some(Record {
             index: self.index,
             at: at.as_millis().try_into().ok()?,
-            actor: self.actor,
-            action: self.action,
-            subject: self.subject,
-            details: self.details.into_iter().map(|detail| (detail.name, detail.value)).collect(),
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            subject: self.subject.clone(),
+            details: self
+                .details
+                .iter()
+                .map(|detail| (detail.name.clone(), detail.value.clone()))
+                .collect(),
             previous: hash(&self.previous_hash)?,
             hash: hash(&self.hash)?,
         })
@@ -89,10 +103,10 @@ impl Line {
 }
 
 #[derive(Serialize)]
-struct Verdict {
-    ok: bool,
-    entries: u64,
-    head: String,
+pub(crate) struct Verdict {
+    pub(crate) ok: bool,
+    pub(crate) entries: u64,
+    pub(crate) head: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     broken_at: Option<u64>,
 }
@@ -160,24 +174,20 @@ async fn export(context: &Context, to: Option<&Path>) -> Done {
     }
 }
 
-/// Checks an exported file with nothing but SHA-256.
-fn verify(file: &Path) -> Result<Verdict, Failure> {
-    let unread = |error: std::io::Error| {
-        Failure::Refused(format!("the export {} cannot be read: {error}", file.display()))
-    };
-    let mut records = Vec::new();
-    for (number, line) in BufReader::new(File::open(file).map_err(unread)?).lines().enumerate() {
-        let line = line.map_err(unread)?;
-        let record = serde_json::from_str::<Line>(&line).ok().and_then(Line::record);
-        let not_one = || {
-            Failure::Refused(format!(
-                "{}:{}: this is not a record of an audit export",
-                file.display(),
-                number + 1
-            ))
-        };
-        records.push(record.ok_or_else(not_one)?);
+/// The whole log.
+pub(crate) async fn exported(admin: &mut client::Admin) -> Result<Vec<Line>, Failure> {
+    let mut answers = admin.export_audit(v1::ExportAuditRequest {}).await?.into_inner();
+    let mut lines = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        lines.push(Line::from(part(answer.record)?));
     }
+    Ok(lines)
+}
+
+/// Checks an exported log with nothing but SHA-256. `Err` is the position, from 1, of what is no record.
+pub(crate) fn verified(lines: &[Line]) -> Result<Verdict, usize> {
+    let record = |(position, line): (usize, &Line)| line.record().ok_or(position + 1);
+    let records: Vec<Record> = lines.iter().enumerate().map(record).collect::<Result<_, _>>()?;
     if records.first().is_some_and(|record| record.index != 1) {
         return Ok(broken(&records, BrokenAt(1)));
     }
@@ -190,6 +200,24 @@ fn verify(file: &Path) -> Result<Verdict, Failure> {
         },
         Err(at) => broken(&records, at),
     })
+}
+
+fn verify(file: &Path) -> Result<Verdict, Failure> {
+    let unread = |error: std::io::Error| {
+        Failure::Refused(format!("the export {} cannot be read: {error}", file.display()))
+    };
+    let not_one = |position: usize| {
+        Failure::Refused(format!(
+            "{}:{position}: this is not a record of an audit export",
+            file.display()
+        ))
+    };
+    let mut lines = Vec::new();
+    for (number, text) in BufReader::new(File::open(file).map_err(unread)?).lines().enumerate() {
+        let line = serde_json::from_str::<Line>(&text.map_err(unread)?);
+        lines.push(line.map_err(|_| not_one(number + 1))?);
+    }
+    verified(&lines).map_err(not_one)
 }
 
 fn broken(records: &[Record], BrokenAt(index): BrokenAt) -> Verdict {
@@ -266,7 +294,7 @@ mod tests {
         (1..=5).map(one).collect()
     }
 
-    fn verified(lines: &[Line]) -> Result<Verdict, Failure> {
+    fn through_a_file(lines: &[Line]) -> Result<Verdict, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let text: Vec<String> =
@@ -278,37 +306,37 @@ mod tests {
     #[test]
     fn an_export_verifies_without_a_control_plane() {
         let lines = log();
-        let verdict = verified(&lines).unwrap();
+        let verdict = through_a_file(&lines).unwrap();
         assert!(verdict.ok);
         assert_eq!((verdict.entries, &verdict.head), (5, &lines[4].hash));
-        assert!(verified(&[]).unwrap().ok);
+        assert!(through_a_file(&[]).unwrap().ok);
     }
 
     #[test]
     fn c_9_an_edited_record_is_found() {
         let mut lines = log();
         lines[2].actor = "principal:mallory".into();
-        assert_eq!(verified(&lines).unwrap().broken_at, Some(3));
+        assert_eq!(through_a_file(&lines).unwrap().broken_at, Some(3));
         let mut lines = log();
         lines[3].at = "2023-11-14T22:13:21Z".into();
-        assert_eq!(verified(&lines).unwrap().broken_at, Some(4));
+        assert_eq!(through_a_file(&lines).unwrap().broken_at, Some(4));
     }
 
     #[test]
     fn c_9_a_removed_record_is_found_also_the_first() {
         let mut lines = log();
         lines.remove(2);
-        assert_eq!(verified(&lines).unwrap().broken_at, Some(3));
+        assert_eq!(through_a_file(&lines).unwrap().broken_at, Some(3));
         let mut lines = log();
         lines.remove(0);
-        assert_eq!(verified(&lines).unwrap().broken_at, Some(1));
+        assert_eq!(through_a_file(&lines).unwrap().broken_at, Some(1));
     }
 
     #[test]
     fn what_is_no_record_is_named_by_its_line() {
         let mut lines = log();
         lines[1].hash = "short".into();
-        let Err(Failure::Refused(why)) = verified(&lines) else { panic!("verified") };
+        let Err(Failure::Refused(why)) = through_a_file(&lines) else { panic!("verified") };
         assert!(why.contains("audit.jsonl:2:"), "{why}");
     }
 }

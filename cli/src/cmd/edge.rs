@@ -142,7 +142,7 @@ async fn enroll(
     ])?;
     match enrolled.config {
         Some(path) => {
-            print::line(&format!("Start it: countersign-edge-gateway --config {}", path.display()))
+            print::line(&format!("Start it: countersign-edge-gateway {}", path.display()))
         }
         None => print::line("Its key stays where the request for it was made."),
     }
