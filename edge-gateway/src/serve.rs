@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
-use crate::agent::{Badge, Hall, Seat, Seats};
+use crate::agent::{Badge, Hall, Seat};
 use crate::bundle::{Agent, Credential, InForce};
 use crate::config::Limits;
 use crate::control::{Alarm, Control, NotLeased, Receipt, RequestId, Why};
@@ -146,6 +146,8 @@ async fn story(
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
+            let waiting_seat = seats.held()?;
+            drop(seat);
             let hold = wait::hold_for(judgement.hold, wait);
             let policy_version = force.bundle.policy_version;
             let circumstances =
@@ -153,7 +155,7 @@ async fn story(
             let why =
                 Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
             let waiting = Waiting::open(&rooms.control, judged, circumstances, why);
-            held(rooms, badge, seats, seat, waiting).await
+            held(rooms, badge, waiting_seat, waiting).await
         }
     }
 }
@@ -162,23 +164,21 @@ async fn story(
 async fn held(
     rooms: &Arc<Rooms>,
     badge: &Badge,
-    seats: Arc<Seats>,
     seat: Seat,
     mut waiting: Waiting,
 ) -> Result<Response<BoxBody>, Refusal> {
-    let waiting_seat = seats.held()?;
-    drop(seat);
     let _counted = Counted::one(rooms);
     loop {
         match waiting.decided(&rooms.control, &rooms.metrics, &rooms.drain).await? {
             Ended::Released { request_id, released, sealed } => {
-                drop(waiting_seat);
-                return released_by_decision(rooms, request_id, released, sealed).await;
+                drop(seat);
+                return released_by_decision(rooms, request_id, *released, sealed).await;
             }
             Ended::Reopened(before) => match judge_again(rooms, badge, *before)? {
                 Again::Hold(again) => waiting = *again,
                 Again::Pass { force, agent, released, credential } => {
-                    return pass(rooms, &force, &agent, released, credential, None).await;
+                    let credential = credential.map(|credential| *credential);
+                    return pass(rooms, &force, &agent, *released, credential, None).await;
                 }
             },
         }
@@ -260,7 +260,12 @@ fn key_agrees(
 /// How a held request goes on under a newer policy.
 enum Again {
     Hold(Box<Waiting>),
-    Pass { force: Arc<InForce>, agent: Agent, released: Released, credential: Option<Credential> },
+    Pass {
+        force: Arc<InForce>,
+        agent: Agent,
+        released: Box<Released>,
+        credential: Option<Box<Credential>>,
+    },
 }
 
 /// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
@@ -315,6 +320,7 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
         }
         Class::Pass(released) => {
             waiting.opening.given_up("the policy allows it now");
+            let (released, credential) = (Box::new(released), credential.map(Box::new));
             Ok(Again::Pass { force, agent, released, credential })
         }
         Class::Hold(judged) => {

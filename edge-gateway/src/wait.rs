@@ -31,7 +31,7 @@ pub(crate) struct Waiting {
 /// How the wait ended, when it did not end in a no.
 pub(crate) enum Ended {
     /// A signed decision releases it. The keys that came along are still sealed.
-    Released { request_id: RequestId, released: Released, sealed: Vec<Sealed> },
+    Released { request_id: RequestId, released: Box<Released>, sealed: Vec<Sealed> },
     /// The policy changed: it must be judged again.
     Reopened(Box<Waiting>),
 }
@@ -121,6 +121,7 @@ impl Waiting {
                     match verify(self.held, &signed, &trust, clock::now()) {
                         Outcome::Release(released) => {
                             self.opening.carried();
+                            let released = Box::new(released);
                             return Ok(Ended::Released { request_id, released, sealed });
                         }
                         Outcome::Deny(word) => {

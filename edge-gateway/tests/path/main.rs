@@ -1,0 +1,13 @@
+//! The edge from outside: real sockets towards the agent, real TLS towards the upstream, real gRPC towards a control
+//! plane that lives in this process and says what the test wants it to say.
+
+mod agent;
+mod control;
+mod origin;
+mod world;
+
+mod door;
+mod hold;
+mod keys;
+mod session;
+mod target;

@@ -1,0 +1,73 @@
+//! Paths, methods and headers that are read in two ways.
+
+use crate::control::secret;
+use crate::world::World;
+
+#[tokio::test]
+async fn p_1_p_2_p_4_p_5_ambiguous_paths_are_400() {
+    let world = World::start().await;
+    for path in [
+        "/things/x/%2e%2e/1",
+        "/things/../1",
+        "/things/./1",
+        "/things\\1",
+        "//things/1",
+        "/things//1",
+        "/things/%252e",
+        "/things/a%2fb",
+        "/things/a%5cb",
+        "/things/%00",
+        "/things/%zz",
+        "/things/..;x=1/2",
+    ] {
+        let answer = world.agent.send("open.test", &format!("GET {path}"), "", "").await;
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+    }
+    assert!(world.origin.got().is_empty());
+}
+
+#[tokio::test]
+async fn p_3_an_encoded_letter_is_judged_decoded_and_sent_as_it_was() {
+    let world = World::start().await;
+    let key = format!("Authorization: Bearer {}\r\n", secret("api").fake);
+    let denied = world.agent.send("api.test", "GET /%6eever/1", &key, "").await;
+    assert_eq!((denied.status, denied.code().as_str()), (403, "policy_denied"));
+    let answer = world.agent.send("open.test", "GET /%74hings", "", "").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(world.origin.got()[0].target, "/%74hings");
+}
+
+#[tokio::test]
+async fn p_8_p_9_methods_in_disguise_are_refused() {
+    let world = World::start().await;
+    let answer =
+        world.agent.send("open.test", "POST /x", "X-HTTP-Method-Override: DELETE\r\n", "").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"));
+    for method in ["post", "TRACE", "PROPFIND", "Get"] {
+        let answer = world.agent.send("open.test", &format!("{method} /x"), "", "").await;
+        assert_eq!(answer.status, 405, "{method}");
+    }
+    assert!(world.origin.got().is_empty());
+}
+
+#[tokio::test]
+async fn p_11_p_13_u_2_what_belongs_to_connections_and_proxies_stays_here() {
+    let world = World::start().await;
+    let rest = "Connection: X-Named, Upgrade, HTTP2-Settings\r\nX-Named: 1\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n\
+                X-Forwarded-For: 10.0.0.1\r\nForwarded: for=x\r\nVia: 1.1 x\r\nX-Real-IP: 10.0.0.1\r\nKeep-Alive: 5\r\n\
+                TE: trailers\r\nProxy-Authorization: Basic x\r\nCountersign-Anything: 1\r\nX-Kept: yes\r\n";
+    assert_eq!(world.agent.send("open.test", "GET /", rest, "").await.status, 200);
+    let got = &world.origin.got()[0];
+    let names: Vec<&str> = got.headers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-kept", "host"], "nothing else is there");
+}
+
+#[tokio::test]
+async fn p_11_connection_cannot_name_the_key_away() {
+    let world = World::start().await;
+    let rest =
+        format!("Connection: Authorization\r\nAuthorization: Bearer {}\r\n", secret("api").fake);
+    let answer = world.agent.send("api.test", "GET /things/1", &rest, "").await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "fake_key_missing"));
+    assert!(world.origin.got().is_empty());
+}
