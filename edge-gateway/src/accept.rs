@@ -32,6 +32,8 @@ use crate::wait;
 
 /// A client that has not said what it wants by then is sent away.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Behind the door agents are known, and keep connections open between requests for longer than that.
+const IDLE_TIME: Duration = Duration::from_secs(120);
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
@@ -84,11 +86,11 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn http1() -> http1::Builder {
+fn http1(head_time: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(head_time)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD);
     builder
@@ -106,7 +108,7 @@ async fn proxy(
         async move { Ok::<_, Infallible>(at_the_door(rooms, stop, tunnels, request).await) }
     });
     let mut connection =
-        pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        pin!(http1(HEAD_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {
@@ -142,6 +144,10 @@ async fn at_the_door(
     }
     match tunnel_to(&request) {
         Err(refusal) => refused(&rooms, refusal),
+        Ok(destination) if !may_be_minted(&rooms, &badge, &destination) => {
+            let why = Some("and too many such hosts were asked for".into());
+            refused(&rooms, Refusal::PolicyDenied { rule: None, detail: why })
+        }
         Ok(destination) => {
             let upgrade = hyper::upgrade::on(request);
             tunnels.spawn(async move { tunnel(upgrade, &rooms, &badge, destination, stop).await });
@@ -192,6 +198,14 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
         }),
         _ => Ok(destination),
     }
+}
+
+/// Hosts that no rule names get a certificate too, so that the agent can read why it is refused; but not without
+/// end, since each costs a signature.
+fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
+    let Some(force) = rooms.control.in_force() else { return false };
+    force.bundle.policy.names_host(destination)
+        || force.bundle.agent(badge).is_some_and(|agent| rooms.hall.seats(&agent.id).stray())
 }
 
 fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
@@ -252,7 +266,7 @@ async fn serve_h1(
         }
         Ok::<_, Infallible>(response)
     });
-    let mut connection = pin!(http1().serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http1(IDLE_TIME).serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
+use crate::clock;
 use crate::config::Limits;
 use crate::refuse::Refusal;
 
@@ -45,7 +46,18 @@ pub(crate) struct Hall {
 pub(crate) struct Seats {
     moving: Arc<Semaphore>,
     held: Arc<Semaphore>,
+    strays: Mutex<Strays>,
 }
+
+/// Tunnels to hosts that no rule names, in the minute that began on the boot-time clock at `since` (milliseconds).
+#[derive(Default)]
+struct Strays {
+    since: u64,
+    count: u32,
+}
+
+/// So many of them a minute.
+const STRAYS: u32 = 60;
 
 /// One request's seat; free again when dropped.
 pub(crate) struct Seat {
@@ -70,6 +82,7 @@ impl Hall {
         let fresh = Arc::new(Seats {
             moving: Arc::new(Semaphore::new(self.limits.max_in_flight_per_agent)),
             held: Arc::new(Semaphore::new(self.limits.max_held_per_agent)),
+            strays: Mutex::default(),
         });
         seats.insert(agent_id.to_owned(), Arc::clone(&fresh));
         fresh
@@ -85,6 +98,17 @@ impl Seats {
     /// A seat for a request that waits for people.
     pub(crate) fn held(&self) -> Result<Seat, Refusal> {
         Self::take(&self.held, "requests waiting for approval")
+    }
+
+    /// Counts a tunnel to a host that no rule names; false when there were too many within the minute.
+    pub(crate) fn stray(&self) -> bool {
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::boottime_ms();
+        if now >= strays.since + 60_000 {
+            *strays = Strays { since: now, count: 0 };
+        }
+        strays.count = strays.count.saturating_add(1);
+        strays.count <= STRAYS
     }
 
     fn take(seats: &Arc<Semaphore>, of: &'static str) -> Result<Seat, Refusal> {

@@ -330,6 +330,11 @@ impl Control {
             reason: reason.to_owned(),
         };
         self.push(Out::Kept(Kept::Cancelled(message)));
+        // While nobody listens it may have been claimed, and its decision lost on the way. Said of a request that
+        // was not claimed, this changes nothing.
+        if self.link() != Link::Attached {
+            self.receipt(request_id, None, Receipt::NotSent, &Bytes::new());
+        }
     }
 
     /// A decision that nobody waits for any more. If this edge dropped its request, nothing was sent, and saying so

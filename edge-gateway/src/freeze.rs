@@ -11,6 +11,7 @@ use http::{Method, Version, request};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 
 use crate::refuse::Refusal;
 use crate::upstream::strip_hop_by_hop;
@@ -96,12 +97,23 @@ impl Draft {
             return Err(Refusal::MethodNotAllowed);
         }
         framing(&headers)?;
+        if matches!(method, Method::GET | Method::HEAD) && announces_body(&headers) {
+            return Err(bad("a GET or HEAD with a body, which servers read in different ways"));
+        }
         for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
             if headers.contains_key(name) {
                 return Err(Refusal::AmbiguousTarget {
                     why: format!("{name} names a second method"),
                 });
             }
+        }
+        let named = |pair: &str| {
+            percent_decode_str(pair.split('=').next().unwrap_or(pair)).eq("_method".bytes())
+        };
+        if uri.query().is_some_and(|query| query.split('&').any(named)) {
+            return Err(Refusal::AmbiguousTarget {
+                why: "_method in the query names a second method".into(),
+            });
         }
         let path = uri.path().to_owned();
         let query = uri.query().map(str::to_owned);
@@ -199,6 +211,11 @@ fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
         (Some(_), None) => Err(bad("a transfer coding other than chunked")),
         (Some(_), Some(_)) => Err(bad("more than one Transfer-Encoding header")),
     }
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 fn approval_wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_gate::{HOLE, Injection, Slot};
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -44,8 +44,13 @@ pub(crate) fn find<'a>(
 ) -> Result<Option<Found<'a>>, Misplaced> {
     let mut found = None;
     for credential in &bundle.credentials {
-        if found.is_none() && credential.serves(&draft.destination) {
+        if credential.serves(&draft.destination) {
             found = take_out(draft, credential);
+        }
+        if found.is_some() {
+            // The answer is searched for the real key, so it must come in the open.
+            draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            break;
         }
     }
     if let Some(at) = elsewhere(draft, &bundle.tripwire) {
@@ -72,14 +77,10 @@ impl Misplaced {
 }
 
 impl Found<'_> {
-    /// What will be added in its place. Redaction reads the answer, so it must come in the open.
-    pub(crate) fn into_injection(self, headers: &mut HeaderMap) -> Injection {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        Injection {
-            credential: self.credential.id.clone(),
-            version: self.credential.version,
-            slot: self.slot,
-        }
+    /// What will be added in its place.
+    pub(crate) fn into_injection(self) -> Injection {
+        let Credential { id, version, .. } = self.credential;
+        Injection { credential: id.clone(), version: *version, slot: self.slot }
     }
 }
 

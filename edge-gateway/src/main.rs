@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(config: Config) -> anyhow::Result<()> {
     telemetry::init()?;
+    keep_memory_to_ourselves()?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     run(config, async move {
@@ -34,6 +35,14 @@ async fn start(config: Config) -> anyhow::Result<()> {
         }
     })
     .await
+}
+
+/// No core dumps, and no debugger of the same user: real keys pass through this memory.
+fn keep_memory_to_ourselves() -> anyhow::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 fn failed(why: &dyn std::fmt::Display, code: u8) -> ExitCode {

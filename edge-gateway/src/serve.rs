@@ -132,8 +132,7 @@ async fn story(
     let origin =
         Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
     let credential = found.as_ref().map(|found| found.credential.clone());
-    let injections: Vec<Injection> =
-        found.map(|found| found.into_injection(&mut draft.headers)).into_iter().collect();
+    let injections: Vec<Injection> = found.map(inject::Found::into_injection).into_iter().collect();
     let Draft { destination, method, path, query, headers, protocol, wait } = draft;
     let frozen =
         Frozen::new(origin, destination, method, path, query, headers, payload, injections)
@@ -141,7 +140,7 @@ async fn story(
 
     // What becomes of it.
     match classify(frozen, judgement.verdict) {
-        Class::Refuse(no) => Err(not_classified(no)),
+        Class::Refuse(no) => Err(not_classified(no, judgement.reason)),
         Class::Pass(released) => pass(rooms, &force, agent, released, credential, streamed).await,
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
@@ -191,6 +190,8 @@ struct Judgement {
     hold: Duration,
     /// The policy allows it: if it is held, only the key is wanted.
     allowed: bool,
+    /// What the deciding rule gives as its reason.
+    reason: Option<String>,
 }
 
 enum No {
@@ -226,7 +227,7 @@ fn judge(
             Verdict::Approve { rule }
         }
     };
-    Ok(Judgement { verdict, hold: decision.hold, allowed })
+    Ok(Judgement { verdict, hold: decision.hold, allowed, reason: decision.reason })
 }
 
 /// Only a credential that the deciding rules name is put in, and only where its fake key was sent.
@@ -316,7 +317,7 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
     match classify(frozen, judgement.verdict) {
         Class::Refuse(no) => {
             waiting.opening.given_up("the policy refuses it now");
-            Err(not_classified(no))
+            Err(not_classified(no, judgement.reason))
         }
         Class::Pass(released) => {
             waiting.opening.given_up("the policy allows it now");
@@ -517,9 +518,11 @@ fn alarmed(
     Refusal::FakeKeyMisplaced { why }
 }
 
-fn not_classified(no: NotClassified) -> Refusal {
+fn not_classified(no: NotClassified, reason: Option<String>) -> Refusal {
     match no {
-        NotClassified::Denied { rule } => Refusal::PolicyDenied { rule: Some(rule), detail: None },
+        NotClassified::Denied { rule } => {
+            Refusal::PolicyDenied { rule: Some(rule), detail: reason }
+        }
         NotClassified::Unheld { rule } => {
             let detail =
                 Some("its body streams, and only a body that is all there can be held".to_owned());

@@ -6,6 +6,7 @@ mod control;
 mod origin;
 mod world;
 
+mod binary;
 mod door;
 mod hold;
 mod keys;

@@ -43,6 +43,10 @@ async fn p_8_p_9_methods_in_disguise_are_refused() {
     let answer =
         world.agent.send("open.test", "POST /x", "X-HTTP-Method-Override: DELETE\r\n", "").await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"));
+    let answer = world.agent.send("open.test", "POST /x?a=1&%5fmethod=DELETE", "", "").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"));
+    let answer = world.agent.send("open.test", "GET /x", "", "a body").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"));
     for method in ["post", "TRACE", "PROPFIND", "Get"] {
         let answer = world.agent.send("open.test", &format!("{method} /x"), "", "").await;
         assert_eq!(answer.status, 405, "{method}");
