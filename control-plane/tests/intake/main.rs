@@ -1,0 +1,9 @@
+//! Intake from outside: a raw gRPC client over mTLS, a real cluster on a real disk.
+
+mod attaching;
+mod bundles;
+mod edge;
+mod leases;
+mod opening;
+mod releasing;
+mod world;

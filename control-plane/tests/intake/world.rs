@@ -1,0 +1,273 @@
+//! One node's rooms with intake in front, and the people and keys of the tests.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use countersign_control_plane::cluster::{Cluster, Settings};
+use countersign_control_plane::intake::{Intake, IntakeSettings};
+use countersign_control_plane::sign::{self, Signer};
+use countersign_control_plane::state::{
+    Actor, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake, Genesis, Payload,
+    ReleaseClass, Role, VoteWord,
+};
+use countersign_control_plane::vault::{Binding, Provider, Vault};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+pub(crate) const CLUSTER: &str = "test-cluster";
+pub(crate) const ORG: &str = "test-org";
+pub(crate) const STRIPE_KEY: &[u8] = b"sk_live_canary_51";
+pub(crate) const AGENT: &str = "agent-1";
+
+/// Refunds are asked about, balances are read per request, prices by lease, and deleting customers is denied.
+pub(crate) const POLICY: &str = r#"version = 1
+[[rule]]
+name = "refunds"
+host = "api.stripe.com"
+methods = ["POST"]
+path = "/v1/refunds"
+then = "approve"
+credential = "stripe"
+approvers = ["finance"]
+
+[[rule]]
+name = "balance"
+host = "api.stripe.com"
+methods = ["GET"]
+path = "/v1/balance"
+then = "allow"
+credential = "stripe"
+
+[[rule]]
+name = "no deletions"
+host = "api.stripe.com"
+methods = ["DELETE"]
+then = "deny"
+reason = "customers stay"
+
+[[rule]]
+name = "prices"
+agents = ["deploy"]
+host = "api.prices.example"
+methods = ["GET"]
+then = "allow"
+credential = "prices"
+"#;
+
+/// Everything of one node. The data directory goes with it.
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) intake: Intake,
+    pub(crate) genesis: Genesis,
+    pub(crate) address: SocketAddr,
+    pub(crate) server_ca_pem: String,
+    _dir: TempDir,
+}
+
+/// What an edge was enrolled with.
+#[derive(Clone)]
+pub(crate) struct Enrolled {
+    pub(crate) id: String,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+    pub(crate) key_sha256: [u8; 32],
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(IntakeSettings::default()).await
+    }
+
+    pub(crate) async fn with(settings: IntakeSettings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::KeyFile(dir.path().join("seal.key"));
+        let vault = Arc::new(Vault::create(&dir.path().join("data"), &provider).unwrap());
+        let stored = Settings { data_dir: dir.path().join("data"), snapshot_every: 10_000 };
+        let cluster = Cluster::start(stored, vault.clone()).await.unwrap();
+        let genesis = sign::genesis(&vault, CLUSTER, ORG, cluster.node_id(), [9; 32]).unwrap();
+        cluster.propose(Actor::System, Command::Genesis(Box::new(genesis.clone()))).await.unwrap();
+        let signer = Arc::new(Signer::open(&cluster, &vault).await.unwrap());
+        let intake = Intake::new(cluster.clone(), vault.clone(), signer, settings);
+        let (address, server_ca_pem) = serve(&intake, &genesis).await;
+        let world = Self { cluster, vault, intake, genesis, address, server_ca_pem, _dir: dir };
+        world.populate().await;
+        world
+    }
+
+    async fn populate(&self) {
+        for (name, group) in [("alice", "finance"), ("bob", "finance")] {
+            let command = Command::AddPrincipal {
+                name: name.into(),
+                roles: BTreeSet::from([Role::Approver]),
+                groups: BTreeSet::from([group.into()]),
+                token_sha256: Sha256::digest(name).into(),
+            };
+            self.propose(command).await;
+        }
+        self.add_agent(AGENT, "deploy").await;
+        self.add_credential("stripe", "api.stripe.com", "header:authorization", ReleaseClass::Auto)
+            .await;
+        self.add_credential("prices", "api.prices.example", "header:x-api-key", ReleaseClass::Auto)
+            .await;
+        self.set_policy(POLICY).await;
+    }
+
+    pub(crate) async fn propose(&self, command: Command) -> Event {
+        Event::clone(&self.cluster.propose(Actor::System, command).await.unwrap())
+    }
+
+    pub(crate) async fn add_agent(&self, id: &str, name: &str) {
+        let token_sha256 = Sha256::digest(format!("token of {name}")).into();
+        self.propose(Command::CreateAgent {
+            id: id.into(),
+            name: name.into(),
+            owner: None,
+            token_sha256,
+        })
+        .await;
+    }
+
+    /// Its id is `cred-NAME` and its fake `fake-NAME`; "stripe" has [`STRIPE_KEY`] as its value.
+    pub(crate) async fn add_credential(
+        &self,
+        name: &str,
+        host: &str,
+        slot: &str,
+        class: ReleaseClass,
+    ) {
+        let template = if slot == "header:authorization" { "Bearer {key}" } else { "{key}" };
+        let mut credential = Credential {
+            id: format!("cred-{name}"),
+            name: name.into(),
+            version: 1,
+            host: host.into(),
+            port: 443,
+            slot: slot.into(),
+            template: template.into(),
+            class,
+            fakes: vec![Fake { key: format!("fake-{name}"), active: true }],
+            payload: Payload::Sealed {
+                keyring_term: 0,
+                wrapped_key: Vec::new(),
+                ciphertext: Vec::new(),
+            },
+            active: true,
+            created_at: 0,
+        };
+        credential.payload =
+            self.vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);
+        self.propose(Command::CreateCredential(Box::new(credential))).await;
+    }
+
+    pub(crate) async fn set_policy(&self, text: &str) {
+        countersign_policy::Policy::compile(text, "policy.toml").unwrap();
+        let sha256 = Sha256::digest(text).into();
+        self.propose(Command::SetPolicy { text: text.into(), sha256, expected_version: None })
+            .await;
+    }
+
+    pub(crate) async fn enroll(&self, name: &str) -> Enrolled {
+        let enrolled = self.issue(&format!("id-of-{name}"));
+        let Enrolled { id, key_sha256, .. } = enrolled.clone();
+        self.propose(Command::EnrollEdge { id, name: name.into(), key_sha256 }).await;
+        enrolled
+    }
+
+    /// A certificate without an enrolment.
+    pub(crate) fn issue(&self, id: &str) -> Enrolled {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let issued =
+            sign::issue_edge_certificate(&self.genesis, &self.vault, &request, id).unwrap();
+        Enrolled {
+            id: id.into(),
+            certificate_pem: issued.pem,
+            key_pem: key.serialize_pem(),
+            key_sha256: issued.key_sha256,
+        }
+    }
+
+    pub(crate) async fn vote(&self, approval: ApprovalId, word: VoteWord) {
+        let command = Command::Vote {
+            approval,
+            principal: "alice".into(),
+            word,
+            channel: "cli".into(),
+            reason: "because".into(),
+            intent_digest: None,
+        };
+        self.cluster.propose(Actor::Principal("alice".into()), command).await.unwrap();
+    }
+
+    pub(crate) fn approval(&self, id: ApprovalId) -> Approval {
+        self.cluster.peek(|state| state.approval(id).cloned()).unwrap()
+    }
+
+    pub(crate) fn approvals(&self) -> usize {
+        self.cluster.peek(|state| state.approvals().count())
+    }
+
+    /// Waits for an approval's state by the events, not by the clock.
+    pub(crate) async fn until(&self, id: ApprovalId, wanted: ApprovalState) {
+        self.until_true(|state| {
+            state.approval(id).is_some_and(|approval| approval.state == wanted)
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_true(
+        &self,
+        is_so: impl Fn(&countersign_control_plane::state::State) -> bool,
+    ) {
+        let mut events = self.cluster.subscribe();
+        let waiting = async {
+            while !self.cluster.peek(&is_so) {
+                let _ = events.recv().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), waiting)
+            .await
+            .expect("it did not come about");
+    }
+
+    /// How many audit records there are of an action.
+    pub(crate) fn recorded(&self, action: &str) -> usize {
+        self.cluster.peek(|state| {
+            state.audit().records().iter().filter(|record| record.action == action).count()
+        })
+    }
+}
+
+/// Serves intake over mTLS on a free port, as the node does.
+async fn serve(intake: &Intake, genesis: &Genesis) -> (SocketAddr, String) {
+    let (ca_pem, identity) = server_identity();
+    let tls = ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(Certificate::from_pem(&genesis.edge_ca_pem));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server =
+        Server::builder().tls_config(tls).unwrap().add_service(intake.clone().into_service());
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    (address, ca_pem)
+}
+
+fn server_identity() -> (String, Identity) {
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    let ca_key = KeyPair::generate().unwrap();
+    let ca_pem = params.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    (ca_pem, Identity::from_pem(certificate.pem(), key.serialize_pem()))
+}
