@@ -81,6 +81,21 @@ const MEMBERS: [&str; 9] = [
 const TYPES: [&str; 9] =
     ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint"];
 const REQUEST: [&str; 6] = ["headers", "host", "method", "path", "port", "query"];
+/// Headers that the edge takes off or writes itself: it and the control plane would not judge the same request.
+const UNJUDGED: [&str; 12] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 const BODY: [&str; 5] = ["form", "graphql", "json", "size", "text"];
 
 /// Parses and rewrites. Call it on a thread with a large stack: the parser recurses as the source does.
@@ -290,7 +305,11 @@ impl Compiler {
         let names = match collection {
             "body.form" => &mut self.uses.form,
             "request.headers" => {
-                if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                if UNJUDGED.contains(&name.to_ascii_lowercase().as_str()) {
+                    self.errors.push(format!(
+                        "the header {name:?} is the gateway's own and no part of what is judged"
+                    ));
+                } else if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     let lower = name.to_ascii_lowercase();
                     self.wrong(format!("names of headers are in lower case here: write {lower:?}"));
                 }
@@ -315,7 +334,9 @@ impl Compiler {
                 return Kind::Number;
             }
             ("body", "text") => uses.text = true,
-            ("request", "headers") => uses.headers.all = true,
+            ("request", "headers") => {
+                self.wrong("headers are looked at one by one: request.headers['name'], 'name' in request.headers");
+            }
             ("request", "host") => uses.host = true,
             ("request", "method") => uses.method = true,
             ("request", "path") => uses.path = true,

@@ -13,8 +13,60 @@
 //! twice, a path that loose servers take for another) never makes an allow rule match and always makes an approve
 //! or a deny rule match.
 //!
-//! No I/O, no clock, no randomness, no global state. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
-//! looks at: `target`, `path`, `query`, `body`, `json`, `when`.
+//! # The file
+//!
+//! ```toml
+//! version = 1
+//!
+//! [[rule]]
+//! name = "large refunds"              # how approvals, refusals and the audit trail call it; once in a file
+//! agents = ["billing-bot"]            # names; absent or with "*": every agent
+//! host = "api.stripe.com"             # exact, or "*.example.com" (whole labels, at any depth); :port if not 443
+//! methods = ["POST"]                  # absent: any
+//! path = "/v1/refunds"                # {name} is one segment, {name...} at the end the rest; absent: any
+//! query = { expand = "charge" }       # each name once, with this value
+//! when = "body.form.amount >= 10000"  # CEL, see below
+//! then = "approve"                    # allow, approve, deny
+//! credential = "stripe"               # whose key is put in; not in a deny rule
+//! approvers = ["finance"]             # groups or principals, only in an approve rule; absent: who may approve
+//! quorum = 2                          # how many people, 1 if absent
+//! expires = "15m"                     # how long it can be answered, up to 7d
+//! hold = "50s"                        # how long the connection is kept open, up to 280s
+//! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
+//! allow_encoded_slash = false         # this rule understands %2F inside a segment
+//! reason = "refunds are final"        # told to whoever is refused
+//! ```
+//!
+//! Several approve rules may match: each one's quorum has to be met, and the shortest times count. Fixtures stand in
+//! the same file, see [`fixtures`].
+//!
+//! # Conditions
+//!
+//! `when` sees `agent` (its name), `request.method`, `.host`, `.port`, `.path` (as written; if decoding it changes the
+//! answer, that is undecidable), `.query` and `.headers` (one value a name, in lower case for headers), and of the body
+//! `body.json`, `body.form`, `body.graphql` (`.operation`, `.name`, `.fields`), `body.text` and `body.size` (bytes, as
+//! sent). Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
+//!
+//! * Values of forms, queries and headers are text. Beside a number they are read as plain decimals; what is not one
+//!   (`1e4`, `007`, ` 5`) is undecidable. Beside text they stay text: `body.form.amount == "100"`.
+//! * Comparing values of different kinds (`"100" == 100` in JSON) is undecidable, not false; so is what is not there,
+//!   unless asked for with `has(…)` or `in`. Comparing with a written `null` is always possible.
+//! * A name is undecidable when it is there twice, also as `name[]` or in another case; a JSON body when it is not
+//!   strict RFC 8259 in UTF-8, with every name once, numbers that fit 64 bits, and the Content-Type that says so.
+//! * gzip and deflate are taken off (three layers, 100 times, 8 MiB at most); other encodings are undecidable.
+//!
+//! # Methods and paths
+//!
+//! An override (`X-HTTP-Method-Override` and its kin, `_method` in a query or a posted form) counts as a method too: an
+//! allow rule has to name both, and any other rule matches by either. A path has to be written as the rule writes it to
+//! be allowed; to be asked about or denied it is enough that loose servers take it for the rule's: in another case, with
+//! needless escapes, a trailing slash, `;parameters`. Targets that can be read in two ways are refused before any rule
+//! ([`Policy::check_target`]); asked all the same, every approve and deny rule with a path matches them.
+//!
+//! # Reading it
+//!
+//! No I/O, no clock, no randomness; compiling happens on a thread with a large stack. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
+//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `when`, `expression`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

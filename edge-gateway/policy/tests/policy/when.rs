@@ -238,6 +238,8 @@ fn conditions_that_cannot_work_do_not_compile() {
         ("launch(1)", "there is no function `launch`"),
         ("request.path.frob()", "there is no function `frob`"),
         ("request.headers['X-Foo'] == 'a'", "write \"x-foo\""),
+        ("request.headers['Authorization'] == 'a'", "no part of what is judged"),
+        ("size(request.headers) > 1", "one by one"),
         ("body.form.capture == true", "values of forms, queries and headers are text"),
         ("request.path.matches('(')", "not a regular expression"),
         ("request.path.matches(body.json.p)", "a text in quotes"),
@@ -285,4 +287,22 @@ fn deep_and_long_conditions_are_refused_not_crashed_on() {
             ask("GET", "https://a.example/").then(&policy);
         }
     }
+}
+
+#[test]
+fn the_deepest_condition_that_compiles_can_be_evaluated() {
+    // On a thread with the stack of a runtime's worker, which is what tests have too.
+    let mut deepest = 0;
+    for depth in 1..60 {
+        let sum = format!("{}body.size{} >= 0", "(1 + ".repeat(depth), ")".repeat(depth));
+        let when = format!("[1].all(a, [2].all(b, a < b && {sum}))");
+        let text = format!(
+            "version = 1\n[[rule]]\nname = \"r\"\nhost = \"a.example\"\nthen = \"allow\"\nwhen = '{when}'\n"
+        );
+        if let Ok(policy) = Policy::compile(&text, "policy.toml") {
+            assert_eq!(ask("GET", "https://a.example/").then(&policy), Then::Allow, "{depth}");
+            deepest = depth;
+        }
+    }
+    assert!((10..40).contains(&deepest), "{deepest}");
 }
