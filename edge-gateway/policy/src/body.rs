@@ -40,7 +40,9 @@ pub fn view(headers: &HeaderMap, body: &[u8]) -> View {
         return View { text: None, complete: false, kind: Kind::Binary };
     };
     let (kind, complete) = match declared(headers) {
-        Declared::Form => (Kind::Form, form(headers, &decoded).is_ok_and(|pairs| pairs.clear())),
+        Declared::Form => {
+            (Kind::Form, form(headers, &decoded).is_ok_and(|pairs| pairs.clear().is_some()))
+        }
         Declared::Json => (Kind::Json, json(headers, &decoded).is_ok()),
         Declared::Other | Declared::Multipart => (Kind::Text, false),
         Declared::Text => (Kind::Text, true),
@@ -174,6 +176,30 @@ pub(crate) fn form(
     }
     Ok(crate::query::Pairs::parse(text))
 }
+
+/// Whether a part of a multipart body may be called `_method`, to whoever reads part headers loosely.
+pub(crate) fn multipart_may_name_method(decoded: &[u8]) -> bool {
+    let word = |at: usize, word: &[u8]| {
+        decoded.get(at..at + word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word))
+    };
+    let names =
+        (0..decoded.len()).filter(|at| word(*at, b"name") && !(*at >= 4 && word(*at - 4, b"file")));
+    names.into_iter().any(|at| {
+        let after = &decoded[at + 4..];
+        let marks = after
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t' | b'*' | b'=' | b'"' | b'\''))
+            .count();
+        let value = &after[marks..];
+        let ends = |byte: &u8| matches!(byte, b'"' | b';' | b'\r' | b'\n');
+        let value = &value[..value.iter().position(ends).unwrap_or(value.len()).min(LONGEST_NAME)];
+        let escaped = value.iter().any(|byte| matches!(byte, b'\\' | b'%' | b'='));
+        let method = value.windows(6).any(|window| window.eq_ignore_ascii_case(b"method"));
+        marks > 0 && after[..marks].contains(&b'=') && (escaped || method)
+    })
+}
+
+const LONGEST_NAME: usize = 64;
 
 /// A JSON document.
 pub(crate) fn json(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::json::Json, Undecodable> {

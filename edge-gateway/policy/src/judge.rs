@@ -153,9 +153,9 @@ impl<'a> Case<'a> {
             let mut field = |pairs: &Pairs| match pairs.find(OVERRIDE_FIELD) {
                 Found::Absent => {}
                 Found::Doubtful => named(None),
-                Found::One(value) => named(Some(value)),
+                Found::One((_, value)) => named(Some(value)),
             };
-            if self.head.query.is_some_and(|query| query.contains(['_', '%'])) {
+            if self.head.query.is_some_and(|query| !query.is_empty()) {
                 field(self.query());
             }
             // Frameworks look for it in forms that are posted, and in those only.
@@ -170,12 +170,7 @@ impl<'a> Case<'a> {
                     Some(Err(_)) | None => found.unknown = true,
                 },
                 (Declared::Multipart, Body::Whole(_)) => match self.decoded() {
-                    Some(Ok(bytes)) => {
-                        let name = OVERRIDE_FIELD.as_bytes();
-                        found.unknown |= bytes
-                            .windows(name.len())
-                            .any(|window| window.eq_ignore_ascii_case(name));
-                    }
+                    Some(Ok(bytes)) => found.unknown |= body::multipart_may_name_method(bytes),
                     Some(Err(_)) | None => found.unknown = true,
                 },
                 _ => {}
@@ -222,7 +217,7 @@ impl<'a> Case<'a> {
                 Found::Doubtful => Truth::undecidable(format!(
                     "the query's {name:?} can be read in more than one way"
                 )),
-                Found::One(found) => Truth::of(found == value),
+                Found::One((_, found)) => Truth::of(found == value),
             });
         }
         truth

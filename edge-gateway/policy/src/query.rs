@@ -1,5 +1,7 @@
 //! Queries and forms as lists of names and values, and what is not certain about each name.
 
+use std::collections::HashMap;
+
 use crate::decode;
 
 /// `name=value` pairs, decoded; what cannot be read in exactly one way is remembered as such.
@@ -19,11 +21,33 @@ pub(crate) enum Found<'a> {
     Absent,
     /// There more than once, or not readable in one way.
     Doubtful,
-    One(&'a str),
+    /// The name and its value.
+    One((&'a str, &'a str)),
 }
 
 /// More pairs than this are not looked at; some servers have such a limit and drop the others.
 const MOST_PAIRS: usize = 1000;
+
+/// Whether some reader takes one name for another: in another case, `name[]` and `name[x]` where arrays are known,
+/// and PHP's `.name`, ` name` and `na.me` for what has an underscore there.
+fn taken_for(given: &str, name: &str) -> bool {
+    let name = decode::fold(name);
+    readings(given).iter().any(|read| {
+        read.strip_prefix(&*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+    })
+}
+
+/// What a name is to loose readers, each folded.
+fn readings(given: &str) -> [String; 3] {
+    let plain = given.trim_start();
+    let php = plain.replace(['.', ' '], "_");
+    let unclosed = php.replace('[', "_");
+    [
+        decode::fold(plain).into_owned(),
+        decode::fold(&php).into_owned(),
+        decode::fold(&unclosed).into_owned(),
+    ]
+}
 
 impl Pairs {
     /// Reads `a=1&b=2`. `;` separates pairs for some readers and not for others, so what it touches is doubtful.
@@ -35,7 +59,8 @@ impl Pairs {
                 break;
             }
             let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-            let Some(name) = decode::form(name) else {
+            let readable = |name: &String| !name.contains(char::is_control);
+            let Some(name) = decode::form(name).filter(readable) else {
                 read.unreadable = true;
                 continue;
             };
@@ -51,36 +76,46 @@ impl Pairs {
     }
 
     pub(crate) fn find(&self, name: &str) -> Found<'_> {
-        if self.unreadable || self.doubtful.iter().any(|doubtful| doubtful == name) {
+        if self.unreadable
+            || self.doubtful.iter().any(|doubtful| doubtful == name || taken_for(doubtful, name))
+        {
             return Found::Doubtful;
         }
         let mut found = Found::Absent;
         for (given, value) in &self.pairs {
-            // `name[]=` and `name[x]=` are `name` to readers that know arrays; another case to some readers.
-            let array = given.strip_prefix(name).is_some_and(|rest| rest.starts_with('['));
-            let cased = given != name && decode::fold(given) == decode::fold(name);
             match value {
-                _ if array || cased => return Found::Doubtful,
+                _ if given != name && taken_for(given, name) => return Found::Doubtful,
                 _ if given != name => {}
-                Some(value) if found == Found::Absent => found = Found::One(value),
+                Some(value) if found == Found::Absent => found = Found::One((given, value)),
                 _ => return Found::Doubtful,
             }
         }
         found
     }
 
-    /// Every name, once.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        let mut names: Vec<&str> = self.pairs.iter().map(|(name, _)| name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.into_iter()
-    }
-
-    /// Whether all of it can be read in one way.
-    pub(crate) fn clear(&self) -> bool {
-        !self.unreadable
-            && self.doubtful.is_empty()
-            && self.names().all(|name| self.find(name) != Found::Doubtful)
+    /// Every name and its value, in their order, if all of it can be read in one way.
+    pub(crate) fn clear(&self) -> Option<Vec<(&str, &str)>> {
+        if self.unreadable || !self.doubtful.is_empty() {
+            return None;
+        }
+        let mut folded = HashMap::with_capacity(self.pairs.len());
+        for (name, _) in &self.pairs {
+            if folded.insert(decode::fold(name), name).is_some() {
+                return None;
+            }
+        }
+        let apart = |name: &String| {
+            readings(name).iter().all(|read| {
+                // As far as anyone nests names; a deeper one is compared up to there.
+                let inner = read.match_indices('[').take(MOST_NESTED).map(|(at, _)| &read[..at]);
+                inner
+                    .chain([read.as_str()])
+                    .all(|part| folded.get(part).is_none_or(|other| *other == name))
+            })
+        };
+        self.pairs.iter().all(|(name, _)| apart(name)).then_some(())?;
+        self.pairs.iter().map(|(name, value)| Some((name.as_str(), value.as_deref()?))).collect()
     }
 }
+
+const MOST_NESTED: usize = 8;

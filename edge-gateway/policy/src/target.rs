@@ -73,6 +73,11 @@ fn judge_path(path: &str) -> Result<bool, &'static str> {
             _ => return Err("a byte in the path that has to be percent-encoded"),
         }
     }
+    let utf8 =
+        crate::decode::percent(path).is_some_and(|bytes| std::str::from_utf8(&bytes).is_ok());
+    if !utf8 {
+        return Err("escapes in the path that are not UTF-8");
+    }
     let mut segments = rest.split('/').peekable();
     while let Some(segment) = segments.next() {
         if segment.is_empty() && segments.peek().is_some() {

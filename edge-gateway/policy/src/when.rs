@@ -261,16 +261,18 @@ fn object<'v>(
 
 /// The names that are asked for; None when one of them is doubtful.
 fn pairs<'v>(pairs: &'v Pairs, names: &Names) -> Option<Box<dyn Val + 'v>> {
-    let wanted = |name: &&str| names.all || names.written.iter().any(|written| written == name);
-    if names.all && !pairs.clear()
-        || names.written.iter().any(|name| pairs.find(name) == Found::Doubtful)
-    {
-        return None;
+    if names.all {
+        return Some(object(pairs.clear()?.into_iter().map(|(name, value)| (name, text(value)))));
     }
-    Some(object(pairs.names().filter(wanted).filter_map(|name| match pairs.find(name) {
-        Found::One(value) => Some((name, text(value))),
-        Found::Absent | Found::Doubtful => None,
-    })))
+    let mut members = Vec::new();
+    for name in &names.written {
+        match pairs.find(name) {
+            Found::Absent => {}
+            Found::Doubtful => return None,
+            Found::One((name, value)) => members.push((name, text(value))),
+        }
+    }
+    Some(object(members))
 }
 
 fn headers<'v>(case: &'v Case<'_>, names: &Names) -> Option<Box<dyn Val + 'v>> {

@@ -198,6 +198,25 @@ fn views_say_what_is_shown_and_whether_it_is_all() {
         text("hi", true, Kind::Text)
     );
     assert_eq!(show(&post().bytes("hi")), text("hi", false, Kind::Text));
+    let nested = "items[0][price]=a&items[1][price]=b&metadata[x]=1&metadata[y]=2&name=c";
+    assert_eq!(show(&post().form(nested)), text(nested, true, Kind::Form));
+    for doubtful in [
+        "a=1&a[]=2",
+        "a=1&A=2",
+        "a_b=1&a.b=2",
+        "a=1&a[x][y]=2",
+        "a=1;b=2",
+        "a=%ff",
+        "%ff=a",
+        "%00=a",
+    ] {
+        assert_eq!(show(&post().form(doubtful)), text(doubtful, false, Kind::Form));
+    }
+    let started = std::time::Instant::now();
+    let many: Vec<String> = (0..100_000).map(|n| format!("A.b[{n}]={n}")).collect();
+    assert!(!show(&post().form(&many.join("&"))).complete);
+    assert!(show(&post().form(&many[..1000].join("&"))).complete);
+    assert!(started.elapsed().as_secs() < 2);
     let binary = View { text: None, complete: false, kind: Kind::Binary };
     assert_eq!(show(&post().bytes(vec![0xff, 0xfe])), binary);
     assert_eq!(show(&encoded("br", vec![1])), binary);

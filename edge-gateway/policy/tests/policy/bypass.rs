@@ -119,6 +119,8 @@ fn p_5_encoded_slashes_and_double_encoding_are_no_clear_target() {
         "/a%0d%0ab",
         "/a%7f",
         "/a%zz",
+        "/%c0%ae%c0%ae/b",
+        "/caf%e9",
         "/a%2",
         "/a%",
         "/caf\u{e9}",
@@ -266,21 +268,42 @@ fn p_8_method_overrides_are_the_method_too() {
     assert_eq!(post("?_method=DELETE").then(&items()), Then::Approve);
     assert_eq!(post("?%5Fmethod=DELETE").then(&items()), Then::Approve);
     assert_eq!(post("?_METHOD=DELETE").then(&items()), Then::Approve);
+    for php in [
+        "?.method=DELETE",
+        "?+_method=DELETE",
+        "?_method[=DELETE",
+        "?[method=DELETE",
+        "?.Method[]=DELETE",
+        "?a=1;.method=DELETE",
+    ] {
+        assert_eq!(post(php).then(&items()), Then::Approve, "{php}");
+    }
     assert_eq!(post("?_method=POST&_method=DELETE").then(&items()), Then::Approve);
     assert_eq!(post("").form("_method=delete&x=1").then(&items()), Then::Approve);
     assert_eq!(post("").form("%5fmethod=delete").then(&items()), Then::Approve);
     assert_eq!(post("").form("x=1").then(&items()), Then::Allow);
-    let multipart =
-        |body: &str| post("").header("content-type", "multipart/form-data; boundary=x").bytes(body);
-    assert_eq!(
-        multipart("--x\r\ncontent-disposition: form-data; name=\"_method\"\r\n\r\nDELETE")
-            .then(&items()),
-        Then::Approve
-    );
-    assert_eq!(
-        multipart("--x\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nb").then(&items()),
-        Then::Allow
-    );
+    let multipart = |name: &str| {
+        let part = format!("--x\r\ncontent-disposition: form-data; {name}\r\n\r\nDELETE\r\n--x--");
+        post("").header("content-type", "multipart/form-data; boundary=x").bytes(part)
+    };
+    for name in [
+        "name=\"_method\"",
+        "NAME=_Method",
+        "name = '_method'",
+        "name*=utf-8''%5fmethod",
+        "name=\"_m\\ethod\"",
+        "name=\".method\"",
+        "name==?utf-8?q?=5Fmethod?=",
+    ] {
+        assert_eq!(multipart(name).then(&items()), Then::Approve, "{name}");
+    }
+    for name in [
+        "name=\"a\"",
+        "name=\"file\"; filename=\"run_method.py\"",
+        "name=a\r\n\r\ndef run_method(self):",
+    ] {
+        assert_eq!(multipart(name).then(&items()), Then::Allow, "{name}");
+    }
 }
 
 #[test]
