@@ -55,10 +55,13 @@ pub(crate) async fn run(command: &Demo) -> Done {
     tell(&format!("\nEvery sentence above was checked as it happened, in {:.0?}.", began.elapsed()))
 }
 
+/// What the story itself brings about is no warning: a key file, and a policy that comes before its credential.
+const QUIET: &str =
+    "warn,openraft=error,sled=error,countersign=error,countersign_control_plane::vault=error";
+
 /// Only what is wrong interrupts the story.
 fn quiet() -> Result<(), Failure> {
-    let filter = std::env::var("COUNTERSIGN_LOG")
-        .unwrap_or_else(|_| "warn,openraft=error,sled=error".into());
+    let filter = std::env::var("COUNTERSIGN_LOG").unwrap_or_else(|_| QUIET.into());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(Failure::refused)?;
     let started = tracing_subscriber::fmt()
         .json()
@@ -228,7 +231,7 @@ async fn delete_freezes(
         );
         tell("The edge holds it. Nothing has reached the API. The person sees:\n")?;
         for line in card::sentences(&approval).lines() {
-            tell(&format!("    {line}"))?;
+            tell(format!("    {line}").trim_end())?;
         }
         tell("\n4. A person answers\n")?;
         let word = match answer {

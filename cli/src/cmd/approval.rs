@@ -75,7 +75,10 @@ async fn list(context: &Context, state: Option<State>, show: &Show) -> Done {
 fn print_one(approval: &v1::Approval, show: &Show) -> Done {
     match show.output {
         Output::Json => print::json(&Card::from(approval)),
-        Output::Table => print::lines(&card::sentences(approval)),
+        Output::Table => {
+            print::lines(&card::sentences(approval))?;
+            card::how_to_answer(approval).map_or(Ok(()), |how| print::line(&how))
+        }
     }
 }
 

@@ -159,13 +159,16 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
             vote.channel
         ));
     }
-    if approval.state() == v1::ApprovalState::Pending {
-        say(format!(
-            "Answer it: countersign approval approve {0}, or: countersign approval deny {0}",
-            approval.approval_id
-        ));
-    }
     text
+}
+
+/// The commands that answer it; None when there is nothing to answer any more.
+pub(crate) fn how_to_answer(approval: &v1::Approval) -> Option<String> {
+    let id = &approval.approval_id;
+    let pending = approval.state() == v1::ApprovalState::Pending;
+    pending.then(|| {
+        format!("Answer it: countersign approval approve {id}, or: countersign approval deny {id}")
+    })
 }
 
 /// Where it stands, in a sentence.
