@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use crate::body::{self, Declared, Undecodable};
 use crate::graphql::{self, Operation};
 use crate::json::Json;
-use crate::path::Segments;
+use crate::path::{Marks, Segments};
 use crate::query::{Found, Pairs};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Clarity};
@@ -119,9 +119,9 @@ impl<'a> Case<'a> {
         self.method.filter(|_| certain).map(|method| method.with(overrides.known))
     }
 
-    /// The mark of the path's first segment; None when it is not certain where segments end.
-    pub(crate) fn first(&self) -> Option<u32> {
-        self.path_is_clear().then(|| self.written().first()).flatten()
+    /// The marks of the path; those of any when it is not certain where segments end.
+    pub(crate) fn marks(&self) -> Marks {
+        if self.path_is_clear() { self.written().marks() } else { Marks::default() }
     }
 
     /// Yes when the method on the wire is the only one that anyone takes it for.

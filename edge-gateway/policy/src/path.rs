@@ -74,13 +74,12 @@ impl Pattern {
         }
     }
 
-    /// The mark of the first segment; None when any will do. A path whose first segment has another mark does not
-    /// match, unless its slashes are in doubt.
-    pub(crate) fn first(&self) -> Option<u32> {
-        match self.pieces.first()? {
-            Piece::Literal { loose, .. } => Some(mark(loose)),
+    /// The marks of its first segments. A path whose marks differ does not match, unless its slashes are in doubt.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks::of(self.pieces.iter().map(|piece| match piece {
+            Piece::Literal { loose, .. } => Some(loose.as_str()),
             Piece::One => None,
-        }
+        }))
     }
 
     /// Whether a path is one of this pattern's. Yes needs the very bytes of the pattern; what some servers treat
@@ -164,9 +163,9 @@ impl<'a> Segments<'a> {
         Self(path.strip_prefix('/').unwrap_or(path).split('/').map(segment).collect())
     }
 
-    /// The mark of the first segment.
-    pub(crate) fn first(&self) -> Option<u32> {
-        self.0.first().map(|segment| mark(&segment.loose))
+    /// The marks of its first segments.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks::of(self.0.iter().map(|segment| Some(&*segment.loose)))
     }
 
     /// The segments as a server sees them that decodes slashes first.
@@ -180,9 +179,29 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// A number that is the same for the same text (FNV-1a).
-fn mark(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+/// Numbers that are the same for the same segments; 0 where any segment will do, or none is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks([u32; 4]);
+
+impl Marks {
+    fn of<'s>(segments: impl Iterator<Item = Option<&'s str>>) -> Self {
+        // FNV-1a, and never 0.
+        let hash = |text: &str| {
+            1 | text
+                .bytes()
+                .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        };
+        let mut marks = Self::default();
+        for (mark, segment) in marks.0.iter_mut().zip(segments) {
+            *mark = segment.map_or(0, hash);
+        }
+        marks
+    }
+
+    /// Whether nothing tells the two apart.
+    pub(crate) fn agree(self, other: Self) -> bool {
+        self.0.iter().zip(other.0).all(|(one, other)| *one == 0 || other == 0 || *one == other)
+    }
 }
 
 /// Hexadecimal digits of escapes in upper case: `%3a` and `%3A` are the same bytes to everyone.

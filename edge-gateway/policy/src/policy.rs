@@ -8,7 +8,7 @@ use countersign_gate::Destination;
 use crate::diagnostic::Diagnostic;
 use crate::judge::Case;
 use crate::parse;
-use crate::path::Pattern;
+use crate::path::{Marks, Pattern};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
@@ -34,8 +34,8 @@ struct Entry {
     port: u16,
     /// None: any method.
     methods: Option<Methods>,
-    /// The mark of the path's first segment; None when any will do.
-    first: Option<u32>,
+    /// Those of any path when it has none.
+    path: Marks,
 }
 
 impl Policy {
@@ -57,8 +57,8 @@ impl Policy {
         let mut policy = Self::default();
         for (index, rule) in rules.iter().enumerate() {
             let map = if rule.host.below { &mut policy.below } else { &mut policy.exact };
-            let first = rule.path.as_ref().and_then(Pattern::first);
-            let entry = Entry { rule: index, port: rule.host.port, methods: rule.methods, first };
+            let path = rule.path.as_ref().map(Pattern::marks).unwrap_or_default();
+            let entry = Entry { rule: index, port: rule.host.port, methods: rule.methods, path };
             map.entry(rule.host.name.clone()).or_default().push(entry);
             if let Some(credential) = &rule.credential {
                 let using = policy.uses.entry(credential.clone()).or_insert(Use {
@@ -219,17 +219,13 @@ impl Policy {
 
     /// The rules whose host this is, without most of those that judging would say No to.
     fn sifted(&self, case: &Case<'_>) -> impl Iterator<Item = &Rule> {
-        let (methods, first) = (case.certain_methods(), case.first());
+        let (methods, path) = (case.certain_methods(), case.marks());
         let may_be = move |entry: &&Entry| {
             let method = match (methods, entry.methods) {
                 (Some(methods), Some(wanted)) => wanted.overlaps(methods),
                 _ => true,
             };
-            let path = match (first, entry.first) {
-                (Some(first), Some(wanted)) => first == wanted,
-                _ => true,
-            };
-            method && path
+            method && entry.path.agree(path)
         };
         self.entries(case.head.destination).filter(may_be).map(|entry| &self.rules[entry.rule])
     }
