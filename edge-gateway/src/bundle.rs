@@ -26,6 +26,8 @@ pub(crate) struct Bundle {
     pub(crate) policy: Policy,
     pub(crate) credentials: Vec<Credential>,
     pub(crate) tripwire: Tripwire,
+    /// Indices of the credentials for a destination.
+    by_destination: HashMap<Destination, Vec<usize>>,
     agents: HashMap<[u8; 32], Agent>,
     forbidden: HashSet<String>,
 }
@@ -125,9 +127,22 @@ impl Bundle {
         let keys =
             keys.flat_map(|(index, c)| c.fake_keys.iter().map(move |key| (index, key.as_str())));
         let tripwire = Tripwire::new(keys)?;
+        let mut by_destination: HashMap<Destination, Vec<usize>> = HashMap::new();
+        for (index, credential) in credentials.iter().enumerate() {
+            by_destination.entry(credential.destination.clone()).or_default().push(index);
+        }
         let agents = agents.into_iter().collect();
         let forbidden = forbidden.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        Ok(Self { revision, policy_version, policy, credentials, tripwire, agents, forbidden })
+        Ok(Self {
+            revision,
+            policy_version,
+            policy,
+            credentials,
+            tripwire,
+            by_destination,
+            agents,
+            forbidden,
+        })
     }
 
     /// Whose token it is. What is looked up is a hash, so the time it takes says nothing of any token.
@@ -136,6 +151,12 @@ impl Bundle {
         let same =
             hash.ct_eq(&badge.token_sha256) & agent.name.as_bytes().ct_eq(badge.name.as_bytes());
         bool::from(same).then_some(agent)
+    }
+
+    /// The credentials for exactly this destination.
+    pub(crate) fn serving(&self, destination: &Destination) -> impl Iterator<Item = &Credential> {
+        let indices = self.by_destination.get(destination).map(Vec::as_slice).unwrap_or_default();
+        indices.iter().filter_map(|index| self.credentials.get(*index))
     }
 
     pub(crate) fn credential(&self, id: &str) -> Option<&Credential> {

@@ -43,10 +43,8 @@ pub(crate) fn find<'a>(
     bundle: &'a Bundle,
 ) -> Result<Option<Found<'a>>, Misplaced> {
     let mut found = None;
-    for credential in &bundle.credentials {
-        if credential.serves(&draft.destination) {
-            found = take_out(draft, credential);
-        }
+    for credential in bundle.serving(&draft.destination.clone()) {
+        found = take_out(draft, credential);
         if found.is_some() {
             // The answer is searched for the real key, so it must come in the open.
             draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

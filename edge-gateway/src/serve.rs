@@ -79,6 +79,43 @@ async fn story(
     entrance: &Entrance,
     request: Request<Incoming>,
 ) -> Result<Response<BoxBody>, Refusal> {
+    // Boxed, so that what it took to judge a request is gone while it waits: thousands do.
+    let (mut became, _seat) = Box::pin(judged(rooms, badge, entrance, request)).await?;
+    loop {
+        became = match became {
+            Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
+            Became::Waiting(waiting) => match decided(rooms, waiting).await? {
+                Ended::Released { request_id, released, sealed } => {
+                    return released_by_decision(rooms, request_id, *released, sealed).await;
+                }
+                Ended::Reopened(waiting) => judge_again(rooms, badge, waiting)?,
+            },
+        }
+    }
+}
+
+/// A request that was not refused.
+enum Became {
+    Passing(Box<Passing>),
+    Waiting(Box<Waiting>),
+}
+
+/// A request that the policy released, and what it takes to send it.
+struct Passing {
+    force: Arc<InForce>,
+    agent: Agent,
+    released: Released,
+    credential: Option<Credential>,
+    streamed: Option<Incoming>,
+}
+
+/// From a request's head to what becomes of it.
+async fn judged(
+    rooms: &Arc<Rooms>,
+    badge: &Badge,
+    entrance: &Entrance,
+    request: Request<Incoming>,
+) -> Result<(Became, Seat), Refusal> {
     // Who asks: judged anew for every request, so that a revoked agent is out at once.
     let force = rooms.control.in_force().ok_or_else(|| wait::unreachable(rooms.control.link()))?;
     let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
@@ -87,15 +124,13 @@ async fn story(
 
     // What is asked.
     let (parts, body) = request.into_parts();
-    let span = Span::current();
-    let traceparent = telemetry::traceparent(&span, &parts.headers);
     let mut draft = match entrance {
         Entrance::Proxy => Draft::proxied(parts, &force.bundle.policy)?,
         Entrance::Tunnel(destination) => {
             Draft::tunnelled(parts, destination, &force.bundle.policy)?
         }
     };
-    span.record("host", draft.destination.host());
+    Span::current().record("host", draft.destination.host());
     may_be_reached(rooms, &force, &draft.destination).await?;
 
     // Which key it wants.
@@ -141,47 +176,31 @@ async fn story(
     // What becomes of it.
     match classify(frozen, judgement.verdict) {
         Class::Refuse(no) => Err(not_classified(no, judgement.reason)),
-        Class::Pass(released) => pass(rooms, &force, agent, released, credential, streamed).await,
+        Class::Pass(released) => {
+            let agent = agent.clone();
+            let passing = Passing { force, agent, released, credential, streamed };
+            Ok((Became::Passing(Box::new(passing)), seat))
+        }
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
             let waiting_seat = seats.held()?;
-            drop(seat);
             let hold = wait::hold_for(judgement.hold, wait);
             let policy_version = force.bundle.policy_version;
             let circumstances =
                 wait::circumstances(&rooms.control, &force.edge, protocol, policy_version, hold);
+            let traceparent = telemetry::traceparent(&Span::current(), judged.request().headers());
             let why =
                 Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
             let waiting = Waiting::open(&rooms.control, judged, circumstances, why);
-            held(rooms, badge, waiting_seat, waiting).await
+            Ok((Became::Waiting(Box::new(waiting)), waiting_seat))
         }
     }
 }
 
-/// Waits for the decision, and carries it out.
-async fn held(
-    rooms: &Arc<Rooms>,
-    badge: &Badge,
-    seat: Seat,
-    mut waiting: Waiting,
-) -> Result<Response<BoxBody>, Refusal> {
+async fn decided(rooms: &Rooms, waiting: Box<Waiting>) -> Result<Ended, Refusal> {
     let _counted = Counted::one(rooms);
-    loop {
-        match waiting.decided(&rooms.control, &rooms.metrics, &rooms.drain).await? {
-            Ended::Released { request_id, released, sealed } => {
-                drop(seat);
-                return released_by_decision(rooms, request_id, *released, sealed).await;
-            }
-            Ended::Reopened(before) => match judge_again(rooms, badge, *before)? {
-                Again::Hold(again) => waiting = *again,
-                Again::Pass { force, agent, released, credential } => {
-                    let credential = credential.map(|credential| *credential);
-                    return pass(rooms, &force, &agent, *released, credential, None).await;
-                }
-            },
-        }
-    }
+    waiting.decided(&rooms.control, &rooms.metrics, &rooms.drain).await
 }
 
 /// What the policy says of a request, and what follows for its key.
@@ -258,19 +277,8 @@ fn key_agrees(
     Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
 }
 
-/// How a held request goes on under a newer policy.
-enum Again {
-    Hold(Box<Waiting>),
-    Pass {
-        force: Arc<InForce>,
-        agent: Agent,
-        released: Box<Released>,
-        credential: Option<Box<Credential>>,
-    },
-}
-
 /// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
-fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, Refusal> {
+fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Box<Waiting>) -> Result<Became, Refusal> {
     let force = rooms.control.in_force().ok_or(Refusal::ControlPlaneUnavailable)?;
     let agent = force.bundle.agent(badge).cloned().ok_or(Refusal::ProxyCredential)?;
     let request = waiting.held.request();
@@ -321,8 +329,8 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
         }
         Class::Pass(released) => {
             waiting.opening.given_up("the policy allows it now");
-            let (released, credential) = (Box::new(released), credential.map(Box::new));
-            Ok(Again::Pass { force, agent, released, credential })
+            let passing = Passing { force, agent, released, credential, streamed: None };
+            Ok(Became::Passing(Box::new(passing)))
         }
         Class::Hold(judged) => {
             let rule = judged.rule().to_owned();
@@ -331,25 +339,19 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Waiting) -> Result<Again, 
                 allowed: judgement.allowed,
                 traceparent: waiting.why.traceparent.clone(),
             };
-            Ok(Again::Hold(Box::new(waiting.again(judged, force.bundle.policy_version, why))))
+            Ok(Became::Waiting(Box::new(waiting.again(judged, force.bundle.policy_version, why))))
         }
     }
 }
 
 /// Forwards what the policy released, with a leased key if it wants one.
-async fn pass(
-    rooms: &Arc<Rooms>,
-    force: &Arc<InForce>,
-    agent: &Agent,
-    released: Released,
-    credential: Option<Credential>,
-    streamed: Option<Incoming>,
-) -> Result<Response<BoxBody>, Refusal> {
+async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<BoxBody>, Refusal> {
+    let Passing { force, agent, released, credential, streamed } = passing;
     let mut pool_key = agent.id.clone();
     let (keys, redactor) = match &credential {
         None => (Vec::new(), Redactor::none()),
         Some(credential) => {
-            let lease = rooms.control.lease(credential, agent).await.map_err(|why| match why {
+            let lease = rooms.control.lease(credential, &agent).await.map_err(|why| match why {
                 NotLeased::Refused(detail) => {
                     Refusal::LeaseRefused { credential: credential.name.clone(), detail }
                 }
@@ -370,13 +372,18 @@ async fn pass(
     };
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
-    let watched = streamed.map(|body| Watched::new(body, Arc::clone(force)));
+    let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force)));
     let tripped = watched.as_ref().map(Watched::tripped);
     let destination = outbound.destination().clone();
     let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
     let tripped = tripped.and_then(|tripped| tripped.get().copied());
     if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
-        return Err(alarmed(rooms, agent, &destination, Misplaced::new(credential, "in the body")));
+        return Err(alarmed(
+            rooms,
+            &agent,
+            &destination,
+            Misplaced::new(credential, "in the body"),
+        ));
     }
     sent.map(|response| redactor.response(response)).map_err(|failure| match failure {
         Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
@@ -392,9 +399,9 @@ async fn released_by_decision(
     released: Released,
     sealed: Vec<Sealed>,
 ) -> Result<Response<BoxBody>, Refusal> {
-    let carried = carry_out(Arc::clone(rooms), request_id, released, sealed).in_current_span();
-    let carried = rooms.carried.spawn(carried);
-    carried.await.unwrap_or_else(|_| Err(Refusal::OutcomeUnknown { approval_id: None }))
+    let carrying = Box::pin(carry_out(Arc::clone(rooms), request_id, released, sealed));
+    let carried = rooms.carried.spawn(carrying.in_current_span());
+    carried.await.unwrap_or(Err(Refusal::OutcomeUnknown { approval_id: None }))
 }
 
 async fn carry_out(

@@ -90,7 +90,7 @@ impl Waiting {
     /// # Errors
     /// The refusal that the agent is answered with.
     pub(crate) async fn decided(
-        mut self,
+        mut self: Box<Self>,
         control: &Control,
         metrics: &Metrics,
         drain: &CancellationToken,
@@ -111,7 +111,7 @@ impl Waiting {
                 Some(Answer::Opened { approval_id }) => {
                     self.approval_id = approval_id.or(self.approval_id)
                 }
-                Some(Answer::Reopen) => return Ok(Ended::Reopened(Box::new(self))),
+                Some(Answer::Reopen) => return Ok(Ended::Reopened(self)),
                 Some(Answer::Settled { reason, approval_id, detail }) => {
                     self.opening.refused();
                     return Err(settled(reason, approval_id.or(self.approval_id), detail));
@@ -138,7 +138,7 @@ impl Waiting {
         }
     }
 
-    async fn ran_out(mut self, control: &Control) -> Refusal {
+    async fn ran_out(mut self: Box<Self>, control: &Control) -> Refusal {
         let opened = async {
             while self.approval_id.is_none()
                 && !self.why.allowed
