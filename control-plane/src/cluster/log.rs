@@ -309,7 +309,10 @@ impl RaftLogStorage<Types> for LogStore {
         let failed = |e: Halted| StorageIOError::write_logs(AnyError::new(&e));
         // First that they may be missing, then away with them.
         self.write(Tree::Meta, vec![put], Some(&head)).await.map_err(failed)?;
-        *self.head() = Head { committed: self.head().committed, ..head };
+        {
+            let mut current = self.head();
+            (current.purged, current.last) = (head.purged, head.last);
+        }
         let purged = Change::Remove(key(0, 0)..key(log_id.index + 1, 0));
         self.write(Tree::Log, vec![purged], None).await.map_err(failed)?;
         Ok(())

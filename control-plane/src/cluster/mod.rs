@@ -16,11 +16,12 @@ mod snapshot;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -34,7 +35,7 @@ pub use log::{Anchor, LogStore, Tip};
 pub use machine::{Builder, Machine, View};
 
 use crate::state::{Actor, Command, CommandId, Event, Millis, Position, Proposal, Refused, State};
-use engine::{Disk, Engine, FailStop, Fsync, OsFsync};
+use engine::{Disk, FailStop, Fsync, OsFsync};
 use proposer::{LARGEST, Proposer, QUEUE, Queued};
 
 /// How often the leader looks whether something is due: expiries are this late at most.
@@ -148,15 +149,15 @@ impl Cluster {
         barrier: Arc<dyn Barrier>,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
+        let snapshot_every = settings.snapshot_every;
         let opening = {
-            let barrier = barrier.clone();
-            tokio::task::spawn_blocking(move || open(&settings, barrier, surroundings))
+            let (barrier, runtime) = (barrier.clone(), Handle::current());
+            // Reading and checking everything takes its time, and syncs.
+            tokio::task::spawn_blocking(move || {
+                runtime.block_on(open(&settings.data_dir, barrier, surroundings))
+            })
         };
-        let Opened { machine, engine, path, snapshot_every } =
-            opening.await.map_err(|e| StartError::Raft(e.to_string()))??;
-        let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
-        let log = LogStore::open(engine, &path, machine.anchor(), legible).await?;
-        fits(&machine, &log, &path)?;
+        let (machine, log) = opening.await.map_err(|e| StartError::Raft(e.to_string()))??;
 
         let node_id = log.node_id();
         let fresh = log.is_blank();
@@ -303,29 +304,25 @@ impl Cluster {
     }
 }
 
-struct Opened {
-    machine: Machine,
-    engine: Arc<dyn Engine>,
-    path: PathBuf,
-    snapshot_every: u64,
-}
-
-fn open(
-    settings: &Settings,
+async fn open(
+    data_dir: &Path,
     barrier: Arc<dyn Barrier>,
     surroundings: Surroundings,
-) -> Result<Opened, StartError> {
+) -> Result<(Machine, LogStore), StartError> {
     let Surroundings { clock, fsync, fail } = surroundings;
-    let directory = DataDir::lock(&settings.data_dir)?;
+    let directory = DataDir::lock(data_dir)?;
     let path = directory.log();
-    let machine = Machine::open(&directory, barrier, clock, fsync.clone(), fail.clone())?;
+    let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
     let first_mark = || LogStore::first_mark(rand::random());
-    let engine: Arc<dyn Engine> = Arc::new(Disk::open(directory, first_mark, fsync, fail)?);
-    Ok(Opened { machine, engine, path, snapshot_every: settings.snapshot_every })
+    let disk = Disk::open(directory, first_mark, fsync, fail)?;
+    let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
+    let log = LogStore::open(Arc::new(disk), &path, machine.anchor(), legible).await?;
+    fits(&machine, &log, &path)?;
+    Ok((machine, log))
 }
 
 /// The log must go on where the snapshot ends, from the same history.
-fn fits(machine: &Machine, log: &LogStore, path: &std::path::Path) -> Result<(), StartError> {
+fn fits(machine: &Machine, log: &LogStore, path: &Path) -> Result<(), StartError> {
     let damaged = |what| StartError::Damaged { path: path.to_owned(), what };
     let restored = machine.restored();
     let after = restored.map_or(0, |tip| tip.id.index + 1);

@@ -1,4 +1,11 @@
 //! The cluster room from outside: what is acknowledged stays, what is damaged is refused.
 
+mod child;
+mod crash;
+mod damage;
+mod disk_error;
+mod model;
 mod node;
+mod power_cut;
+mod suite;
 mod support;

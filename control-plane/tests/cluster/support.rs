@@ -1,17 +1,20 @@
-//! What the tests share: a barrier, settings, something to propose.
+//! What the tests share: a barrier, a clock, settings, something to propose.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use countersign_control_plane::cluster::{
-    Barrier, Cluster, Purpose, Settings, StartError, Tampered,
+    Barrier, Clock, Cluster, Purpose, Settings, StartError, Tampered,
 };
-use countersign_control_plane::state::Command;
+use countersign_control_plane::state::{Command, Millis};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 /// Authenticates and does not hide: enough to see what is changed on disk.
-pub(crate) struct TestBarrier(pub [u8; 16]);
+pub(crate) struct TestBarrier(pub(crate) [u8; 16]);
 
 impl Barrier for TestBarrier {
     fn seal(&self, purpose: Purpose, plaintext: &[u8]) -> Vec<u8> {
@@ -44,6 +47,23 @@ pub(crate) fn barrier() -> Arc<dyn Barrier> {
     Arc::new(TestBarrier([7; 16]))
 }
 
+/// Stands still unless told otherwise.
+#[derive(Default)]
+pub(crate) struct TestClock {
+    pub(crate) since_boot: AtomicU64,
+    pub(crate) wall: AtomicU64,
+}
+
+impl Clock for TestClock {
+    fn since_boot(&self) -> Duration {
+        Duration::from_millis(self.since_boot.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Millis {
+        self.wall.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) fn settings(data_dir: &Path) -> Settings {
     Settings { data_dir: data_dir.to_owned(), snapshot_every: 10_000 }
 }
@@ -54,5 +74,21 @@ pub(crate) async fn start(data_dir: &Path) -> Result<Cluster, StartError> {
 
 /// A record of the audit log, and no other change.
 pub(crate) fn note(subject: &str) -> Command {
-    Command::Note { action: "test".into(), subject: subject.into(), details: Vec::new() }
+    note_of_size(subject, 0)
+}
+
+pub(crate) fn note_of_size(subject: &str, size: usize) -> Command {
+    let details = vec![("text".into(), "x".repeat(size))];
+    Command::Note { action: "test".into(), subject: subject.into(), details }
+}
+
+/// Subjects of the notes that are in the state, and how often each.
+pub(crate) fn noted(cluster: &Cluster) -> BTreeMap<String, usize> {
+    cluster.peek(|state| {
+        let mut times = BTreeMap::new();
+        for record in state.audit().records() {
+            *times.entry(record.subject.clone()).or_default() += 1;
+        }
+        times
+    })
 }
