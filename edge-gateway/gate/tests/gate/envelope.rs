@@ -5,7 +5,7 @@ use countersign_gate::{
     verify,
 };
 
-use crate::support::{WALL, decision, envelope, held, node, signed, trust};
+use crate::support::{CLUSTER, WALL, decision, envelope, held, node, signed, trust};
 
 const NOW: Now = Now { boottime_ms: 100, wall_ms: WALL + 100 };
 
@@ -229,6 +229,23 @@ fn the_wall_clock_narrows_with_a_minute_of_grace() {
         let envelope = signed(&decision(held.ticket()), &[1, 2]);
         let outcome = verify(held, &envelope, &trust(), Now { boottime_ms: 1, wall_ms });
         assert_eq!(matches!(outcome, Outcome::Release(_)), released, "{wall_ms}");
+    }
+}
+
+#[test]
+fn another_clusters_decision_is_not_ours_though_its_nodes_are_trusted() {
+    // The bundle in force, the decision and the request must name one cluster.
+    for (bundle, decided) in
+        [("other.example", CLUSTER), (CLUSTER, "other.example"), ("other.example", "other.example")]
+    {
+        let held = held(9, b"{}", 0, 50_000);
+        let mut decision = decision(held.ticket());
+        decision.cluster = decided.into();
+        let other = Trust { cluster: bundle.into(), ..trust() };
+        assert_ignored(
+            verify(held, &signed(&decision, &[1, 2]), &other, NOW),
+            Unverified::Mismatch,
+        );
     }
 }
 

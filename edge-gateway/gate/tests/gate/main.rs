@@ -3,8 +3,15 @@
 
 mod support;
 
+mod request;
+
+mod classify;
+mod model;
+
 mod encoding;
 mod envelope;
-mod model;
-mod size;
 mod vectors;
+
+mod release;
+
+mod size;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use countersign_gate::{
     Approver, Circumstances, Class, DECISION_TYPE, Decision, Destination, Held, Injection,
-    KeyState, NodeKey, Origin, Payload, Request, Scheme, SealedRef, Signed, Slot, Ticket, Trust,
-    Verdict, Word, classify, sign,
+    KeyState, NodeKey, Origin, Payload, Rejected, Request, Scheme, SealedRef, Signed, Slot, Ticket,
+    Trust, Verdict, Word, classify, sign,
 };
 use ed25519_dalek::SigningKey;
 use http::Method;
@@ -37,6 +37,48 @@ pub(crate) fn request(body: &[u8]) -> Request {
         }],
     )
     .unwrap()
+}
+
+/// The parts of a request without headers, body or key; `..Parts::default()` for the rest.
+pub(crate) struct Parts {
+    pub(crate) destination: Destination,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Payload,
+    pub(crate) injections: Vec<Injection>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            destination: https("api.example.com"),
+            method: Method::POST,
+            path: "/v1/charges".into(),
+            query: None,
+            headers: HeaderMap::new(),
+            payload: Payload::Whole(Bytes::new()),
+            injections: Vec::new(),
+        }
+    }
+}
+
+impl Parts {
+    pub(crate) fn request(self) -> Result<Request, Rejected> {
+        let origin =
+            Origin { cluster: CLUSTER.into(), org: "default".into(), agent: "agent-1".into() };
+        let Self { destination, method, path, query, headers, payload, injections } = self;
+        Request::new(origin, destination, method, path, query, headers, payload, injections)
+    }
+}
+
+pub(crate) fn https(authority: &str) -> Destination {
+    Destination::parse(Scheme::Https, authority, Some(443)).unwrap()
+}
+
+pub(crate) fn http(authority: &str) -> Destination {
+    Destination::parse(Scheme::Http, authority, Some(80)).unwrap()
 }
 
 /// Held from `boottime_ms` on for `hold_ms`; `serial` makes its id and nonce.
