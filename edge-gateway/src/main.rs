@@ -7,6 +7,11 @@ use countersign_edge_gateway::config::Config;
 use countersign_edge_gateway::{run, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Freed memory is overwritten: keys pass through buffers of libraries that know nothing of them.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 fn main() -> ExitCode {
     let file = std::env::args_os()
         .nth(1)

@@ -10,5 +10,6 @@ mod binary;
 mod door;
 mod hold;
 mod keys;
+mod process;
 mod session;
 mod target;
