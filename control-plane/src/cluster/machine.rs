@@ -267,8 +267,12 @@ pub struct Builder {
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot<Types>, StorageError> {
         let failed = |e: io::Error| StorageIOError::write_snapshot(None, AnyError::new(&e));
-        let nothing = || failed(io::Error::other("nothing was applied yet"));
-        let snapshot = self.snapshot.clone().ok_or_else(nothing)?;
+        let Some(snapshot) = self.snapshot.clone() else {
+            // Of nothing, and kept nowhere.
+            let empty = self.snapshots.receive().map_err(failed)?;
+            let snapshot = Box::new(tokio::fs::File::from_std(empty));
+            return Ok(RaftSnapshot { meta: SnapshotMeta::default(), snapshot });
+        };
         let snapshots = self.snapshots.clone();
         let (meta, file) = on_disk(move || {
             snapshots.save(&snapshot, &snapshots.encode(&snapshot)?)?;
