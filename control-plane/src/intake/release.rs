@@ -43,10 +43,8 @@ pub(super) async fn release(
         state.held(&request_id).map(|held| (held.policy_version, stale(state, held)))
     });
     match held {
-        None => {
-            return Releasing::Refused(Refused::NotFound("the request is not held any more".into()));
-        }
-        Some((_, true)) => return Releasing::Reopen,
+        None => Releasing::Refused(Refused::NotFound("the request is not held any more".into())),
+        Some((_, true)) => Releasing::Reopen,
         Some((policy_version, false)) => {
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };

@@ -41,7 +41,6 @@ pub(crate) struct Process {
 
 /// One session of it.
 pub(crate) struct Session {
-    pub(crate) process: Process,
     pub(crate) trust: Trust,
     pub(crate) bundle: v1::EdgeState,
     sender: mpsc::Sender<v1::AttachRequest>,
@@ -94,8 +93,7 @@ impl Process {
             panic!("no bundle")
         };
         let bundle = read_bundle(&trust, &bundle);
-        let process = self.clone();
-        Ok(Session { process, trust, bundle, sender, incoming, sequence: 1, acknowledged: 0 })
+        Ok(Session { trust, bundle, sender, incoming, sequence: 1, acknowledged: 0 })
     }
 
     /// Holds a request as judged by a rule, for five minutes.

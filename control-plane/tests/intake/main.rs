@@ -1,5 +1,7 @@
 //! Intake from outside: a raw gRPC client over mTLS, a real cluster on a real disk.
 
+#![allow(clippy::unwrap_used)]
+
 mod attaching;
 mod bundles;
 mod edge;

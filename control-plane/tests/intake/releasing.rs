@@ -275,3 +275,35 @@ async fn a_receipt_is_acknowledged_once_it_is_committed() {
     }
     assert_eq!(world.recorded("request.report"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_requests_wait_at_once_and_each_gets_its_own_decision() {
+    const COUNT: u32 = 2_000;
+    let world = World::new().await;
+    let (process, mut session) = attached(&world).await;
+    let mut waiting = std::collections::HashMap::new();
+    // As far ahead as the wire takes, and never so far that both sides wait for each other.
+    for batch in (0..COUNT).collect::<Vec<_>>().chunks(50) {
+        for amount in batch {
+            let held = process.hold(refund(*amount), approve("refunds"), session.version());
+            session.announce(&held).await;
+            waiting.insert(held.ticket().circumstances.request_id, held);
+        }
+        for _ in batch {
+            session.opened().await.unwrap();
+        }
+    }
+    let approvals: Vec<_> =
+        world.cluster.peek(|state| state.approvals().map(|approval| approval.id).collect());
+    assert_eq!(approvals.len(), COUNT as usize);
+    let votes = approvals.iter().map(|approval| world.vote(*approval, VoteWord::Approve));
+    futures::future::join_all(votes).await;
+    for _ in 0..COUNT {
+        let decision = session.decision().await;
+        let id: [u8; 16] = decision.request_id.as_ref().try_into().unwrap();
+        let held = waiting.remove(&id).expect("one decision each");
+        assert!(matches!(outcome(held, &decision, &session.trust), Outcome::Release(_)));
+    }
+    assert!(waiting.is_empty());
+    assert_eq!(world.recorded("request.claim"), COUNT as usize);
+}

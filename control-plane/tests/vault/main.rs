@@ -1,5 +1,7 @@
 //! The vault from outside: what opens, and above all what does not.
 
+#![allow(clippy::unwrap_used)]
+
 mod edge;
 mod payload;
 mod seal;
