@@ -1,5 +1,7 @@
 //! From a held request to a decision that the gate takes, once.
 
+use std::time::Duration;
+
 use countersign_control_plane::state::{ApprovalState, Command, ReportedOutcome, VoteWord};
 use countersign_gate::{Outcome, Word};
 use countersign_proto::v1;
@@ -274,6 +276,42 @@ async fn a_receipt_is_acknowledged_once_it_is_committed() {
         }
     }
     assert_eq!(world.recorded("request.report"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_nobody_answers_expires() {
+    let world = World::new().await;
+    let (process, mut session) = attached(&world).await;
+    let held = process.hold(refund(5), approve("refunds"), session.version());
+    session.announce(&held).await;
+    let approval = session.opened().await.unwrap();
+    world.clock.advance(Duration::from_secs(16 * 60));
+    let settled = session.settled().await;
+    assert_eq!(
+        (settled.reason(), settled.approval_id.to_vec()),
+        (Reason::Expired, approval.0.to_vec())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_too_old_is_not_given_again_and_is_asked_for_once() {
+    let world = World::new().await;
+    let (process, mut session) = attached(&world).await;
+    let held = process.hold(refund(5), approve("refunds"), session.version());
+    session.announce(&held).await;
+    let approval = session.opened().await.unwrap();
+    world.vote(approval, VoteWord::Approve).await;
+    session.decision().await;
+    drop(session);
+    // Past the hold, and before its outcome counts as unknown.
+    world.clock.advance(Duration::from_secs(330));
+
+    let mut session = process.attach(&world).await;
+    session.announce(&held).await;
+    assert_eq!(session.opened().await, Some(approval));
+    assert_eq!(session.settled().await.reason(), Reason::OutcomeUnknown);
+    assert_eq!(world.approval(approval).state, ApprovalState::Released);
+    assert_eq!(world.recorded("claim.refused"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use countersign_control_plane::cluster::{Cluster, Settings};
+use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
 use countersign_control_plane::sign::{self, Signer};
 use countersign_control_plane::state::{
@@ -67,7 +69,32 @@ pub(crate) struct World {
     pub(crate) genesis: Genesis,
     pub(crate) address: SocketAddr,
     pub(crate) server_ca_pem: String,
+    pub(crate) clock: Arc<AheadClock>,
     _dir: TempDir,
+}
+
+/// The machine's clocks, and as far ahead of them as a test says.
+#[derive(Default)]
+pub(crate) struct AheadClock(AtomicU64);
+
+impl AheadClock {
+    pub(crate) fn advance(&self, duration: Duration) {
+        self.0.fetch_add(duration.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for AheadClock {
+    fn since_boot(&self) -> Duration {
+        SystemClock.since_boot() + self.ahead()
+    }
+
+    fn wall(&self) -> u64 {
+        SystemClock.wall() + self.ahead().as_millis() as u64
+    }
 }
 
 /// What an edge was enrolled with.
@@ -89,13 +116,16 @@ impl World {
         let provider = Provider::KeyFile(dir.path().join("seal.key"));
         let vault = Arc::new(Vault::create(&dir.path().join("data"), &provider).unwrap());
         let stored = Settings { data_dir: dir.path().join("data"), snapshot_every: 10_000 };
-        let cluster = Cluster::start(stored, vault.clone()).await.unwrap();
+        let clock = Arc::new(AheadClock::default());
+        let surroundings = Surroundings { clock: clock.clone(), ..Default::default() };
+        let cluster = Cluster::start_in(stored, vault.clone(), surroundings).await.unwrap();
         let genesis = sign::genesis(&vault, CLUSTER, ORG, cluster.node_id(), [9; 32]).unwrap();
         cluster.propose(Actor::System, Command::Genesis(Box::new(genesis.clone()))).await.unwrap();
         let signer = Arc::new(Signer::open(&cluster, &vault).await.unwrap());
         let intake = Intake::new(cluster.clone(), vault.clone(), signer, settings);
         let (address, server_ca_pem) = serve(&intake, &genesis).await;
-        let world = Self { cluster, vault, intake, genesis, address, server_ca_pem, _dir: dir };
+        let world =
+            Self { cluster, vault, intake, genesis, address, server_ca_pem, clock, _dir: dir };
         world.populate().await;
         world
     }
@@ -231,7 +261,7 @@ impl World {
                 let _ = events.recv().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(20), waiting)
+        tokio::time::timeout(Duration::from_secs(20), waiting)
             .await
             .expect("it did not come about");
     }
