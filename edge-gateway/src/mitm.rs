@@ -213,6 +213,10 @@ struct Minter {
 impl Minter {
     fn mint(&self, host: &str) -> anyhow::Result<Arc<ServerConfig>> {
         let now = SystemTime::now();
+        anyhow::ensure!(
+            now < self.not_after,
+            "this edge's authority has expired: restart the edge for a new one"
+        );
         let mut params = CertificateParams::new([host.to_owned()]).context("naming the leaf")?;
         params.distinguished_name = DistinguishedName::new();
         if host.len() <= 64 {

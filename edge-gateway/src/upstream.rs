@@ -209,6 +209,14 @@ fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
             why: "the upstream switched to another protocol unasked".into(),
         });
     }
+    // Nothing was asked for by TE: a coding of the transfer would be one that the agent gets undecoded, and that
+    // nobody looked into.
+    let mut codings = answer.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Failure::Unknown {
+            why: "the answer came in a transfer coding that nobody asked for".into(),
+        });
+    }
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(header::ALT_SVC);

@@ -362,6 +362,26 @@ async fn the_status_stays() {
     assert_eq!(redactor().response(response).status(), StatusCode::IM_A_TEAPOT);
 }
 
+proptest! {
+    #[test]
+    fn n_echo_8_masked_json_is_json_of_the_same_shape(
+        before in "[a-z \"\\\\/\u{e9}]{0,20}",
+        after in "[a-z \"\\\\/]{0,20}",
+        size in 1usize..40,
+    ) {
+        let value = serde_json::json!({ "a": [before, { "key": KEY, (KEY): format!("{before}{KEY}{after}") }], "b": 1 });
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap(), value.to_string().replace('/', "\\/")] {
+            let body = redactor().body(chunks(text.as_bytes().chunks(size)));
+            let out = futures::executor::block_on(collected(body)).unwrap();
+            prop_assert_eq!(out.len(), text.len());
+            let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert!(!read.to_string().contains(&serde_json::to_string(KEY).unwrap()[1..KEY.len()]));
+            prop_assert_eq!(&read["b"], 1);
+            prop_assert!(read["a"][1]["key"].as_str().unwrap().bytes().all(|byte| byte == b'*'));
+        }
+    }
+}
+
 /// What masking means: every place of every key, found by brute force.
 fn expected(text: &[u8], keys: &[Vec<u8>]) -> Vec<u8> {
     let mut out = text.to_vec();

@@ -245,6 +245,120 @@ async fn u_8_an_approved_request_has_a_connection_of_its_own() {
     }
 }
 
+/// What an approved request holds on to its connection by is the answer's body alone.
+#[tokio::test]
+async fn a_long_answer_to_an_approved_request_arrives_whole() {
+    for alpn in ["h2", "http/1.1"] {
+        let (_origin, upstream) = origin(&[alpn], |_| {
+            let chunks = futures::stream::unfold(0u8, |n| async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                (n < 64).then(|| (Ok(Frame::data(Bytes::from(vec![n; 64 * 1024]))), n + 1))
+            });
+            Response::new(StreamBody::new(SyncStream(Mutex::new(Box::pin(chunks)))).boxed())
+        })
+        .await;
+        let answer = upstream.send(Ask::to(&api()).approved(), None, "").await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 64 * 64 * 1024);
+        assert!(
+            body.chunks(64 * 1024)
+                .enumerate()
+                .all(|(n, chunk)| chunk.iter().all(|byte| usize::from(*byte) == n))
+        );
+    }
+}
+
+/// Makes a stream `Sync`, which it need not be to be used by one task.
+struct SyncStream<T>(Mutex<std::pin::Pin<Box<dyn futures::Stream<Item = T> + Send>>>);
+
+impl<T> futures::Stream for SyncStream<T> {
+    type Item = T;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.get_mut().unwrap().as_mut().poll_next(cx)
+    }
+}
+
+#[tokio::test]
+async fn answers_never_reach_another_request() {
+    for alpn in ["h2", "http/1.1"] {
+        let (origin, upstream) =
+            origin(&[alpn], |seen| Response::new(full(seen.body.clone()))).await;
+        let upstream = Arc::new(upstream);
+        let agents: Vec<_> = (0..200)
+            .map(|n| {
+                let upstream = upstream.clone();
+                tokio::spawn(async move {
+                    let payload = Payload::Whole(Bytes::from(format!("request {n}")));
+                    let ask = Ask { method: Method::POST, payload, ..Ask::to(&api()) };
+                    let answer = upstream
+                        .send(ask.allowed(), None, &format!("agent-{}", n % 3))
+                        .await
+                        .unwrap();
+                    if n % 10 == 0 {
+                        return; // goes away without reading
+                    }
+                    assert_eq!(text(answer).await.unwrap(), format!("request {n}"));
+                })
+            })
+            .collect();
+        for agent in agents {
+            agent.await.unwrap();
+        }
+        assert_eq!(origin.seen().len(), 200);
+        let mut owners = std::collections::BTreeMap::new();
+        for seen in origin.seen() {
+            let body = String::from_utf8(seen.body.to_vec()).unwrap();
+            let agent = body.rsplit(' ').next().unwrap().parse::<usize>().unwrap() % 3;
+            assert_eq!(
+                *owners.entry(seen.connection).or_insert(agent),
+                agent,
+                "two agents on one connection"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_nobody_asked_for_is_an_error() {
+    for coding in ["gzip, chunked", "gzip", "identity, chunked"] {
+        let answer: &'static str =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+                .leak();
+        let (address, _) = raw(answer).await;
+        let failure = to(address, None)
+            .send(Ask::to(&http("a.example")).allowed(), None, "")
+            .await
+            .unwrap_err();
+        assert!(matches!(failure, Failure::Unknown { .. }), "{coding}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_upload_takes_as_long_as_it_moves() {
+    let authority = TestAuthority::new();
+    let origin = TestOrigin::tls(authority.leaf("api.example.com"), &["h2"], ok).await;
+    let upstream = Upstream::new(Settings {
+        extra_roots: vec![authority.root.clone()],
+        connect_to: vec![format!("::127.0.0.1:{}", origin.address.port()).parse().unwrap()],
+        response_header_timeout: Duration::from_millis(400),
+        ..settings()
+    })
+    .unwrap();
+    let slow = futures::stream::unfold(0u8, |n| async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (n < 10).then(|| (Ok(Frame::data(Bytes::from_static(b"part "))), n + 1))
+    });
+    let body = StreamBody::new(SyncStream(Mutex::new(Box::pin(slow)))).boxed();
+    let ask = Ask { method: Method::POST, payload: Payload::Streamed, ..Ask::to(&api()) };
+    let answer = upstream.send(ask.allowed(), Some(body), "agent-1").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(origin.seen()[0].body.len(), 50);
+}
+
 /// Answers the first request of each connection with `answer`, or never, and closes.
 async fn raw(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
