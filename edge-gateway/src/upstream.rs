@@ -22,6 +22,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
+use tracing::Instrument as _;
 
 pub use dial::{ConnectTo, NotConnectTo, Resolve, SystemResolver};
 
@@ -101,6 +102,18 @@ impl Upstream {
         pool_key: &str,
     ) -> Result<Response<BoxBody>, Failure> {
         let destination = outbound.destination().clone();
+        let span =
+            tracing::info_span!("upstream", host = destination.host(), port = destination.port());
+        self.write(outbound, streamed, destination, pool_key).instrument(span).await
+    }
+
+    async fn write(
+        &self,
+        outbound: Outbound,
+        streamed: Option<BoxBody>,
+        destination: Destination,
+        pool_key: &str,
+    ) -> Result<Response<BoxBody>, Failure> {
         if outbound.keyed() && destination.scheme() != Scheme::Https {
             return Err(Failure::NotSent { why: "a key leaves over https only".into() });
         }

@@ -1,42 +1,49 @@
 //! The ways in which an upstream may write a key.
 
-use std::collections::BTreeSet;
-
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, general_purpose::NO_PAD};
+use zeroize::Zeroizing;
 
 /// A spelling shorter than this is not looked for, unless it is the key itself: it would mask the innocent.
 const SHORTEST: usize = 4;
 
-/// All spellings, without duplicates.
-pub(super) fn spellings(secrets: &[&[u8]]) -> Vec<Vec<u8>> {
-    let mut all: BTreeSet<Vec<u8>> = BTreeSet::new();
+/// All spellings, without duplicates; overwritten when dropped, as the keys are.
+pub(super) fn spellings(secrets: &[&[u8]]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut all = Vec::new();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         let derived = in_base64(secret)
             .chain([hex::encode(secret).into_bytes(), hex::encode_upper(secret).into_bytes()])
-            .chain(
-                ESCAPES.iter().map(|escape| secret.iter().flat_map(|byte| escape(*byte)).collect()),
-            )
+            .chain(ESCAPES.iter().map(|escape| escaped(secret, *escape)))
             // A header's name arrives in lower case.
             .chain([secret.to_ascii_lowercase()]);
-        all.extend(derived.filter(|spelling| spelling.len() >= SHORTEST));
-        all.insert(secret.to_vec());
+        all.extend(derived.map(Zeroizing::new).filter(|spelling| spelling.len() >= SHORTEST));
+        all.push(Zeroizing::new(secret.to_vec()));
     }
-    all.into_iter().collect()
+    all.sort_unstable_by(|a, b| a.as_slice().cmp(b.as_slice()));
+    all.dedup();
+    all
 }
 
 /// The letters that are the key's alone, for each of the three places in a group where it may begin.
 fn in_base64(secret: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     [alphabet::STANDARD, alphabet::URL_SAFE].into_iter().flat_map(move |alphabet| {
         (0..3usize).map(move |offset| {
-            let mut padded = vec![0; offset];
+            let mut padded = Zeroizing::new(Vec::with_capacity(offset + secret.len()));
+            padded.resize(offset, 0);
             padded.extend_from_slice(secret);
-            let text = GeneralPurpose::new(&alphabet, NO_PAD).encode(&padded);
+            let text = Zeroizing::new(GeneralPurpose::new(&alphabet, NO_PAD).encode(&*padded));
             let (first, last) = ((8 * offset).div_ceil(6), 8 * padded.len() / 6);
             text.as_bytes().get(first..last).unwrap_or_default().to_vec()
         })
     })
+}
+
+fn escaped(secret: &[u8], escape: Escape) -> Vec<u8> {
+    // Sized once, by the longest escape: growing would leave a copy behind.
+    let mut out = Vec::with_capacity(6 * secret.len());
+    secret.iter().for_each(|byte| out.extend(escape(*byte)));
+    out
 }
 
 type Escape = fn(u8) -> Vec<u8>;
