@@ -75,6 +75,8 @@ async fn connect_with(context: &Context, timeout: Option<Duration>) -> Result<Ad
         .tls_config(tls)
         .map_err(|error| ca_failure(context.ca.as_deref(), &chain(&error)))?;
     let endpoint = endpoint
+        .user_agent(concat!("countersign-cli/", env!("CARGO_PKG_VERSION")))
+        .map_err(|_| usage("cannot be called"))?
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(20))

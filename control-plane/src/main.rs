@@ -1,5 +1,6 @@
 //! The control plane's binary: read the configuration, serve until told to stop.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -13,7 +14,8 @@ async fn main() -> std::process::ExitCode {
     match run().await {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "the control plane did not run");
+            // Not as a log line: what went wrong may be that there is no log.
+            let _ = writeln!(std::io::stderr(), "countersign-control-plane: {error:#}");
             std::process::ExitCode::FAILURE
         }
     }

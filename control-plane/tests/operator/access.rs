@@ -100,7 +100,7 @@ async fn c_1_each_role_may_call_what_its_line_says_and_nothing_else() {
     let mut callers =
         vec![("nobody", None, String::new()), ("a stranger", None, "cs_apr_made-up".to_owned())];
     for role in ALL {
-        let token = world.principal(&role.to_string(), &[proto(*role)]).await;
+        let token = world.principal(&format!("one-{role}"), &[proto(*role)]).await;
         callers.push(("a principal", Some(*role), token));
     }
     let agent = v1::CreateAgentRequest { name: "bot".into(), ..Default::default() };
