@@ -93,6 +93,7 @@ async fn open(directory: &Path) {
 
 fn say(word: &str) {
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("child: {word}\n").as_bytes()).unwrap();
+    // The harness may have left a line open.
+    out.write_all(format!("\nchild: {word}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
