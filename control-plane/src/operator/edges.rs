@@ -24,18 +24,29 @@ pub(super) async fn enroll(
         .await
         .map_err(|e| refuse::unavailable(&e))?;
     let genesis = genesis.ok_or_else(|| refuse::internal(&"an unsealed node without a genesis"))?;
+    let issue = |id: &str| {
+        sign::issue_edge_certificate(&genesis, &house.vault, &request.csr_pem, id).map_err(|e| {
+            match e {
+                SignError::Request => refuse::field("csr_pem", e.to_string()),
+                e => refuse::internal(&e),
+            }
+        })
+    };
     let id = once.id("edg_");
-    let certificate = sign::issue_edge_certificate(&genesis, &house.vault, &request.csr_pem, &id)
-        .map_err(|e| match e {
-        SignError::Request => refuse::field("csr_pem", e.to_string()),
-        e => refuse::internal(&e),
-    })?;
+    let mut certificate = issue(&id)?;
     // It is of no use before this is committed: intake looks the edge up.
-    let command =
-        Command::EnrollEdge { id, name: request.name.clone(), key_sha256: certificate.key_sha256 };
+    let command = Command::EnrollEdge {
+        id: id.clone(),
+        name: request.name.clone(),
+        key_sha256: certificate.key_sha256,
+    };
     let edge = changed(asked, &once, command, &request.name).await?;
     if edge.key_sha256 != certificate.key_sha256 {
         return Err(reused(&request.name));
+    }
+    if edge.id != id {
+        // The name was enrolled before, and keeps its id under the new key.
+        certificate = issue(&edge.id)?;
     }
     Ok(v1::EnrollEdgeResponse {
         edge: Some(to_proto(&edge, house.connected_edges().contains(&edge.id))),
