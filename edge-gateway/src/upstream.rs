@@ -35,6 +35,9 @@ use pool::Pool;
 pub type BoxBody = http_body_util::combinators::BoxBody<Bytes, BodyError>;
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
+/// After as many pooled connections that turned out to be closed, a new one is made.
+const POOLED_TRIES: usize = 2;
+
 /// What the operator says about the way out.
 pub struct Settings {
     /// Authorities that are trusted besides the system's.
@@ -124,8 +127,9 @@ impl Upstream {
 
         if !alone {
             // A pooled connection may turn out to have been closed meanwhile. As long as it gives the request
-            // back, nothing of it was written, and the next connection may have it.
-            while let Some(pooled) = self.pool.take(&destination, pool_key) {
+            // back, nothing of it was written, and another connection may have it.
+            for _ in 0..POOLED_TRIES {
+                let Some(pooled) = self.pool.take(&destination, pool_key) else { break };
                 match pooled
                     .exchange(request, &destination, &progress, self.response_header_timeout)
                     .await

@@ -29,6 +29,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) struct TestAuthority {
@@ -102,6 +103,12 @@ pub(crate) struct TestOrigin {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    goodbye: Goodbye,
+}
+
+struct Goodbye {
+    leaving: Arc<Notify>,
+    left: Arc<Semaphore>,
 }
 
 impl TestOrigin {
@@ -135,12 +142,15 @@ impl TestOrigin {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
+        let (leaving, left) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+        let goodbye = Goodbye { leaving: leaving.clone(), left: left.clone() };
         let (all, count) = (seen.clone(), connections.clone());
         tokio::spawn(async move {
             loop {
                 let Ok((tcp, _)) = listener.accept().await else { return };
                 let connection = count.fetch_add(1, Ordering::SeqCst);
                 let (all, answer, tls) = (all.clone(), answer.clone(), tls.clone());
+                let (leaving, left) = (leaving.clone(), left.clone());
                 tokio::spawn(async move {
                     let service = service_fn(move |request: http::Request<Incoming>| {
                         let (all, answer) = (all.clone(), answer.clone());
@@ -164,18 +174,34 @@ impl TestOrigin {
                     match tls {
                         Some(tls) => {
                             let Ok(stream) = tls.accept(tcp).await else { return };
-                            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                            let mut serving = std::pin::pin!(
+                                server.serve_connection(TokioIo::new(stream), service)
+                            );
+                            tokio::select! {
+                                _ = serving.as_mut() => {}
+                                () = leaving.notified() => {
+                                    serving.as_mut().graceful_shutdown();
+                                    let _ = serving.await;
+                                    left.add_permits(1);
+                                }
+                            }
                         }
                         None => drop(server.serve_connection(TokioIo::new(tcp), service).await),
                     }
                 });
             }
         });
-        Self { address, seen, connections }
+        Self { address, seen, connections, goodbye }
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Says goodbye on its one TLS connection, and returns when that is over.
+    pub(crate) async fn leave(&self) {
+        self.goodbye.leaving.notify_waiters();
+        self.goodbye.left.acquire().await.unwrap().forget();
     }
 
     pub(crate) fn connections(&self) -> usize {

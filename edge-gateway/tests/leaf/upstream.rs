@@ -20,6 +20,7 @@ use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::support::{Ask, Leaf, TestAuthority, TestOrigin, full, http, https, ok, text};
 
@@ -328,7 +329,7 @@ async fn a_transfer_coding_nobody_asked_for_is_an_error() {
         let answer: &'static str =
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n0\r\n\r\n")
                 .leak();
-        let (address, _) = raw(answer).await;
+        let (address, ..) = raw(answer).await;
         let failure = to(address, None)
             .send(Ask::to(&http("a.example")).allowed(), None, "")
             .await
@@ -359,12 +360,14 @@ async fn a_streamed_upload_takes_as_long_as_it_moves() {
     assert_eq!(origin.seen()[0].body.len(), 50);
 }
 
-/// Answers the first request of each connection with `answer`, or never, and closes.
-async fn raw(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+/// Answers the first request of each connection with `answer` and closes. A permit for each that the client has
+/// closed too.
+async fn raw(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let all = heard.clone();
+    let closed = Arc::new(Semaphore::new(0));
+    let (all, over) = (heard.clone(), closed.clone());
     tokio::spawn(async move {
         while let Ok((mut tcp, _)) = listener.accept().await {
             let mut request = Vec::new();
@@ -373,28 +376,44 @@ async fn raw(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                 request.push(byte);
             }
             all.lock().unwrap().push(String::from_utf8(request).unwrap());
-            tcp.write_all(answer.as_bytes()).await.unwrap();
+            // A client that has had enough may close at any time.
+            let _ = tcp.write_all(answer.as_bytes()).await;
+            let _ = tcp.shutdown().await;
+            let _ = tcp.read_to_end(&mut Vec::new()).await;
+            over.add_permits(1);
         }
     });
-    (address, heard)
+    (address, heard, closed)
 }
 
 #[tokio::test]
 async fn a_pooled_connection_that_was_closed_meanwhile_is_replaced() {
-    let (address, heard) = raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let (address, heard, closed) = raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let upstream = to(address, None);
     for _ in 0..3 {
         let answer =
             upstream.send(Ask::to(&http("a.example")).allowed(), None, "agent-1").await.unwrap();
         assert_eq!(text(answer).await.unwrap(), "ok");
-        settle().await;
+        closed.acquire().await.unwrap().forget();
     }
     assert_eq!(heard.lock().unwrap().len(), 3);
 }
 
+/// GOAWAY is over once the client has answered the ping that goes with it, so the client knows.
+#[tokio::test]
+async fn an_upstream_that_says_goodbye_gets_the_next_request_on_a_new_connection() {
+    let (origin, upstream) = origin(&["h2"], ok).await;
+    for turn in 1..=5 {
+        let answer = upstream.send(Ask::to(&api()).allowed(), None, "agent-1").await.unwrap();
+        assert_eq!(text(answer).await.unwrap(), "fine");
+        assert_eq!((origin.seen().len(), origin.connections()), (turn, turn));
+        origin.leave().await;
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_was_written_is_never_written_again() {
-    let (address, heard) = raw("").await;
+    let (address, heard, _) = raw("").await;
     let upstream = to(address, None);
     for outbound in [Ask::to(&http("a.example")).allowed(), Ask::to(&http("a.example")).approved()]
     {
@@ -406,7 +425,7 @@ async fn a_request_that_was_written_is_never_written_again() {
 
 #[tokio::test]
 async fn u_4_an_upstream_that_switches_protocols_unasked_is_an_error() {
-    let (address, _) =
+    let (address, ..) =
         raw("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await;
     let failure =
         to(address, None).send(Ask::to(&http("a.example")).allowed(), None, "").await.unwrap_err();
@@ -421,14 +440,14 @@ async fn d_resp_1_a_head_without_end_is_an_error() {
         format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-y: z\r\n".repeat(10_000)).leak();
     let bad_chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
     for answer in [long, many] {
-        let (address, _) = raw(answer).await;
+        let (address, ..) = raw(answer).await;
         let failure = to(address, None)
             .send(Ask::to(&http("a.example")).allowed(), None, "")
             .await
             .unwrap_err();
         assert!(matches!(failure, Failure::Unknown { .. }), "{failure}");
     }
-    let (address, _) = raw(bad_chunk).await;
+    let (address, ..) = raw(bad_chunk).await;
     let answer =
         to(address, None).send(Ask::to(&http("a.example")).allowed(), None, "").await.unwrap();
     assert!(text(answer).await.is_err());
@@ -436,7 +455,7 @@ async fn d_resp_1_a_head_without_end_is_an_error() {
 
 #[tokio::test]
 async fn the_reason_phrase_does_not_travel() {
-    let (address, _) = raw("HTTP/1.1 200 sk_live_secret\r\nContent-Length: 0\r\n\r\n").await;
+    let (address, ..) = raw("HTTP/1.1 200 sk_live_secret\r\nContent-Length: 0\r\n\r\n").await;
     let answer =
         to(address, None).send(Ask::to(&http("a.example")).allowed(), None, "").await.unwrap();
     assert!(answer.extensions().is_empty());
