@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(config: Config) -> anyhow::Result<()> {
-    telemetry::init()?;
+    let _telemetry = telemetry::init()?;
     keep_memory_to_ourselves()?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

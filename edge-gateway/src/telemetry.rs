@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -10,9 +11,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use http::HeaderMap;
+use opentelemetry::KeyValue;
 use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _,
 };
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -21,19 +26,66 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// JSON lines on standard output, filtered by `RUST_LOG` (default: info).
+/// Keeps telemetry alive; what is not exported yet is exported when it is dropped.
+#[must_use = "traces end when this is dropped"]
+pub struct Guard {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(traces) = &self.traces {
+            // The exporter has said on the log what it could not send.
+            let _ = traces.shutdown_with_timeout(Duration::from_secs(2));
+        }
+    }
+}
+
+/// Sends log lines as JSON to stderr (filtered by `COUNTERSIGN_LOG`, else `RUST_LOG`, else `info`), and traces to
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` when that is set. Call it once, inside the async runtime.
 ///
 /// # Errors
-/// When a subscriber is there already.
-pub fn init() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
+/// A filter that cannot be read, an endpoint that is not one, or a process that did this before.
+pub fn init() -> anyhow::Result<Guard> {
+    let set = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let filter =
+        set("COUNTERSIGN_LOG").or_else(|| set("RUST_LOG")).unwrap_or_else(|| "info".into());
+    let filter = EnvFilter::try_new(&filter).with_context(|| {
+        format!("{filter} is not a log filter such as `info` or `countersign=debug`")
+    })?;
+    let traces = match set("OTEL_EXPORTER_OTLP_ENDPOINT") {
+        Some(endpoint) => Some(exporting_to(&endpoint)?),
+        None => None,
+    };
+    let spans = traces.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("countersign"))
+            .with_filter(EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off"))
+    });
+    let lines =
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(lines.with_filter(filter))
         .try_init()
-        .map_err(|why| anyhow::anyhow!("starting the log: {why}"))
+        .context("telemetry was set up twice in one process")?;
+    Ok(Guard { traces })
+}
+
+fn exporting_to(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    // The exporter reads the endpoint, headers and timeouts from the standard variables itself.
+    let exporter = SpanExporter::builder().with_tonic().build().with_context(|| {
+        format!("OTEL_EXPORTER_OTLP_ENDPOINT: traces cannot be sent to {endpoint}")
+    })?;
+    let resource = Resource::builder()
+        .with_service_name("countersign-edge-gateway")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
 /// The figures of one edge.

@@ -46,6 +46,17 @@ async fn a_held_request_leaves_with_the_real_key_once_it_is_released() {
 }
 
 #[tokio::test]
+async fn the_agents_trace_goes_on_in_the_control_plane() {
+    let world = World::start().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let waiting = delete(&world.agent, &format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n"));
+    let open = world.control.open().await;
+    assert_eq!(open.head.traceparent.split('-').nth(1), Some(trace));
+    world.control.release(&open).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+}
+
+#[tokio::test]
 async fn a_decision_that_is_sent_twice_releases_once() {
     let world = World::start().await;
     let waiting = delete(&world.agent, "");

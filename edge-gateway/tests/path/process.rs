@@ -57,14 +57,14 @@ impl Process {
             .env_clear()
             .env("RUST_LOG", "trace,h2=info,hyper=info,tower=info")
             .envs(variables.map(|(key, value)| (format!("COUNTERSIGN_EDGE_{key}"), value)))
-            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its log")).lines();
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
         let proxy = loop {
             let line = lines.next().expect("it goes on").expect("a line");
             let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            if let Some(proxy) = line["fields"]["proxy"].as_str() {
+            if let Some(proxy) = line["proxy"].as_str() {
                 break proxy.parse().expect("an address");
             }
         };
