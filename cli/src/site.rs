@@ -138,7 +138,12 @@ async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), F
             forbidden: ours.into_iter().flatten().collect(),
             response_header_timeout: RESPONSE_HEADER_TIMEOUT,
         },
-        limits: Limits::default(),
+        // One agent on one's own machine may have all of it.
+        limits: Limits {
+            max_in_flight_per_agent: 4096,
+            max_held_per_agent: 4096,
+            ..Limits::default()
+        },
     })
     .await
     .context("the edge did not start")?;
