@@ -188,6 +188,15 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     Ok(())
 }
 
+/// Lets in whoever holds a browser's session, by the token that it was begun with.
+pub(crate) async fn admit_session(
+    house: Arc<Unsealed>,
+    token_sha256: &[u8; 32],
+) -> Result<Admitted, Status> {
+    let caller = authenticate(&house.cluster, token_sha256).await?;
+    Ok(Admitted { caller, house, _made_here: () })
+}
+
 /// The SHA-256 of the one bearer token in the headers.
 pub(crate) fn bearer(headers: &HeaderMap) -> Result<[u8; 32], Status> {
     let mut given = headers.get_all(http::header::AUTHORIZATION).iter();

@@ -23,7 +23,7 @@ use countersign_proto::v1::admin_service_server::AdminService;
 use countersign_proto::v1::*;
 use tonic::{Request, Response, Status};
 
-pub(crate) use approvals::{changed_by, state_to_proto, vote_in};
+pub(crate) use approvals::{approval, changed_by, pending, state_to_proto, vote_in};
 
 use crate::access::Admitted;
 use crate::node::Node;

@@ -1,4 +1,8 @@
-//! What is served over plain HTTP on its own listener: is it alive, is it ready, how does it do.
+//! What is served over plain HTTP on its own listener: is it alive, is it ready, how does it do, and [`pages`] for
+//! people who approve in a browser.
+
+mod pages;
+mod session;
 
 use std::sync::Arc;
 
@@ -18,7 +22,8 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: Cancella
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(node);
+        .with_state(node.clone())
+        .merge(pages::router(node));
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the web listener ended");

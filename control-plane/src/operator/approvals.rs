@@ -52,6 +52,19 @@ pub(super) async fn get(
     Ok(v1::GetApprovalResponse { approval: Some(approval) })
 }
 
+/// What waits for an answer, newest first.
+pub(crate) async fn pending(asked: &Admitted) -> Result<Vec<v1::Approval>, Status> {
+    let state = v1::ApprovalState::Pending.into();
+    let newest = v1::ListApprovalsRequest { state, page_size: 200, ..Default::default() };
+    list(asked, newest).await.map(|listed| listed.approvals)
+}
+
+/// One approval, by its id as people write it.
+pub(crate) async fn approval(asked: &Admitted, id: &str) -> Result<v1::Approval, Status> {
+    let found = get(asked, v1::GetApprovalRequest { approval_id: id.to_owned() }).await?;
+    found.approval.ok_or_else(|| refuse::not_found("there is no such approval"))
+}
+
 /// The channel that a vote over gRPC is recorded under: what the client calls itself decides nothing but this word.
 pub(super) fn channel_of(metadata: &MetadataMap) -> &'static str {
     let agent =

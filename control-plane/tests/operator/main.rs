@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)] // what is not a test here is a part of one
 
 mod access;
+mod approvals;
+mod edge;
 mod mutations;
+mod pages;
 mod reveal;
 mod seal;
 mod start;
