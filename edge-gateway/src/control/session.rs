@@ -199,9 +199,10 @@ fn accept(control: &Control, ack: pb::HelloAck, root_key: &[u8; 32]) -> anyhow::
 
 /// Whatever is still held goes to the front of the outbox, and leases are asked for anew.
 fn announce_all(control: &Control) {
-    let held: Vec<RequestId> = lock(&control.held).keys().copied().collect();
     let wanted = control.leases.wanted();
+    // Locked before what is held is read: a request that is opened meanwhile queues behind, at worst a second time.
     let mut outbox = lock(&control.outbox);
+    let held: Vec<RequestId> = lock(&control.held).keys().copied().collect();
     outbox.retain(|out| matches!(out, Out::Kept(_)));
     for request_id in held {
         outbox.push_back(Out::Open(request_id));

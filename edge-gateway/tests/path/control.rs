@@ -145,6 +145,7 @@ struct Inner {
     session: Mutex<Option<Session>>,
     refuse_sessions: Mutex<Option<Status>>,
     grant_leases: Mutex<bool>,
+    lease_ttl_ms: Mutex<u64>,
     opens: Ears<Open>,
     receipts: Ears<pb::ExecutionReceipt>,
     alarms: Ears<pb::Alarm>,
@@ -201,6 +202,7 @@ impl Control {
             session: Mutex::default(),
             refuse_sessions: Mutex::default(),
             grant_leases: Mutex::new(true),
+            lease_ttl_ms: Mutex::new(900_000),
             opens: Ears::new(),
             receipts: Ears::new(),
             alarms: Ears::new(),
@@ -267,6 +269,16 @@ impl Control {
 
     pub(crate) fn grant_leases(&self, grant: bool) {
         *self.inner.grant_leases.lock().expect("no panic") = grant;
+    }
+
+    pub(crate) fn lend_for(&self, ttl_ms: u64) {
+        *self.inner.lease_ttl_ms.lock().expect("no panic") = ttl_ms;
+    }
+
+    pub(crate) async fn hang_up_after_evicting(&self) {
+        let refusal = Status::permission_denied("this edge was evicted");
+        *self.inner.refuse_sessions.lock().expect("no panic") = Some(refusal);
+        self.inner.say(Say::Evicted(pb::Evicted { reason: "by the test".into() })).await;
     }
 
     /// Ends the session; with a status, refuses the next ones.
@@ -473,6 +485,12 @@ impl Inner {
         }
     }
 
+    fn version(&self, credential_id: &str) -> u64 {
+        let state = self.state.lock().expect("no panic");
+        let credential = state.credentials.iter().find(|c| c.credential_id == credential_id);
+        credential.expect("a credential of the test").version
+    }
+
     async fn hear(&self, said: Said, parts: &mut HashMap<Bytes, Open>) {
         match said {
             Said::Hello(_) | Said::Pong(_) => {}
@@ -503,15 +521,14 @@ impl Inner {
                 let id = request.credential_id.clone();
                 self.leases.sender.send(request).await.expect("heard");
                 if *self.grant_leases.lock().expect("no panic") {
+                    let version = self.version(&id);
+                    let ttl_ms = *self.lease_ttl_ms.lock().expect("no panic");
                     let lease_id = [5; 16];
-                    let sealed = self.seal(&id, 1, &gate::lease_context(&lease_id, &id, 1));
+                    let sealed =
+                        self.seal(&id, version, &gate::lease_context(&lease_id, &id, version));
                     let lease_id = Bytes::copy_from_slice(&lease_id);
-                    self.say(Say::Lease(pb::Lease {
-                        lease_id,
-                        sealed: Some(sealed),
-                        ttl_ms: 900_000,
-                    }))
-                    .await;
+                    self.say(Say::Lease(pb::Lease { lease_id, sealed: Some(sealed), ttl_ms }))
+                        .await;
                 } else {
                     let detail = "not for you".into();
                     self.say(Say::LeaseRefused(pb::LeaseRefused { credential_id: id, detail }))

@@ -295,3 +295,62 @@ async fn a_shutdown_sends_the_held_away_to_ask_again() {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")));
     assert_eq!(world.control.cancelled().await.request_id, open.head.request_id);
 }
+
+#[tokio::test]
+async fn a_release_whose_answer_never_comes_is_unknown_and_not_repeated() {
+    let world = World::start().await;
+    let agent = world.agent.clone();
+    let waiting = tokio::spawn(async move {
+        agent.send("api.test", "DELETE /things/hang-up", &admin(), "").await
+    });
+    let open = world.control.open().await;
+    world.control.release(&open).await;
+    let answer = waiting.await.expect("no panic");
+    assert_eq!((answer.status, answer.code().as_str()), (409, "outcome_unknown"));
+    assert_eq!(world.control.receipt().await.outcome(), pb::ExecutionOutcome::Unknown);
+    assert_eq!(world.origin.got().len(), 1, "one attempt");
+}
+
+#[tokio::test]
+async fn a_release_to_an_upstream_that_is_down_was_not_sent() {
+    let world = World::start().await;
+    let agent = world.agent.clone();
+    let waiting = tokio::spawn(async move { agent.send("down.test", "POST /x", "", "a=1").await });
+    let open = world.control.open().await;
+    world.control.release(&open).await;
+    let answer = waiting.await.expect("no panic");
+    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_failed"));
+    assert_eq!(world.control.receipt().await.outcome(), pb::ExecutionOutcome::NotSent);
+}
+
+#[tokio::test]
+async fn an_agent_that_goes_away_after_the_release_stops_nothing() {
+    let world = World::start().await;
+    let mut tunnel = world.agent.tunnel("api.test").await;
+    let text = request("api.test", "DELETE /things/slow", &admin(), "");
+    tunnel.write_all(text.as_bytes()).await.expect("written");
+    let open = world.control.open().await;
+    world.control.release(&open).await;
+    world.origin.reached().await;
+    drop(tunnel);
+    // Its connection is gone for certain once another request was served.
+    assert_eq!(world.agent.send("open.test", "GET /", "", "").await.status, 200);
+    world.origin.answer_slow_one();
+    let receipt = world.control.receipt().await;
+    assert_eq!((receipt.outcome(), receipt.status), (pb::ExecutionOutcome::Completed, 200));
+}
+
+#[tokio::test]
+async fn a_hold_that_ends_without_the_control_plane_says_so() {
+    let world = World::start().await;
+    let waiting = delete(&world.agent, "Countersign-Approval-Wait: 1\r\n");
+    let open = world.control.open().await;
+    world.control.opened_as(&open, &APPROVAL).await;
+    world.control.hang_up(Some(tonic::Status::unavailable("no leader")));
+    let answer = waiting.await.expect("no panic");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "control_plane_unavailable"));
+    world.control.answer_again();
+    assert_eq!(world.control.cancelled().await.request_id, open.head.request_id);
+    let receipt = world.control.receipt().await;
+    assert_eq!(receipt.outcome(), pb::ExecutionOutcome::NotSent, "if it was claimed meanwhile");
+}

@@ -212,3 +212,87 @@ async fn b_6_chunks_are_framed_anew_and_trailers_dropped() {
     assert_eq!(world.origin.got()[1].body, "abcde");
     assert!(!world.origin.got()[1].headers.contains_key("authorization"));
 }
+
+#[tokio::test]
+async fn many_first_requests_ask_for_one_lease() {
+    let world = World::start().await;
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let agent = world.agent.clone();
+        all.spawn(async move { agent.send("api.test", "GET /things/1", &bearer("api"), "").await });
+    }
+    while let Some(answer) = all.join_next().await {
+        assert_eq!(answer.expect("no panic").status, 200);
+    }
+    assert!(world.control.lease_asked().await.is_some());
+    assert!(world.control.lease_asked().await.is_none(), "asked once");
+}
+
+#[tokio::test]
+async fn a_lease_ends_with_its_time_when_nobody_renews_it() {
+    let world = World::start().await;
+    world.control.lend_for(1_500);
+    assert_eq!(world.agent.send("api.test", "GET /things/1", &bearer("api"), "").await.status, 200);
+    world.control.hang_up(Some(tonic::Status::unavailable("no leader")));
+    let began = std::time::Instant::now();
+    let answer = loop {
+        let answer = world.agent.send("api.test", "GET /things/1", &bearer("api"), "").await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(began.elapsed().as_secs() < 10, "the lease ends");
+    };
+    assert_eq!((answer.status, answer.code().as_str()), (503, "control_plane_unavailable"));
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_before_it_ends() {
+    let world = World::start().await;
+    world.control.lend_for(3_000);
+    let began = std::time::Instant::now();
+    while began.elapsed().as_millis() < 3_500 {
+        let answer = world.agent.send("api.test", "GET /things/1", &bearer("api"), "").await;
+        assert_eq!(answer.status, 200);
+    }
+    assert!(world.control.lease_asked().await.is_some());
+    assert!(world.control.lease_asked().await.is_some(), "asked again");
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_not_used_any_longer() {
+    let world = World::start().await;
+    let mut tunnel = world.agent.tunnel("api.test").await;
+    assert_eq!(
+        send(&mut tunnel, "api.test", "GET /things/1", &bearer("api"), "").await.status,
+        200
+    );
+    assert!(world.control.lease_asked().await.is_some());
+    let rotated = "tk_fake_api_new_0123456789";
+    world
+        .control
+        .change(|state| {
+            state.credentials[0].version = 2;
+            state.credentials[0].fake_keys.push(rotated.into());
+        })
+        .await;
+    let rest = format!("Authorization: Bearer {rotated}\r\n");
+    let mut status = 0;
+    while status != 200 {
+        status = send(&mut tunnel, "api.test", "GET /things/1", &rest, "").await.status;
+    }
+    assert!(world.control.lease_asked().await.is_some(), "a lease of the new version");
+    let answer = send(&mut tunnel, "api.test", "GET /things/1", &bearer("api"), "").await;
+    assert_eq!(answer.status, 200, "the former fake key still counts");
+}
+
+#[tokio::test]
+async fn what_nobody_inspects_streams_however_large_it_is() {
+    let limits =
+        countersign_edge_gateway::config::Limits { max_held_body: 1_000, ..Default::default() };
+    let world = World::with(limits).await;
+    let body = "z".repeat(300_000);
+    let answer = world.agent.send("open.test", "POST /x", "", &body).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(world.origin.got()[0].body.len(), 300_000);
+    assert!(world.control.opened().await.is_none());
+}

@@ -1,8 +1,9 @@
 //! An upstream that writes down what it got.
 
-use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -16,6 +17,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::world::{Authority, HOSTS};
@@ -31,6 +33,7 @@ pub(crate) struct Got {
 pub(crate) struct Origin {
     addr: SocketAddr,
     got: Arc<Mutex<Vec<Got>>>,
+    patience: Arc<Notify>,
 }
 
 impl Origin {
@@ -48,18 +51,38 @@ impl Origin {
             .expect("TLS");
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let record = Arc::clone(&got);
+        let patience: Arc<Notify> = Arc::default();
+        let slow = Arc::clone(&patience);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, record) = (acceptor.clone(), Arc::clone(&record));
+                let (acceptor, record, slow) =
+                    (acceptor.clone(), Arc::clone(&record), Arc::clone(&slow));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = service_fn(move |request| answer(request, Arc::clone(&record)));
+                    let service = service_fn(move |request| {
+                        answer(request, Arc::clone(&record), Arc::clone(&slow))
+                    });
                     let _ =
                         http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self { addr, got }
+        Self { addr, got, patience }
+    }
+
+    /// Lets a request whose path has `slow` in it be answered.
+    pub(crate) fn answer_slow_one(&self) {
+        self.patience.notify_one();
+    }
+
+    /// Waits until something has arrived.
+    pub(crate) async fn reached(&self) {
+        let arrived = async {
+            while self.got().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("it arrives");
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -72,25 +95,26 @@ impl Origin {
     }
 }
 
-/// Says back what it got: every header value, so that a test can see what of it comes through.
+/// Says back what it got: every header value, so that a test can see what of it comes through. A path with `slow` in it
+/// waits to be told; one with `hang-up` gets no answer.
 async fn answer(
     request: Request<Incoming>,
     record: Arc<Mutex<Vec<Got>>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    slow: Arc<Notify>,
+) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
     let (head, body) = request.into_parts();
-    let Ok(body) = body.collect().await else { return Ok(Response::new(Full::new(Bytes::new()))) };
-    let body = body.to_bytes();
+    let body = body.collect().await?.to_bytes();
     let target = head.uri.to_string();
-    let echo =
-        format!("{} {target}\n{:?}\n{}", head.method, head.headers, String::from_utf8_lossy(&body));
-    record.lock().expect("no panic").push(Got {
-        method: head.method,
-        target,
-        headers: head.headers,
-        body,
-    });
-    Ok(Response::builder()
-        .header("x-origin", "yes")
-        .body(Full::new(Bytes::from(echo)))
-        .expect("an answer"))
+    let text = String::from_utf8_lossy(&body);
+    let echo = format!("{} {target}\n{:?}\n{text}", head.method, head.headers);
+    let (hangs_up, waits) = (target.contains("hang-up"), target.contains("slow"));
+    let got = Got { method: head.method, target, headers: head.headers, body };
+    record.lock().expect("no panic").push(got);
+    if hangs_up {
+        return Err("no answer".into());
+    }
+    if waits {
+        slow.notified().await;
+    }
+    Ok(Response::builder().header("x-origin", "yes").body(Full::new(Bytes::from(echo)))?)
 }

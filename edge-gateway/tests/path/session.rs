@@ -147,3 +147,27 @@ async fn metrics_say_how_requests_ended() {
     assert!(answer.body.contains("# HELP countersign_edge_held_requests"));
     assert!(!answer.body.contains("in-the-query"));
 }
+
+#[tokio::test]
+async fn an_evicted_edge_forwards_nothing_any_more() {
+    let world = World::start().await;
+    let mut tunnel = world.agent.tunnel("open.test").await;
+    assert_eq!(crate::agent::send(&mut tunnel, "open.test", "GET /", "", "").await.status, 200);
+    world.control.hang_up_after_evicting().await;
+    let mut answer = crate::agent::send(&mut tunnel, "open.test", "GET /", "", "").await;
+    while answer.status == 200 {
+        answer = crate::agent::send(&mut tunnel, "open.test", "GET /", "", "").await;
+    }
+    assert_eq!(answer.status, 503);
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_refuses_everything() {
+    let world = World::start().await;
+    world.control.change(|state| state.policy = "version = 99".into()).await;
+    let mut answer = world.agent.send("open.test", "GET /", "", "").await;
+    while answer.status == 200 {
+        answer = world.agent.send("open.test", "GET /", "", "").await;
+    }
+    assert_eq!((answer.status, answer.code().as_str()), (403, "policy_denied"));
+}

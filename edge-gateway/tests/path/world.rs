@@ -58,6 +58,11 @@ path = "/never/{rest...}"
 then = "deny"
 
 [[rule]]
+name = "what is down"
+host = "down.test"
+then = "approve"
+
+[[rule]]
 name = "one key at a time"
 host = "single.test"
 then = "allow"
@@ -142,11 +147,9 @@ impl World {
                 extra_roots: vec![authority.0.der().clone()],
                 connect_to: HOSTS
                     .iter()
-                    .map(|host| {
-                        format!("{host}::127.0.0.1:{}", origin.addr().port())
-                            .parse()
-                            .expect("a mapping")
-                    })
+                    .map(|host| format!("{host}::127.0.0.1:{}", origin.addr().port()))
+                    .chain(["down.test::127.0.0.1:1".to_owned()])
+                    .map(|mapping| mapping.parse().expect("a mapping"))
                     .collect(),
                 allow_private: Vec::new(),
                 forbidden: Vec::new(),
