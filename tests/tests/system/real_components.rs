@@ -1,5 +1,6 @@
 //! Clients and upstreams that others wrote.
 
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use countersign_tests::peers::{AWS_KEY, GIT_KEY, GITHUB_KEY, Peers, STRIPE_KEY, clients, tools};
@@ -96,8 +97,17 @@ impl Setting {
         self.client(tools().join("python/bin/python").to_str().unwrap(), arguments)
     }
 
-    fn approve_next(&self) -> Value {
-        let approval = self.world.approval("pending");
+    /// Approves what the client waits for; a client that ended before it waited says why.
+    fn approve_next(&self, client: &mut std::process::Child) -> Value {
+        let approval = eventually("an approval that is pending", || {
+            if client.try_wait().unwrap().is_some() {
+                let mut said = String::new();
+                client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("the client ended before it waited for anything: {said}");
+            }
+            let list = self.world.json(&["approval", "list", "--state", "pending"]);
+            list.as_array().unwrap().first().cloned()
+        });
         self.world.ok(&["approval", "approve", approval["id"].as_str().unwrap()]);
         approval
     }
@@ -118,11 +128,11 @@ fn the_github_sdk_reads_and_its_delete_waits_for_a_person() {
         GITHUB_KEY,
         &["--host", "api.github.com", "--slot", "header"],
     );
-    let child = setting
+    let mut child = setting
         .client("node", &["octokit.mjs", &github.fake_key, "octocat", "hello-world", "doomed"])
         .spawn()
         .unwrap();
-    let approval = setting.approve_next();
+    let approval = setting.approve_next(&mut child);
     assert_eq!(approval["path"], "/repos/octocat/doomed");
     let said = said(child);
     assert_eq!(said["read"], "octocat/hello-world");
@@ -150,8 +160,8 @@ fn the_stripe_sdk_lists_and_its_post_waits_for_a_person() {
         "shaped like the real one: {}",
         stripe.fake_key
     );
-    let child = setting.python(&["stripe_sdk.py", &stripe.fake_key]).spawn().unwrap();
-    let approval = setting.approve_next();
+    let mut child = setting.python(&["stripe_sdk.py", &stripe.fake_key]).spawn().unwrap();
+    let approval = setting.approve_next(&mut child);
     assert_eq!(
         (approval["method"].as_str(), approval["path"].as_str()),
         (Some("POST"), Some("/v1/customers"))

@@ -336,52 +336,30 @@ fn http_2_is_kept_on_both_legs() {
 #[test]
 fn p_16_every_request_of_a_connection_is_judged_for_itself() {
     let (origin, world, agent, credential) = world();
-    let auth = bearer(&credential);
+    let (auth, ca) = (bearer(&credential), world.edge_ca());
     let url = "https://api.example.test/v1/a";
-    let answer = world.curl(
-        &agent,
-        &[
-            "-H",
-            &auth,
-            "-w",
-            "%{http_code} ",
-            "-o",
-            "/dev/null",
-            url,
-            "--next",
-            "-sS",
-            "-H",
-            &auth,
-            "-H",
-            "countersign-approval-wait: 0",
-            "-X",
-            "DELETE",
-            "-w",
-            "%{http_code} ",
-            "-o",
-            "/dev/null",
-            url,
-            "--next",
-            "-sS",
-            "-H",
-            &auth,
-            "-w",
-            "%{http_code}",
-            "-o",
-            "/dev/null",
-            url,
-        ],
-    );
-    let output = {
-        let mut answer = answer;
-        answer.args(["--proxy", &agent.proxy, "--cacert", &world.edge_ca()]);
-        answer.output().unwrap()
-    };
-    let codes = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        codes.contains("200") && codes.contains("503"),
-        "{codes} {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let same = [
+        "-sS",
+        "--proxy",
+        &agent.proxy,
+        "--cacert",
+        &ca,
+        "-H",
+        &auth,
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}/%{num_connects} ",
+    ];
+    let mut command = std::process::Command::new("curl");
+    command.args(same).arg(url).arg("--next");
+    command.args(same).args(["-X", "DELETE", "-H", "countersign-approval-wait: 1", url, "--next"]);
+    command.args(same).arg(url);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let codes: Vec<&str> =
+        said.split_whitespace().filter_map(|part| part.split('/').next()).collect();
+    assert_eq!(codes, ["200", "503", "200"], "{said} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.trim().ends_with("/0"), "one connection for all: {said}");
     assert_eq!(origin.count(&Method::DELETE), 0);
 }
