@@ -1,0 +1,225 @@
+//! What can be asked of the state, by whom, and where it was committed.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ApprovalId, Credential, Millis, Payload, Requirement, Role, Shown, VoteWord};
+
+/// One Raft entry's worth: commands that were proposed together, and the log time they share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub at: Millis,
+    pub proposals: Vec<Proposal>,
+}
+
+/// A command, who proposes it, and the identity that makes proposing it again harmless.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Proposal {
+    pub id: CommandId,
+    pub actor: Actor,
+    pub command: Command,
+}
+
+/// `(client, serial)`. Applying the same one again gives the first outcome and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CommandId {
+    pub client: [u8; 16],
+    pub serial: u64,
+}
+
+/// Where a command was committed: the fence that signed decisions carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    pub term: u64,
+    pub index: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Actor {
+    /// Edge id.
+    Edge(String),
+    /// Principal's name.
+    Principal(String),
+    /// The control plane itself: ticks, genesis.
+    System,
+}
+
+/// Everything that can be asked of the state. Secret values arrive sealed ([`Payload`]) or hashed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster's life; refused ever after. Creates the principal `admin` with every role.
+    Genesis(Box<Genesis>),
+
+    AddPrincipal {
+        name: String,
+        roles: BTreeSet<Role>,
+        groups: BTreeSet<String>,
+        token_sha256: [u8; 32],
+    },
+    RotatePrincipal {
+        name: String,
+        token_sha256: [u8; 32],
+    },
+    RemovePrincipal {
+        name: String,
+    },
+
+    CreateAgent {
+        id: String,
+        name: String,
+        owner: Option<String>,
+        token_sha256: [u8; 32],
+    },
+    RotateAgent {
+        name: String,
+        token_sha256: [u8; 32],
+    },
+    RevokeAgent {
+        name: String,
+    },
+
+    CreateCredential(Box<Credential>),
+    RotateCredential {
+        name: String,
+        expected_version: u64,
+        payload: Payload,
+    },
+    RevokeCredential {
+        name: String,
+    },
+
+    SetPolicy {
+        text: String,
+        sha256: [u8; 32],
+        expected_version: Option<u64>,
+    },
+
+    EnrollEdge {
+        id: String,
+        name: String,
+        key_sha256: [u8; 32],
+    },
+    /// A process start of an edge; earlier incarnations can claim nothing any more.
+    AttachEdge {
+        id: String,
+        incarnation: [u8; 16],
+    },
+    EvictEdge {
+        name: String,
+        reason: String,
+    },
+
+    /// A held request: joins the live approval of the same intent, or opens one. Upsert by request id.
+    Open(Box<Open>),
+    Vote {
+        approval: ApprovalId,
+        principal: String,
+        word: VoteWord,
+        channel: String,
+        reason: String,
+        intent_digest: Option<[u8; 32]>,
+    },
+    Cancel {
+        approval: ApprovalId,
+        reason: String,
+    },
+    /// The request is gone (agent or hold ended); the approval goes on.
+    Detach {
+        request_id: [u8; 16],
+        reason: String,
+    },
+    /// The release event: at most one per approval.
+    Claim {
+        request_id: [u8; 16],
+        decision_id: [u8; 16],
+        policy_version: u64,
+    },
+    Report {
+        request_id: [u8; 16],
+        outcome: ReportedOutcome,
+        status: u16,
+    },
+    /// The current policy no longer permits it.
+    Revoke {
+        approval: ApprovalId,
+        reason: String,
+    },
+
+    /// A key on loan to an edge process for what the policy allows (class C0).
+    Lease {
+        id: [u8; 16],
+        edge: String,
+        incarnation: [u8; 16],
+        credential: String,
+        version: u64,
+        agent: String,
+        ttl_ms: u64,
+    },
+
+    /// Time passes: whatever is due expires.
+    Tick,
+    /// Worth a record, changes nothing else (alarms, refused votes, seal attempts).
+    Note {
+        action: String,
+        subject: String,
+        details: Vec<(String, String)>,
+    },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Genesis {
+    pub cluster_id: String,
+    pub org_id: String,
+    pub node_id: u64,
+    /// Ed25519: of this node (signs decisions and edge bundles), and of the cluster's root (signs trust bundles).
+    pub node_public_key: [u8; 32],
+    pub node_private_key: Payload,
+    pub root_public_key: [u8; 32],
+    pub root_private_key: Payload,
+    /// CA that signs edge certificates: PEM, and its sealed key (PEM).
+    pub edge_ca_pem: String,
+    pub edge_ca_key: Payload,
+    pub admin_token_sha256: [u8; 32],
+}
+
+/// What intake found out about a held request: digests recomputed, policy evaluated, card material bounded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Open {
+    /// Taken when no live approval has this intent.
+    pub approval: ApprovalId,
+    pub request_id: [u8; 16],
+    pub edge: String,
+    pub incarnation: [u8; 16],
+    pub agent: String,
+    pub request_digest: [u8; 32],
+    pub policy_version: u64,
+    pub rule: String,
+    /// Empty: the policy allows it and only the key is per request; no approval comes about.
+    pub requirements: Vec<Requirement>,
+    /// (credential id, version) in the plan's order.
+    pub credentials: Vec<(String, u64)>,
+    pub shown: Shown,
+    /// The approval's life, and how long an approved one that nobody used stays usable.
+    pub expires_ms: u64,
+    pub unused_ms: u64,
+    pub hold_ms: u64,
+    pub traceparent: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReportedOutcome {
+    Completed,
+    NotSent,
+    Unknown,
+}
+
+impl std::fmt::Display for ReportedOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::NotSent => "not sent",
+            Self::Unknown => "unknown",
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! What a command did, or why it did nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ApprovalId, ApprovalState, Claim};
+
+/// What a command did. Read the state for the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    Began,
+    PrincipalChanged {
+        name: String,
+    },
+    AgentChanged {
+        id: String,
+    },
+    CredentialChanged {
+        id: String,
+        version: u64,
+    },
+    PolicyChanged {
+        version: u64,
+    },
+    EdgeChanged {
+        id: String,
+    },
+    /// `approval` is None for a request that policy allows.
+    Opened {
+        request_id: [u8; 16],
+        approval: Option<ApprovalId>,
+        joined: bool,
+    },
+    Voted {
+        approval: ApprovalId,
+        state: ApprovalState,
+    },
+    /// Cancelled or revoked.
+    Settled {
+        approval: ApprovalId,
+        state: ApprovalState,
+    },
+    Detached {
+        request_id: [u8; 16],
+    },
+    Claimed {
+        request_id: [u8; 16],
+        approval: Option<ApprovalId>,
+        claim: Claim,
+    },
+    Reported {
+        request_id: [u8; 16],
+        approval: Option<ApprovalId>,
+        state: Option<ApprovalState>,
+    },
+    Leased {
+        id: [u8; 16],
+        edge: String,
+        credential: String,
+        version: u64,
+    },
+    /// Approvals that this tick settled, and the state that each reached.
+    Ticked {
+        settled: Vec<(ApprovalId, ApprovalState)>,
+    },
+    Noted,
+}
+
+/// Why a command did nothing. The text is for the person or the edge that asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refused {
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// The approval's one claim is taken by another request.
+    #[error("already carried out for another identical request")]
+    AlreadyUsed,
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Expired(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NotFound(String),
+    /// Judged under a policy version that is not the current one.
+    #[error("the policy changed meanwhile")]
+    PolicyChanged,
+    #[error("{0}")]
+    Precondition(String),
+}
+
+/// The answer to one proposal.
+pub type Outcome = Result<Event, Refused>;
