@@ -422,8 +422,10 @@ impl Node {
         cluster.propose(Actor::System, note).await?;
 
         let signer = Arc::new(Signer::open(cluster, &vault).await?);
-        let settings =
-            IntakeSettings { forbidden_destinations: self.own_destinations(), ..IntakeSettings::default() };
+        let settings = IntakeSettings {
+            forbidden_destinations: self.own_destinations(),
+            ..IntakeSettings::default()
+        };
         let intake = Intake::new(cluster.clone(), vault.clone(), signer, settings);
         let house = Arc::new(Unsealed {
             cluster: cluster.clone(),
