@@ -61,6 +61,11 @@ impl DataDir {
         self.path.join("log")
     }
 
+    /// Where a compaction builds the new log, and then leaves the old one.
+    pub fn log_aside(&self) -> PathBuf {
+        self.path.join("log.aside")
+    }
+
     /// What was acknowledged, kept outside the log.
     pub fn mark(&self) -> PathBuf {
         self.path.join("mark")

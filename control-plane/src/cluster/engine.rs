@@ -4,6 +4,7 @@
 //! they were submitted; a write that asked to be durable is acknowledged only after it and every write before it
 //! are on the disk, and after the mark that came with it is too. After any error it acknowledges nothing more.
 
+mod compaction;
 mod disk;
 mod mark;
 mod memory;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::oneshot;
 
+pub use compaction::{clear_aside, compact};
 pub use disk::{Disk, Fsync, OsFsync};
 pub use memory::Memory;
 

@@ -4,24 +4,27 @@
 //! entry; it lies in chunks of 3 KiB under keys that sort by index. The mark outside the engine says how far the log
 //! was acknowledged, with which chain, and which vote was given: at open the two must agree.
 
+mod head;
+mod record;
+
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
-use sha2::{Digest, Sha256};
+use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
 
 use super::consensus::{
-    Chain, Entry, Input, LogId, Malformed, Sealed, StorageError, Types, Vote, decode_entry,
-    encode_entry, put_log_id, put_optional, put_vote,
+    Chain, Entry, LogId, Sealed, StorageError, Types, Vote, encode_entry, put_vote,
 };
 use super::data_dir::StartError;
-use super::engine::{Change, Engine, Halted, Pair, Tree, Write};
+use super::engine::{Change, Engine, Halted, Tree, Write};
+use head::{Head, put_tip, survey};
+use record::{framed, key, meta, put_record, records};
 
-const CHUNK: usize = 3 * 1024;
-const CHECKSUM: usize = 16;
+pub use head::Tip;
+
 /// Entries read in one go, when openraft leaves the choice to us and when the log is checked at open.
 const WINDOW: u64 = 64;
 
@@ -40,24 +43,6 @@ pub struct LogStore {
 
 /// Where the state machine tells the log the chain at the end of an installed snapshot, from where the log goes on.
 pub type Anchor = Arc<Mutex<Option<Tip>>>;
-
-/// An entry's id and the chain up to and including it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tip {
-    pub id: LogId,
-    pub chain: Chain,
-}
-
-/// What is in the log, as of the last acknowledged write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Head {
-    node: u64,
-    purged: Option<Tip>,
-    /// Of the last entry; of the last purged one when no entry is left.
-    last: Option<Tip>,
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-}
 
 impl LogStore {
     /// The mark of a log in which nothing was written yet.
@@ -115,7 +100,7 @@ impl LogStore {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn tip_at(&self, index: u64) -> Result<Option<Tip>, StorageError> {
+    pub fn tip_at(&self, index: u64) -> Result<Option<Tip>, Unreadable> {
         let purged = self.head().purged;
         if let Some(purged) = purged.filter(|purged| purged.id.index >= index) {
             return Ok(Some(purged).filter(|purged| purged.id.index == index));
@@ -147,15 +132,21 @@ impl LogStore {
         }
     }
 
-    fn records(&self, indexes: Range<u64>) -> Result<Vec<(Entry, Chain)>, StorageError> {
-        let read = || -> Result<_, AnyError> {
-            let pairs = self
-                .engine
-                .scan(Tree::Log, key(indexes.start, 0)..key(indexes.end, 0))
-                .map_err(|e| AnyError::new(&e))?;
-            records(pairs).map_err(AnyError::error)
-        };
-        read().map_err(|e| StorageIOError::read_logs(e).into())
+    fn records(&self, indexes: Range<u64>) -> Result<Vec<(Entry, Chain)>, Unreadable> {
+        let keys = key(indexes.start, 0)..key(indexes.end, 0);
+        let pairs = self.engine.scan(Tree::Log, keys).map_err(|e| Unreadable(e.0))?;
+        records(pairs).map_err(Unreadable)
+    }
+}
+
+/// Entries that cannot be read back as they were written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be read: {0}")]
+pub struct Unreadable(String);
+
+impl From<Unreadable> for StorageError {
+    fn from(e: Unreadable) -> Self {
+        StorageIOError::read_logs(AnyError::new(&e)).into()
     }
 }
 
@@ -252,7 +243,8 @@ impl RaftLogStorage<Types> for LogStore {
                 return Err(StorageIOError::write_log_entry(entry.log_id, gap).into());
             }
             let encoded = encode_entry(&entry);
-            let chain = head.last.map_or(Chain::default(), |last| last.chain).then(index, &encoded);
+            let chain =
+                head.last.map_or_else(Chain::default, |last| last.chain).then(index, &encoded);
             put_record(&mut changes, index, chain, &encoded);
             head.last = Some(Tip { id: entry.log_id, chain });
         }
@@ -317,287 +309,6 @@ impl RaftLogStorage<Types> for LogStore {
         self.write(Tree::Log, vec![purged], None).await.map_err(failed)?;
         Ok(())
     }
-}
-
-impl Head {
-    fn first(&self) -> u64 {
-        self.purged.map_or(0, |purged| purged.id.index + 1)
-    }
-
-    fn to_mark(&self) -> Vec<u8> {
-        let mut mark = vec![MARK_VERSION];
-        mark.extend(self.node.to_be_bytes());
-        put_optional(&mut mark, self.purged.as_ref(), put_tip);
-        put_optional(&mut mark, self.last.as_ref(), put_tip);
-        put_optional(&mut mark, self.vote.as_ref(), put_vote);
-        put_optional(&mut mark, self.committed.as_ref(), put_log_id);
-        mark
-    }
-
-    fn from_mark(mark: &[u8]) -> Result<Self, Malformed> {
-        let mut input = Input(mark);
-        input.version()?;
-        let head = Self {
-            node: input.number()?,
-            purged: input.optional(tip)?,
-            last: input.optional(tip)?,
-            vote: input.optional(Input::vote)?,
-            committed: input.optional(Input::log_id)?,
-        };
-        input.finished()?;
-        Ok(head)
-    }
-}
-
-const MARK_VERSION: u8 = 1;
-
-/// Reads everything and compares it with the mark; says what is wrong in words that follow "is damaged: ".
-fn survey(
-    engine: &dyn Engine,
-    marked: &Head,
-    legible: impl Fn(&Sealed) -> bool,
-) -> Result<Head, String> {
-    let node = meta(engine, NODE)?;
-    let node = node
-        .map(|body| Input(&body).number())
-        .transpose()
-        .map_err(|e| format!("of this node's id, {e}"))?;
-    let vote = meta(engine, VOTE)?;
-    let vote = vote
-        .map(|body| Input(&body).vote())
-        .transpose()
-        .map_err(|e| format!("of the vote, {e}"))?;
-    let purged = meta(engine, PURGED)?;
-    let purged = purged
-        .map(|body| tip(&mut Input(&body)))
-        .transpose()
-        .map_err(|e| format!("of its start, {e}"))?;
-
-    match node {
-        Some(node) if node != marked.node => {
-            return Err(format!(
-                "it belongs to node {node:016x} and the mark beside it to node {:016x}",
-                marked.node
-            ));
-        }
-        None if marked.vote.is_some() || marked.last.is_some() => {
-            return Err("the id of its node is missing".into());
-        }
-        _ => {}
-    }
-    if order(vote) < order(marked.vote) {
-        return Err(format!(
-            "it holds {} although {} was given",
-            in_words(vote),
-            in_words(marked.vote)
-        ));
-    }
-    if purged.map(|tip| tip.id.index) < marked.purged.map(|tip| tip.id.index) {
-        return Err("it has lost where it starts".into());
-    }
-
-    let mut head =
-        Head { node: marked.node, purged, last: purged, vote, committed: marked.committed };
-    let mut agrees = marked.last.is_none();
-    let mut agree_with = |tip: Tip| match marked.last {
-        Some(mark) if mark.id.index == tip.id.index => {
-            agrees = mark == tip;
-            if agrees {
-                Ok(())
-            } else {
-                Err(format!("entry {} is not the one that was acknowledged", tip.id.index))
-            }
-        }
-        _ => Ok(()),
-    };
-    if let Some(purged) = purged {
-        agree_with(purged)?;
-    }
-    loop {
-        let next = head.last.map_or(0, |last| last.id.index + 1);
-        let pairs = engine
-            .scan(Tree::Log, key(next, 0)..key(next + WINDOW, 0))
-            .map_err(|e| e.to_string())?;
-        if pairs.is_empty() {
-            let beyond = engine
-                .scan(Tree::Log, key(next, 0)..key(u64::MAX, u16::MAX))
-                .map_err(|e| e.to_string())?;
-            if let Some((after, _)) = beyond.first() {
-                return Err(format!(
-                    "entry {next} is missing although entry {} is there",
-                    index_of(after)?
-                ));
-            }
-            break;
-        }
-        for (entry, chain) in records(pairs)? {
-            let expected = head.last.map_or(0, |last| last.id.index + 1);
-            let id = entry.log_id;
-            if id.index != expected {
-                return Err(format!(
-                    "entry {expected} is missing although entry {} is there",
-                    id.index
-                ));
-            }
-            let before = head.last.map_or(Chain::default(), |last| last.chain);
-            if before.then(id.index, &encode_entry(&entry)) != chain
-                || head.last.is_some_and(|last| last.id >= id)
-            {
-                return Err(format!(
-                    "entry {} does not follow from entry {}",
-                    id.index,
-                    id.index.wrapping_sub(1)
-                ));
-            }
-            if let EntryPayload::Normal(sealed) = &entry.payload
-                && !legible(sealed)
-            {
-                return Err(format!(
-                    "entry {} cannot be opened with this cluster's keyring",
-                    id.index
-                ));
-            }
-            agree_with(Tip { id, chain })?;
-            head.last = Some(Tip { id, chain });
-        }
-    }
-    let reached = head.last.map(|last| last.id.index);
-    if let Some(mark) = marked.last
-        && reached < Some(mark.id.index)
-    {
-        let end = reached.map_or("is empty".into(), |index| format!("ends with entry {index}"));
-        return Err(format!("it {end} although entries up to {} were acknowledged", mark.id.index));
-    }
-    if !agrees
-        && reached.is_some()
-        && purged.map(|tip| tip.id.index) <= marked.last.map(|mark| mark.id.index)
-    {
-        return Err("the last acknowledged entry is missing".into());
-    }
-    // Entries behind the mark may be there without having been acknowledged: they are kept, as Raft allows.
-    Ok(head)
-}
-
-/// Chunks of consecutive records, put together and checked.
-fn records(pairs: Vec<Pair>) -> Result<Vec<(Entry, Chain)>, String> {
-    let mut whole: Vec<(u64, Vec<u8>)> = Vec::new();
-    let mut chunk = 0;
-    for (key, value) in pairs {
-        let index = index_of(&key)?;
-        match whole.last_mut().filter(|(current, _)| *current == index) {
-            Some((_, bytes)) => {
-                chunk += 1;
-                bytes.extend(value);
-            }
-            None => {
-                chunk = 0;
-                whole.push((index, value));
-            }
-        }
-        if key[8..] != u16::to_be_bytes(chunk) {
-            return Err(format!("entry {index} is not whole"));
-        }
-    }
-    whole
-        .into_iter()
-        .map(|(index, bytes)| record(index, &bytes).map_err(|e| format!("entry {index} {e}")))
-        .collect()
-}
-
-fn record(index: u64, bytes: &[u8]) -> Result<(Entry, Chain), String> {
-    let body = unframed(Tree::Log, &index.to_be_bytes(), bytes)?;
-    let read = || -> Result<_, Malformed> {
-        let mut input = Input(body);
-        let chain = Chain(input.hash()?);
-        Ok((decode_entry(input.rest())?, chain))
-    };
-    let (entry, chain) = read().map_err(|e| format!("cannot be read: {e}"))?;
-    if entry.log_id.index == index { Ok((entry, chain)) } else { Err("is another entry".into()) }
-}
-
-fn put_record(changes: &mut Vec<Change>, index: u64, chain: Chain, encoded: &[u8]) {
-    let mut body = chain.0.to_vec();
-    body.extend(encoded);
-    let record = framed(Tree::Log, &index.to_be_bytes(), &body);
-    for (chunk, bytes) in record.chunks(CHUNK).enumerate() {
-        changes.push(Change::Put(key(index, chunk as u16), bytes.to_vec()));
-    }
-}
-
-fn meta(engine: &dyn Engine, name: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let mut end = name.to_vec();
-    end.push(0);
-    let pairs = engine.scan(Tree::Meta, name.to_vec()..end).map_err(|e| e.to_string())?;
-    let said = |e| format!("its record \"{}\" {e}", String::from_utf8_lossy(name));
-    pairs
-        .first()
-        .map(|(_, value)| unframed(Tree::Meta, name, value).map(<[u8]>::to_vec).map_err(said))
-        .transpose()
-}
-
-/// Length and checksum before the body. The checksum covers the place too: a record moved elsewhere is no record.
-fn framed(tree: Tree, place: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(4 + CHECKSUM + body.len());
-    out.extend((body.len() as u32).to_be_bytes());
-    out.extend(checksum(tree, place, body));
-    out.extend(body);
-    out
-}
-
-fn unframed<'a>(tree: Tree, place: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], String> {
-    let mut input = Input(bytes);
-    let (Ok(length), Ok(sum)) = (input.count(), input.take(CHECKSUM)) else {
-        return Err("is cut off".into());
-    };
-    let body = input.rest();
-    if body.len() != length {
-        return Err(format!("has {} of its {length} bytes", body.len()));
-    }
-    if checksum(tree, place, body) == sum {
-        Ok(body)
-    } else {
-        Err("does not match its checksum".into())
-    }
-}
-
-fn checksum(tree: Tree, place: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
-    let mut hash = Sha256::new();
-    hash.update([tree as u8, place.len() as u8]);
-    hash.update(place);
-    hash.update(body);
-    let whole: [u8; 32] = hash.finalize().into();
-    std::array::from_fn(|i| whole[i])
-}
-
-fn key(index: u64, chunk: u16) -> Vec<u8> {
-    let mut key = index.to_be_bytes().to_vec();
-    key.extend(chunk.to_be_bytes());
-    key
-}
-
-fn index_of(key: &[u8]) -> Result<u64, String> {
-    let (index, _chunk) = key
-        .split_first_chunk()
-        .filter(|(_, chunk)| chunk.len() == 2)
-        .ok_or("it has a key that is none of its own")?;
-    Ok(u64::from_be_bytes(*index))
-}
-
-fn put_tip(out: &mut Vec<u8>, tip: &Tip) {
-    put_log_id(out, &tip.id);
-    out.extend(tip.chain.0);
-}
-
-fn tip(input: &mut Input<'_>) -> Result<Tip, Malformed> {
-    Ok(Tip { id: input.log_id()?, chain: Chain(input.hash()?) })
-}
-
-fn order(vote: Option<Vote>) -> Option<(u64, u64, bool)> {
-    vote.map(|v| (v.leader_id.term, v.leader_id.node_id, v.committed))
-}
-
-fn in_words(vote: Option<Vote>) -> String {
-    vote.map_or("no vote".into(), |v| format!("vote {v}"))
 }
 
 /// Where the log is, for messages.

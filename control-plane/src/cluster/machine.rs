@@ -105,15 +105,12 @@ impl Machine {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply_one(&self, entry: Entry) -> Result<Applied, StorageError> {
+    /// Says why not, when the entry cannot be applied.
+    fn apply_one(&self, entry: Entry) -> Result<Applied, String> {
         let id = entry.log_id;
         let encoded = encode_entry(&entry);
-        let failed =
-            |why: String| StorageError::from(StorageIOError::apply(id, AnyError::error(why)));
         let batch = match &entry.payload {
-            EntryPayload::Normal(sealed) => {
-                Some(opened(self.barrier.as_ref(), sealed).map_err(failed)?)
-            }
+            EntryPayload::Normal(sealed) => Some(opened(self.barrier.as_ref(), sealed)?),
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
 
@@ -125,13 +122,13 @@ impl Machine {
             // A state half applied must not be read by anyone, so there is no going on from here.
             applied.outcomes = catch_unwind(AssertUnwindSafe(|| state.apply(position, batch)))
                 .map_err(|_panic| {
-                    failed(self.fail.trip(format!("applying entry {} panicked", id.index)).0)
+                    self.fail.trip(format!("applying entry {} panicked", id.index)).0
                 })?;
         } else if let EntryPayload::Membership(membership) = entry.payload {
             held.members = Members::new(Some(id), membership);
         }
         applied.at = held.state.log_time();
-        let before = held.tip.map_or(Chain::default(), |tip| tip.chain);
+        let before = held.tip.map_or_else(Chain::default, |tip| tip.chain);
         held.tip = Some(Tip { id, chain: before.then(id.index, &encoded) });
         held.time =
             LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
@@ -192,7 +189,13 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        entries.into_iter().map(|entry| self.apply_one(entry)).collect()
+        let mut applied = Vec::new();
+        for entry in entries {
+            let id = entry.log_id;
+            let one = self.apply_one(entry);
+            applied.push(one.map_err(|why| StorageIOError::apply(id, AnyError::error(why)))?);
+        }
+        Ok(applied)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -35,7 +35,7 @@ pub use log::{Anchor, LogStore, Tip};
 pub use machine::{Builder, Machine, View};
 
 use crate::state::{Actor, Command, CommandId, Event, Millis, Position, Proposal, Refused, State};
-use engine::{Disk, FailStop, Fsync, OsFsync};
+use engine::{Disk, FailStop, Fsync, OsFsync, clear_aside, compact};
 use proposer::{LARGEST, Proposer, QUEUE, Queued};
 
 /// How often the leader looks whether something is due: expiries are this late at most.
@@ -272,7 +272,7 @@ impl Cluster {
 
     /// The chain over the whole log up to the last applied entry: equal on all nodes that applied as much.
     pub fn chain(&self) -> Chain {
-        self.inner.view.tip().map_or(Chain::default(), |tip| tip.chain)
+        self.inner.view.tip().map_or_else(Chain::default, |tip| tip.chain)
     }
 
     /// Log time as it would be stamped now.
@@ -310,15 +310,34 @@ async fn open(
     surroundings: Surroundings,
 ) -> Result<(Machine, LogStore), StartError> {
     let Surroundings { clock, fsync, fail } = surroundings;
-    let directory = DataDir::lock(data_dir)?;
+    let mut directory = DataDir::lock(data_dir)?;
     let path = directory.log();
     let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
-    let first_mark = || LogStore::first_mark(rand::random());
-    let disk = Disk::open(directory, first_mark, fsync, fail)?;
     let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
-    let log = LogStore::open(Arc::new(disk), &path, machine.anchor(), legible).await?;
-    fits(&machine, &log, &path)?;
-    Ok((machine, log))
+    let mut compacted = false;
+    loop {
+        let first_mark = || LogStore::first_mark(rand::random());
+        let disk = Arc::new(Disk::open(directory, first_mark, fsync.clone(), fail.clone())?);
+        let log = LogStore::open(disk.clone(), &path, machine.anchor(), legible).await?;
+        fits(&machine, &log, &path)?;
+        let bloated = disk.is_bloated();
+        let bloated = bloated.map_err(|source| StartError::Io {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
+        if compacted || !bloated {
+            disk.directory().map_or(Ok(()), clear_aside)?;
+            return Ok((machine, log));
+        }
+        drop(log);
+        let closed = Arc::into_inner(disk).and_then(Disk::close);
+        directory = closed.ok_or_else(|| StartError::Raft("the log could not be closed".into()))?;
+        if let Err(e) = compact(&directory, fsync.as_ref(), &fail) {
+            tracing::warn!(error = %e, "the log stays larger than it need be");
+        }
+        compacted = true;
+    }
 }
 
 /// The log must go on where the snapshot ends, from the same history.

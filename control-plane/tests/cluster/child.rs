@@ -1,10 +1,13 @@
 //! Roles that this test binary plays when it runs itself: a process that can be killed, stopped or abort.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
-use countersign_control_plane::cluster::{Cluster, Settings};
+use countersign_control_plane::cluster::engine::Fsync;
+use countersign_control_plane::cluster::{Cluster, Settings, Surroundings};
 use countersign_control_plane::state::Actor;
 
 use crate::support::{barrier, note_of_size, noted};
@@ -43,7 +46,12 @@ fn plays_its_role() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         match role.as_str() {
-            "propose" => propose(Path::new(&directory), &prefix).await,
+            "propose" => propose(Path::new(&directory), &prefix, Surroundings::default()).await,
+            "propose without syncing" => {
+                let surroundings =
+                    Surroundings { fsync: Arc::new(NoFsync), ..Surroundings::default() };
+                propose(Path::new(&directory), &prefix, surroundings).await;
+            }
             "open" => open(Path::new(&directory)).await,
             other => panic!("no such role: {other}"),
         }
@@ -51,9 +59,9 @@ fn plays_its_role() {
 }
 
 /// Proposes for ever and says what was acknowledged, after it was.
-async fn propose(directory: &Path, prefix: &str) {
+async fn propose(directory: &Path, prefix: &str, surroundings: Surroundings) {
     let settings = Settings { data_dir: directory.to_owned(), snapshot_every: 60 };
-    let cluster = Cluster::start(settings, barrier()).await.unwrap();
+    let cluster = Cluster::start_in(settings, barrier(), surroundings).await.unwrap();
     say("started");
     let mut proposers = tokio::task::JoinSet::new();
     for proposer in 0..4 {
@@ -92,8 +100,25 @@ async fn open(directory: &Path) {
 }
 
 fn say(word: &str) {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     // The harness may have left a line open.
     out.write_all(format!("\nchild: {word}\n").as_bytes()).unwrap();
     out.flush().unwrap();
+}
+
+/// Says yes and does nothing.
+struct NoFsync;
+
+impl Fsync for NoFsync {
+    fn data(&self, _file: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn whole(&self, _file: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn folder(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
 }

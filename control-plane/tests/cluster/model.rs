@@ -33,7 +33,8 @@ struct Model {
 
 impl Model {
     fn next(&self) -> u64 {
-        let last = self.entries.last().map(|(id, _)| id.index).or(self.purged.map(|id| id.index));
+        let last =
+            self.entries.last().map(|(id, _)| id.index).or_else(|| self.purged.map(|id| id.index));
         last.map_or(0, |index| index + 1)
     }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use countersign_control_plane::cluster::engine::{FailStop, OsFsync, compact};
 use countersign_control_plane::cluster::{
-    Cluster, ProposeError, Settings, StartError, Surroundings,
+    Cluster, DataDir, ProposeError, Settings, StartError, Surroundings,
 };
 use countersign_control_plane::state::{Actor, Command, CommandId, Event, Refused};
 
@@ -192,4 +193,32 @@ async fn a_refused_command_is_an_outcome_and_no_event() {
     assert!(matches!(refused, Err(ProposeError::Refused(_))), "{refused:?}");
     assert!(events.try_recv().is_err());
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_log_is_the_same_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path()).await.unwrap();
+    for serial in 0..100 {
+        cluster
+            .propose(Actor::System, note_of_size(&serial.to_string(), serial * 100))
+            .await
+            .unwrap();
+    }
+    let (chain, records) =
+        (cluster.chain(), cluster.peek(|state| state.audit().records().to_vec()));
+    let tip = cluster.applied_index();
+    cluster.shutdown().await;
+    compact(&DataDir::lock(dir.path()).unwrap(), &OsFsync, &FailStop::abort()).unwrap();
+    assert!(
+        dir.path().join("log.aside").exists(),
+        "the old log stays until the new one is checked"
+    );
+
+    let again = start(dir.path()).await.unwrap();
+    assert!(!dir.path().join("log.aside").exists());
+    assert_eq!(again.applied_index(), tip + 1, "only the start's own entry is new");
+    assert_ne!(again.chain(), chain);
+    assert_eq!(again.peek(|state| state.audit().records().to_vec()), records);
+    again.shutdown().await;
 }

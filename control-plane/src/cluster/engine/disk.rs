@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
+use super::compaction::is_bloated;
 use super::mark::MarkFile;
 use super::{Acknowledgement, Change, Engine, FailStop, Halted, Pair, Tree, Write};
 use crate::cluster::data_dir::{DataDir, StartError, files_in, private_folder};
@@ -62,7 +63,7 @@ pub struct Disk {
     mark: Arc<Mutex<Vec<u8>>>,
     fail: FailStop,
     // After the trees: the directory is free once sled has let go of it.
-    _directory: DataDir,
+    directory: Option<DataDir>,
 }
 
 struct Job {
@@ -71,10 +72,10 @@ struct Job {
 }
 
 #[derive(Clone)]
-struct Trees {
-    db: sled::Db,
-    log: sled::Tree,
-    meta: sled::Tree,
+pub(super) struct Trees {
+    pub(super) db: sled::Db,
+    pub(super) log: sled::Tree,
+    pub(super) meta: sled::Tree,
 }
 
 impl Trees {
@@ -133,8 +134,27 @@ impl Disk {
             trees,
             mark: held,
             fail,
-            _directory: directory,
+            directory: Some(directory),
         })
+    }
+}
+
+impl Disk {
+    /// Whether it is time to [`compact`](super::compact).
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn is_bloated(&self) -> io::Result<bool> {
+        self.directory().map_or(Ok(false), |directory| is_bloated(&self.trees, &directory.log()))
+    }
+
+    pub fn directory(&self) -> Option<&DataDir> {
+        self.directory.as_ref()
+    }
+
+    /// Closes the log and keeps the lock.
+    pub fn close(mut self) -> Option<DataDir> {
+        self.directory.take()
     }
 }
 
@@ -278,7 +298,7 @@ fn open_mark(
     MarkFile::create(&path, &first(), sync).map_err(failed)
 }
 
-fn open_sled(folder: &Path) -> Result<Trees, StartError> {
+pub(super) fn open_sled(folder: &Path) -> Result<Trees, StartError> {
     let config = sled::Config::new()
         .path(folder)
         .mode(sled::Mode::LowSpace)
@@ -309,7 +329,7 @@ fn open_sled(folder: &Path) -> Result<Trees, StartError> {
 }
 
 /// What opening wrote is on the disk before anything builds on it. Returns the blobs that are there.
-fn sync_everything(folder: &Path, sync: &dyn Fsync) -> io::Result<BTreeSet<PathBuf>> {
+pub(super) fn sync_everything(folder: &Path, sync: &dyn Fsync) -> io::Result<BTreeSet<PathBuf>> {
     let blobs = folder.join("blobs");
     for file in files_in(folder)? {
         // sled removes its old snapshot files in its own time.

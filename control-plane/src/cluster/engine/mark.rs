@@ -39,7 +39,7 @@ impl MarkFile {
         file.write_all(&both)?;
         sync.whole(&file)?;
         fs::rename(&temporary, path)?;
-        sync.folder(path.parent().unwrap_or(Path::new(".")))?;
+        sync.folder(path.parent().unwrap_or_else(|| Path::new(".")))?;
         Self::open(path)?.ok_or_else(|| io::Error::other("the file just written is gone"))
     }
 
