@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Policy(Policy),
     /// The vault's seal
     #[command(subcommand)]
-    Seal(Seal),
+    Seal(Vault),
     /// How the control plane is
     Status(Show),
 }
@@ -306,7 +306,7 @@ pub(crate) enum Audit {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Seal {
+pub(crate) enum Vault {
     /// Whether the vault is sealed, and what opens it
     Status(Show),
     /// Open the vault with its passphrase, from standard input or a file

@@ -146,7 +146,7 @@ async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), F
         },
     })
     .await
-    .context("the edge did not start")?;
+    .map_err(|why| not_started(&why, plan.edge_listen))?;
     if tokio::time::timeout(ATTACH, edge.ready()).await.is_err() {
         edge.shutdown().await;
         return Err(Failure::refused(
@@ -155,6 +155,16 @@ async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), F
     }
     context.edge.proxy = Some(format!("http://{}", edge.proxy_addr()));
     Ok((edge, context))
+}
+
+fn not_started(why: &anyhow::Error, listen: SocketAddr) -> Failure {
+    let taken = why.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    if taken.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::AddrInUse) {
+        return Failure::Refused(format!(
+            "the edge cannot listen on {listen} (--edge-listen): choose another address or port, or stop what is using it"
+        ));
+    }
+    Failure::Refused(format!("the edge did not start: {why:#}"))
 }
 
 /// A new key with every start: what a former process held is worth nothing.

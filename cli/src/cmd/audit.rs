@@ -1,7 +1,7 @@
 //! `countersign audit`: reads the log, and checks it, also without the control plane that wrote it.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, BufWriter};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -145,33 +145,45 @@ async fn list(context: &Context, show: &Show) -> Done {
 
 async fn export(context: &Context, to: Option<&Path>) -> Done {
     let mut admin = client::connect_to_watch(context).await?;
-    let mut records = admin.export_audit(v1::ExportAuditRequest {}).await?.into_inner();
-    let failed = |error: std::io::Error| match (error.kind(), to) {
-        (std::io::ErrorKind::BrokenPipe, None) => Failure::Left,
-        (_, to) => Failure::Refused(format!(
-            "the export cannot be written to {}: {error}",
-            to.unwrap_or(Path::new("the output")).display()
-        )),
+    let Some(path) = to else {
+        let mut out = BufWriter::new(std::io::stdout());
+        return write(&mut admin, &mut out).await.map(drop);
     };
-    let mut out: BufWriter<Box<dyn std::io::Write + Send>> = match to {
-        Some(path) => BufWriter::new(Box::new(File::create(path).map_err(failed)?)),
-        None => BufWriter::new(Box::new(std::io::stdout())),
+    // Beside it first: an export that breaks off leaves the former one as it was.
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    let failed = |error: std::io::Error| {
+        Failure::Refused(format!("the export {} cannot be written: {error}", path.display()))
     };
-    let mut count = 0_u64;
-    while let Some(answer) = records.message().await? {
+    let file = File::create(&partial).map_err(failed)?;
+    let written = write(&mut admin, &mut BufWriter::new(file)).await;
+    let kept =
+        written.and_then(|count| std::fs::rename(&partial, path).map_err(failed).map(|()| count));
+    let count = kept.inspect_err(|_| drop(std::fs::remove_file(&partial)))?;
+    print::line(&format!(
+        "{count} records are in {0}; check them with `countersign audit verify {0}`.",
+        path.display()
+    ))
+}
+
+/// A line for each record; how many there were.
+async fn write(
+    admin: &mut client::Admin,
+    out: &mut (impl std::io::Write + Send),
+) -> Result<u64, Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::Left,
+        _ => Failure::Refused(format!("the export cannot be written: {error}")),
+    };
+    let mut answers = admin.export_audit(v1::ExportAuditRequest {}).await?.into_inner();
+    let mut count = 0;
+    while let Some(answer) = answers.message().await? {
         let line =
             serde_json::to_string(&Line::from(part(answer.record)?)).map_err(Failure::refused)?;
         writeln!(out, "{line}").map_err(failed)?;
         count += 1;
     }
     out.flush().map_err(failed)?;
-    match to {
-        Some(path) => print::line(&format!(
-            "{count} records are in {}; check them with `countersign audit verify`.",
-            path.display()
-        )),
-        None => Ok(()),
-    }
+    Ok(count)
 }
 
 /// The whole log.

@@ -302,7 +302,7 @@ async fn toolchains(ca: Option<&Path>) -> Vec<Finding> {
         && variable("NODE_USE_ENV_PROXY").as_deref() != Some("1")
     {
         findings.push(Finding::bad(
-            "node",
+            "node proxy",
             "it does not heed proxy variables by itself",
             "export NODE_USE_ENV_PROXY=1 (Node 22.21, 24 or later)",
         ));

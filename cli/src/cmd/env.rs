@@ -1,6 +1,6 @@
 //! `countersign env`: what makes every common toolchain go through the edge and trust it.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -54,7 +54,7 @@ fn token(command: &Env) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-fn variables(proxy: &str, ca: &PathBuf) -> Variables {
+fn variables(proxy: &str, ca: &Path) -> Variables {
     let text = |text: &str| Zeroizing::new(text.to_owned());
     let path = ca.display().to_string();
     let proxies = PROXY.iter().map(|name| (*name, text(proxy)));
@@ -95,10 +95,8 @@ mod tests {
     use super::*;
 
     fn of(format: EnvFormat) -> String {
-        let variables = variables(
-            "http://bot:cs_agt_x@127.0.0.1:7080",
-            &PathBuf::from("/tmp/it's $HOME/ca.pem"),
-        );
+        let variables =
+            variables("http://bot:cs_agt_x@127.0.0.1:7080", Path::new("/tmp/it's $HOME/ca.pem"));
         written(&variables, format).unwrap().to_string()
     }
 

@@ -51,7 +51,7 @@ pub(crate) async fn run(command: Login) -> Done {
 }
 
 fn save(path: &Path, context: Context) -> Done {
-    let dir = path.parent().unwrap_or(Path::new("/"));
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| {
         Failure::Refused(format!("{} cannot be created: {error}", dir.display()))

@@ -4,16 +4,16 @@ use bytes::Bytes;
 use countersign_proto::v1;
 use serde::Serialize;
 
-use crate::args::{Output, Seal, Show};
+use crate::args::{Output, Show, Vault};
 use crate::client;
 use crate::context::Context;
 use crate::failure::{Done, Failure};
 use crate::{print, secret};
 
-pub(crate) async fn run(context: &Context, command: Seal) -> Done {
+pub(crate) async fn run(context: &Context, command: Vault) -> Done {
     match command {
-        Seal::Status(show) => status(context, &show).await,
-        Seal::Unseal { passphrase_file } => {
+        Vault::Status(show) => status(context, &show).await,
+        Vault::Unseal { passphrase_file } => {
             let passphrase =
                 Bytes::from_owner(secret::read(passphrase_file.as_deref(), "the passphrase")?);
             let mut admin = client::connect_to_sealed(context).await?;
@@ -23,7 +23,7 @@ pub(crate) async fn run(context: &Context, command: Seal) -> Done {
             }
             print::line("Open.")
         }
-        Seal::Seal => {
+        Vault::Seal => {
             client::connect(context).await?.seal(v1::SealRequest {}).await?;
             print::line("Sealed: nothing is released until `countersign seal unseal`.")
         }

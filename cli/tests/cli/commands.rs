@@ -85,11 +85,15 @@ fn lists_are_read_to_their_last_page() {
         agents: agent(name).into_iter().collect(),
         next_page_token: next.into(),
     };
-    let control_plane = ControlPlane::start().answers("ListAgents", &[page("only", "")]);
+    let control_plane = ControlPlane::start()
+        .answers_in_turn("ListAgents", &[page("a", "2"), page("b", "3"), page("c", "")]);
     let listed = Place::knowing(&control_plane).run(&["agent", "list", "-o", "json"]).json();
-    assert_eq!(listed[0]["agent"], "only");
-    let asked: v1::ListAgentsRequest = control_plane.asked("ListAgents");
-    assert!(asked.page_size > 0 && asked.page_token.is_empty());
+    let names: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|agent| agent["agent"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let asked: Vec<v1::ListAgentsRequest> = control_plane.all_asked("ListAgents");
+    let tokens: Vec<&str> = asked.iter().map(|asked| asked.page_token.as_str()).collect();
+    assert_eq!(tokens, ["", "2", "3"]);
 }
 
 #[test]

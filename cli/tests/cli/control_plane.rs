@@ -1,6 +1,6 @@
 //! A control plane that says what a test tells it to: gRPC over TLS, with the answers given beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,7 @@ pub(crate) struct ControlPlane {
 #[derive(Default)]
 struct Answers {
     given: Mutex<BTreeMap<&'static str, Result<Vec<Bytes>, Status>>>,
+    turns: Mutex<BTreeMap<&'static str, VecDeque<Bytes>>>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -58,6 +59,13 @@ impl ControlPlane {
         self
     }
 
+    /// What it answers to one call after the other.
+    pub(crate) fn answers_in_turn(self, method: &'static str, messages: &[impl Message]) -> Self {
+        let turns = messages.iter().map(|message| message.encode_to_vec().into()).collect();
+        self.answers.turns.lock().unwrap().insert(method, turns);
+        self
+    }
+
     pub(crate) fn refuses(self, method: &'static str, status: Status) -> Self {
         self.answers.given.lock().unwrap().insert(method, Err(status));
         self
@@ -73,11 +81,19 @@ impl ControlPlane {
 
     /// The one request that this method got.
     pub(crate) fn asked<M: Message + Default>(&self, method: &str) -> M {
+        let mut all = self.all_asked(method);
+        assert_eq!(all.len(), 1, "{method}");
+        all.remove(0)
+    }
+
+    /// Every request that this method got; each had the token.
+    pub(crate) fn all_asked<M: Message + Default>(&self, method: &str) -> Vec<M> {
         let asked = self.answers.asked.lock().unwrap();
-        let found: Vec<&Asked> = asked.iter().filter(|asked| asked.method == method).collect();
-        assert_eq!(found.len(), 1, "{method}");
-        assert_eq!(found[0].authorization.as_deref(), Some("Bearer cs_adm_right"));
-        M::decode(found[0].message.clone()).unwrap()
+        let decoded = |asked: &Asked| {
+            assert_eq!(asked.authorization.as_deref(), Some("Bearer cs_adm_right"));
+            M::decode(asked.message.clone()).unwrap()
+        };
+        asked.iter().filter(|asked| asked.method == method).map(decoded).collect()
     }
 
     pub(crate) fn was_asked_nothing(&self) -> bool {
@@ -111,7 +127,10 @@ impl Answers {
         let message = framed.slice(5..);
         self.asked.lock().unwrap().push(Asked { method: method.clone(), authorization, message });
 
-        let given = self.given.lock().unwrap().get(method.as_str()).cloned();
+        let turn =
+            self.turns.lock().unwrap().get_mut(method.as_str()).and_then(VecDeque::pop_front);
+        let given = turn.map(|message| Ok(vec![message]));
+        let given = given.or_else(|| self.given.lock().unwrap().get(method.as_str()).cloned());
         let given = given.unwrap_or_else(|| Err(Status::unimplemented("the test gave no answer")));
         let mut frames = Vec::new();
         let mut trailers = HeaderMap::new();

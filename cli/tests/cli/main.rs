@@ -1,5 +1,7 @@
 //! The binary as people and scripts run it: what it prints, and the code that it exits with.
 
+#![allow(clippy::unwrap_used)] // what is not a test here is a part of one
+
 mod commands;
 mod conduct;
 mod control_plane;
