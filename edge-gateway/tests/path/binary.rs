@@ -78,3 +78,32 @@ fn variables_win_over_the_file() {
     assert_eq!(config.gateway.root_key, [0xab; 32]);
     assert_eq!(config.limits.max_held_per_agent, 256);
 }
+
+#[test]
+fn the_sample_is_accepted_and_its_defaults_are_the_defaults() {
+    let sample =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/edge-gateway.toml");
+    let Err(mistakes) = Config::read(Some(&sample), |_| None) else {
+        panic!("its files are not here")
+    };
+    let missing_file = |mistake: &String| mistake.contains("/etc/countersign/");
+    assert!(mistakes.0.iter().all(missing_file), "{mistakes}");
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["edge".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let pem = dir.path().join("both.pem");
+    std::fs::write(&pem, certificate.pem() + &key.serialize_pem()).expect("written");
+    let variable = |name: &str| {
+        let file = name.ends_with("_CERTIFICATE_FILE")
+            || name.ends_with("_KEY_FILE")
+            || name.ends_with("PLANE_CA_FILE");
+        file.then(|| pem.display().to_string())
+    };
+    let config =
+        Config::read(Some(&sample), variable).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.limits, countersign_edge_gateway::config::Limits::default());
+    let timeout = config.upstream.response_header_timeout;
+    assert_eq!(timeout, countersign_edge_gateway::config::RESPONSE_HEADER_TIMEOUT);
+}
