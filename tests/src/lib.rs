@@ -4,6 +4,9 @@
 //! Every test has a world of its own: its directory, its ports (0), its keys. Nothing waits for a time; whatever
 //! is awaited is polled for as a fact, with a bound that only a failure reaches.
 
+// All of this is a test: it fails by panicking.
+#![allow(clippy::unwrap_used)]
+
 pub mod origin;
 pub mod peers;
 pub mod world;
