@@ -160,7 +160,10 @@ async fn introduce(
     tell(
         "The policy: reading a project passes, deleting one asks a person, anything else is refused.",
     )?;
-    Robot::new(HOST, site.proxy_addr(), "robot", token, fake_key, site.edge_ca_pem())
+    let (proxy, ca_pem) = (site.proxy_addr(), site.edge_ca_pem());
+    let mut robot = Robot::new(HOST, proxy, "robot", token, fake_key, ca_pem)?;
+    timeout(STEP, robot.introduced()).await.context("the edge does not know robot")??;
+    Ok(robot)
 }
 
 async fn store_key(

@@ -81,6 +81,18 @@ impl Robot {
         &self.sent
     }
 
+    /// Tries the door until the edge has heard of this agent: it learns so a moment after the control plane.
+    pub(super) async fn introduced(&mut self) -> anyhow::Result<()> {
+        loop {
+            let (_, status) = self.connect().await?;
+            if status != 407 {
+                ensure!(status == 200, "the edge answered CONNECT with {status}");
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Asks, and as long as the answer is "waiting for approval", asks the identical thing again when told to.
     pub(super) async fn insist(
         &mut self,
@@ -138,6 +150,14 @@ impl Robot {
 
     /// CONNECT to the host through the proxy, then TLS with whatever the proxy's authority vouches for.
     async fn tunnel(&mut self) -> anyhow::Result<TlsStream<TcpStream>> {
+        let (stream, status) = self.connect().await?;
+        ensure!(status == 200, "the edge answered CONNECT with {status}");
+        let name = ServerName::try_from(self.host)?;
+        self.tls.connect(name, stream).await.context("TLS with the edge")
+    }
+
+    /// CONNECT, and the status that it was answered with.
+    async fn connect(&mut self) -> anyhow::Result<(TcpStream, u16)> {
         let mut stream =
             TcpStream::connect(self.proxy).await.context("the edge cannot be reached")?;
         let connect = Zeroizing::new(format!(
@@ -151,12 +171,10 @@ impl Robot {
             ensure!(head.len() < 16 * 1024, "the edge's answer to CONNECT does not end");
             head.push(stream.read_u8().await.context("the edge hung up on CONNECT")?);
         }
-        let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default().to_vec();
-        let opened = status.starts_with(b"HTTP/1.1 200");
+        let status =
+            std::str::from_utf8(&head).ok().and_then(|head| head.split(' ').nth(1)?.parse().ok());
         self.heard.append(&mut head);
-        ensure!(opened, "the edge answered CONNECT with {}", String::from_utf8_lossy(&status));
-        let name = ServerName::try_from(self.host)?;
-        self.tls.connect(name, stream).await.context("TLS with the edge")
+        Ok((stream, status.context("the edge's answer to CONNECT is not HTTP")?))
     }
 }
 

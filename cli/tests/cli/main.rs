@@ -6,3 +6,4 @@ mod commands;
 mod conduct;
 mod control_plane;
 mod run;
+mod site;
