@@ -76,14 +76,16 @@ async fn c_12_an_answer_takes_this_session_this_page_and_the_digest_that_was_sho
     let foreign = ("origin", "http://evil.example".to_owned());
     let token = world.admin_token();
     assert_eq!(
-        send(&world, "POST", "/login", &[foreign.clone()], &format!("token={token}")).await.status,
+        send(&world, "POST", "/login", std::slice::from_ref(&foreign), &format!("token={token}"))
+            .await
+            .status,
         403
     );
 
     let cookie = log_in(&world, &token).await;
-    let list = send(&world, "GET", "/", &[cookie.clone()], "").await;
+    let list = send(&world, "GET", "/", std::slice::from_ref(&cookie), "").await;
     assert!(list.body.contains(&path) && list.body.contains("DELETE"), "{}", list.body);
-    let card = send(&world, "GET", &path, &[cookie.clone()], "").await;
+    let card = send(&world, "GET", &path, std::slice::from_ref(&cookie), "").await;
     assert_eq!(card.status, 200);
     for header in [
         "frame-ancestors 'none'",
@@ -103,7 +105,8 @@ async fn c_12_an_answer_takes_this_session_this_page_and_the_digest_that_was_sho
     let form = |token: &str, digest: &str| {
         format!("form_token={token}&intent_digest={digest}&decision=approve&reason=it+is+%66ine")
     };
-    let refused: [(&str, Vec<(&str, String)>, String); 7] = [
+    type Attempt = (&'static str, Vec<(&'static str, String)>, String);
+    let refused: [Attempt; 7] = [
         ("no cookie", vec![origin(&world)], form(&form_token, &digest)),
         ("no origin", vec![cookie.clone()], form(&form_token, &digest)),
         ("another site's page", vec![cookie.clone(), foreign], form(&form_token, &digest)),
@@ -160,7 +163,7 @@ async fn a_session_ends_with_its_token_and_gives_no_role() {
     let path = format!("/approvals/{id}");
     let auditor = world.principal("dora", &[v1::Role::Auditor]).await;
     let cookie = log_in(&world, &auditor).await;
-    let card = send(&world, "GET", &path, &[cookie.clone()], "").await;
+    let card = send(&world, "GET", &path, std::slice::from_ref(&cookie), "").await;
     let form = format!(
         "form_token={}&intent_digest={}&decision=approve",
         hidden(&card.body, "form_token"),
