@@ -40,7 +40,8 @@ use proposer::{LARGEST, Proposer, QUEUE, Queued};
 
 /// How often the leader looks whether something is due: expiries are this late at most.
 const TICK: Duration = Duration::from_millis(250);
-/// Entries that stay in the log behind a snapshot, for followers that are a little late.
+/// Entries that stay in the log behind a snapshot, for followers that are a little late; never more than lie between
+/// two snapshots.
 const KEPT: u64 = 1000;
 /// For the first election, and for applying what a start found in the log.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -280,14 +281,6 @@ impl Cluster {
         self.inner.view.now()
     }
 
-    /// Takes a snapshot soon.
-    ///
-    /// # Errors
-    /// When Raft has stopped.
-    pub async fn snapshot(&self) -> Result<(), Unavailable> {
-        self.inner.raft.trigger().snapshot().await.map_err(|e| Unavailable(e.to_string()))
-    }
-
     /// Ends the tasks, Raft, then the log; the data directory is free when this returns. Proposals under way learn
     /// that their outcome is unknown.
     pub async fn shutdown(&self) {
@@ -373,7 +366,7 @@ fn config(snapshot_every: u64) -> Config {
         election_timeout_min: 400,
         election_timeout_max: 800,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
-        max_in_snapshot_log_to_keep: KEPT,
+        max_in_snapshot_log_to_keep: KEPT.min(snapshot_every),
         ..Config::default()
     }
 }

@@ -11,3 +11,8 @@ mod node;
 mod power_cut;
 mod suite;
 mod support;
+mod tick;
+
+#[allow(dead_code)] // more words than are needed here
+#[path = "../state/world.rs"]
+mod world;

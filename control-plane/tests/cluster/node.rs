@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use countersign_control_plane::cluster::engine::{FailStop, OsFsync, compact};
 use countersign_control_plane::cluster::{
-    Cluster, DataDir, ProposeError, Settings, StartError, Surroundings,
+    Barrier, Cluster, DataDir, ProposeError, Purpose, Settings, StartError, Surroundings, Tampered,
 };
 use countersign_control_plane::state::{Actor, Command, CommandId, Event, Refused};
+use zeroize::Zeroizing;
 
 use crate::support::{TestClock, barrier, note, note_of_size, noted, settings, start};
 
@@ -221,4 +222,47 @@ async fn a_compacted_log_is_the_same_log() {
     assert_ne!(again.chain(), chain);
     assert_eq!(again.peek(|state| state.audit().records().to_vec()), records);
     again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s_disk_grep_nothing_that_was_proposed_is_on_the_disk_in_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { data_dir: dir.path().to_owned(), snapshot_every: 20 };
+    let cluster = Cluster::start(settings, Arc::new(Inverted)).await.unwrap();
+    for serial in 0..60 {
+        cluster.propose(Actor::System, note(&format!("canary-{serial}"))).await.unwrap();
+    }
+    cluster.shutdown().await;
+    let mut folders = vec![dir.path().to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(
+                !bytes.windows(7).any(|w| w == b"canary-"),
+                "{} holds a canary",
+                path.display()
+            );
+            files += 1;
+        }
+    }
+    assert!(files >= 4, "only {files} files were searched");
+}
+
+/// Not a secret, but not what was said either.
+struct Inverted;
+
+impl Barrier for Inverted {
+    fn seal(&self, _purpose: Purpose, plaintext: &[u8]) -> Vec<u8> {
+        plaintext.iter().map(|byte| !byte).collect()
+    }
+
+    fn open(&self, _purpose: Purpose, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Tampered> {
+        Ok(Zeroizing::new(sealed.iter().map(|byte| !byte).collect()))
+    }
 }
