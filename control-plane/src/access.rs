@@ -165,8 +165,9 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     if who == Some(Who::Anyone) {
         return Ok(());
     }
-    let token = bearer(request.headers())?;
+    // While sealed nobody can be told from anybody.
     let house = node.unsealed().ok_or_else(refuse::sealed)?;
+    let token = bearer(request.headers())?;
     let caller = authenticate(&house.cluster, &token).await?;
     tracing::Span::current().record("principal", &caller.name);
     match who {

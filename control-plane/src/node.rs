@@ -129,7 +129,7 @@ impl ControlPlane {
         });
         servers.close();
         let sealed = node.unsealed().is_none();
-        tracing::info!(%api_address, %gateway_address, web_address = ?web_address, sealed, "the control plane serves");
+        tracing::info!(%api_address, %gateway_address, web_address = web_address.map(tracing::field::display), sealed, "the control plane serves");
         Ok(Self {
             node,
             api_address,
@@ -342,7 +342,6 @@ impl Node {
         house.close();
         self.close_gateway();
         house.cluster.shutdown().await;
-        tracing::info!("the node is sealed");
     }
 
     /// What a start does without being asked.

@@ -50,7 +50,9 @@ pub fn init(service_name: &'static str) -> anyhow::Result<Guard> {
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
     tracing_subscriber::registry()
         .with(spans.map(|layer| {
-            layer.with_filter(EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off"))
+            layer.with_filter(EnvFilter::new(
+                "info,h2=off,hyper=off,openraft=off,sled=off,tonic=off,tower=off",
+            ))
         }))
         .with(lines.with_filter(filter()?))
         .try_init()
@@ -104,6 +106,16 @@ pub(crate) fn continue_trace(span: &tracing::Span, headers: &http::HeaderMap) {
         // Without an exporter there is no trace to be part of.
         let _ = span.set_parent(parent);
     }
+}
+
+/// A span in the trace of the request that an approval is about, whose `traceparent` was kept with it.
+pub(crate) fn in_trace(span: tracing::Span, traceparent: &str) -> tracing::Span {
+    let mut headers = http::HeaderMap::new();
+    if let Ok(value) = traceparent.parse() {
+        headers.insert("traceparent", value);
+    }
+    continue_trace(&span, &headers);
+    span
 }
 
 /// The figures of one node.

@@ -4,7 +4,9 @@
 mod pages;
 mod session;
 
+use std::future::IntoFuture as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -16,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
 
+/// How long a request that is under way may take once the listener was told to stop.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Serves until `stop`.
 pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: CancellationToken) {
     let router = Router::new()
@@ -24,9 +29,19 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: Cancella
         .route("/metrics", get(metrics))
         .with_state(node.clone())
         .merge(pages::router(node));
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the web listener ended");
+    let told = stop.clone();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(told.cancelled_owned());
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => {
+            if let Err(error) = served {
+                tracing::error!(%error, "the web listener ended");
+            }
+        }
+        () = too_long => {}
     }
 }
 

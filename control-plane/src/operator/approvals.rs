@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tracing::Instrument as _;
 
 use super::once::{Once, reused};
 use super::page::{Page, timestamp};
@@ -18,6 +19,7 @@ use crate::access::Admitted;
 use crate::state::{
     Approval, ApprovalId, ApprovalState, Command, Event, ReportedOutcome, State, VoteWord,
 };
+use crate::telemetry;
 
 pub(super) async fn list(
     asked: &Admitted,
@@ -104,6 +106,10 @@ pub(crate) async fn vote_in(
         }
     };
     let principal = asked.caller.name.clone();
+    let traceparent =
+        asked.house.cluster.peek(|state| state.approval(approval).map(|a| a.traceparent.clone()));
+    let span = tracing::info_span!("vote", approval = %approval, channel);
+    let span = telemetry::in_trace(span, &traceparent.unwrap_or_default());
     let command = Command::Vote {
         approval,
         principal,
@@ -112,7 +118,7 @@ pub(crate) async fn vote_in(
         reason: request.reason,
         intent_digest,
     };
-    let approval = changed(asked, &once, command, approval).await?;
+    let approval = changed(asked, &once, command, approval).instrument(span).await?;
     Ok(v1::VoteApprovalResponse { approval: Some(approval) })
 }
 

@@ -28,18 +28,23 @@ pub(super) async fn unseal(
     request: v1::UnsealRequest,
 ) -> Result<v1::UnsealResponse, Status> {
     let passphrase = text_of(request.passphrase)?;
-    node.unseal(passphrase, token_sha256).await.map_err(not_unsealed)?;
+    // A task of its own: a caller that goes away leaves nothing half open.
+    let opening = node.clone();
+    let opened = tokio::spawn(async move { opening.unseal(passphrase, token_sha256).await });
+    opened.await.map_err(|e| refuse::internal(&e))?.map_err(not_unsealed)?;
     Ok(v1::UnsealResponse { sealed: node.unsealed().is_none() })
 }
 
 /// Records who sealed it, then stops the cluster and forgets every key.
-pub(super) async fn seal(node: &Node, asked: Admitted) -> Result<v1::SealResponse, Status> {
+pub(super) async fn seal(node: &Arc<Node>, asked: Admitted) -> Result<v1::SealResponse, Status> {
     let actor = Actor::Principal(asked.caller.name.clone());
     let note =
         Command::Note { action: "seal.seal".into(), subject: "node".into(), details: Vec::new() };
     asked.house.cluster.propose(actor, note).await.map_err(refuse::not_proposed)?;
     drop(asked);
-    node.seal().await;
+    let sealing = node.clone();
+    tokio::spawn(async move { sealing.seal().await }).await.map_err(|e| refuse::internal(&e))?;
+    tracing::info!("the node was sealed");
     Ok(v1::SealResponse { sealed: true })
 }
 

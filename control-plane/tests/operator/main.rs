@@ -10,4 +10,5 @@ mod pages;
 mod reveal;
 mod seal;
 mod start;
+mod traces;
 mod world;

@@ -309,7 +309,7 @@ impl Session {
         let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
         let span = tracing::info_span!("intake.release", request = %hex::encode(id));
         let span = match claimant {
-            Claimant::Approval(approval) => in_trace(
+            Claimant::Approval(approval) => telemetry::in_trace(
                 span,
                 &rooms.cluster.peek(|state| {
                     state
@@ -491,14 +491,4 @@ impl Session {
             detail: detail.to_owned(),
         }))
     }
-}
-
-/// A span that belongs to the trace of the agent's request.
-fn in_trace(span: tracing::Span, traceparent: &str) -> tracing::Span {
-    let mut headers = http::HeaderMap::new();
-    if let Ok(value) = traceparent.parse() {
-        headers.insert("traceparent", value);
-    }
-    telemetry::continue_trace(&span, &headers);
-    span
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::{Done, Session, in_trace};
+use super::{Done, Session};
 use crate::cluster::ProposeError;
 use crate::intake::announced::request_id;
 use crate::intake::open::open;
@@ -18,6 +18,7 @@ use crate::intake::spool::Spooled;
 use crate::intake::waiting::RequestId;
 use crate::intake::{actor, lease};
 use crate::state::{Command, ReportedOutcome};
+use crate::telemetry;
 use v1::SettledReason as Reason;
 use v1::attach_request::Message as In;
 
@@ -104,7 +105,7 @@ impl Session {
         self.opening.insert(id, false);
         let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
         let span = tracing::info_span!("intake.open", request = %hex::encode(id));
-        let span = in_trace(span, &head.traceparent);
+        let span = telemetry::in_trace(span, &head.traceparent);
         let opening =
             async move { Done::Opened(id, open(&rooms, &recipient.caller, head, body).await) };
         self.work.spawn(opening.instrument(span));
