@@ -28,13 +28,14 @@ use std::time::Duration;
 
 use countersign_proto::v1;
 use countersign_proto::v1::gateway_service_server::{GatewayService, GatewayServiceServer};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Committed};
 use crate::sign::Signer;
-use crate::state::Actor;
+use crate::state::{Actor, Event};
 use crate::vault::Vault;
 use policies::Policies;
 use session::Session;
@@ -86,6 +87,8 @@ struct Rooms {
     settings: IntakeSettings,
     policies: Policies,
     attached: Mutex<HashMap<String, Attached>>,
+    /// Changes when an edge takes a bundle in, or leaves.
+    moved: watch::Sender<()>,
     closing: CancellationToken,
 }
 
@@ -94,6 +97,8 @@ struct Attached {
     edge: ConnectedEdge,
     ended: CancellationToken,
     number: u64,
+    /// Of the newest bundle that it has put in force.
+    revision: u64,
 }
 
 /// Messages that wait for an edge to take them in. One that is this far behind is dropped, and attaches again.
@@ -114,6 +119,7 @@ impl Intake {
             settings,
             policies: Policies::default(),
             attached: Mutex::default(),
+            moved: watch::Sender::new(()),
             closing: CancellationToken::new(),
         };
         Self { rooms: Arc::new(rooms) }
@@ -131,6 +137,27 @@ impl Intake {
             self.rooms.attached().values().map(|attached| attached.edge.clone()).collect();
         edges.sort_by(|a, b| a.id.cmp(&b.id));
         edges
+    }
+
+    /// Returns once every attached edge decides with what was committed, so that whoever is answered now can rely on
+    /// it there: at once for what edges do not decide with, and after two seconds whatever an edge does.
+    pub async fn told(&self, committed: &Committed<Event>) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        if !session::changes_bundle(committed) {
+            return;
+        }
+        let index = committed.position().index;
+        let mut moved = self.rooms.moved.subscribe();
+        let all_told = async {
+            while self.rooms.attached().values().any(|attached| attached.revision < index) {
+                if moved.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all_told).await.is_err() {
+            tracing::warn!(index, "an attached edge has not taken the newest bundle in yet");
+        }
     }
 
     /// Ends every session, and every one to come: the node is sealed or stops. Edges keep what they hold and attach

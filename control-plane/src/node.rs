@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 pub use crate::config::{Config, SealConfig};
 
 use crate::access::Access;
-use crate::cluster::{Cluster, DataDir, ProposeError, Settings};
+use crate::cluster::{Cluster, Committed, DataDir, ProposeError, Settings};
 use crate::intake::{Intake, IntakeSettings};
 use crate::listen::{self, Door};
 use crate::operator::{self, Operator, refuse};
@@ -220,6 +220,11 @@ impl Unsealed {
     /// Ids of the edges that are attached now.
     pub(crate) fn connected_edges(&self) -> BTreeSet<String> {
         self.intake.connected_edges().into_iter().map(|edge| edge.id).collect()
+    }
+
+    /// Returns once the attached edges decide with what was committed; see [`Intake::told`].
+    pub(crate) async fn told(&self, committed: &Committed<Event>) {
+        self.intake.told(committed).await;
     }
 
     /// Lets go of whoever is there for long: watchers and edges.

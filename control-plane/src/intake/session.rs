@@ -21,6 +21,7 @@ use super::{Attached, ConnectedEdge, Rooms, actor};
 use crate::cluster::ProposeError;
 use crate::state::Command;
 use crate::vault::seal_to_edge;
+pub(super) use news::changes_bundle;
 use outbox::Outbox;
 use v1::attach_request::Message as In;
 
@@ -75,10 +76,10 @@ impl Session {
         self.outbox.settle(sequence);
         let Self { rooms, edge, outbox } = self;
         let ended = CancellationToken::new();
-        let _place = Place::take(&rooms, &caller, &hello, ended.clone());
+        let place = Place::take(&rooms, &caller, &hello, ended.clone());
         tracing::info!(edge = edge.id, version = hello.version, "an edge attached");
         let recipient = Recipient { caller, hpke_public_key: hello.hpke_public_key.clone() };
-        let session = attached::Session::new(rooms, recipient, &hello, outbox, events);
+        let session = attached::Session::new(place, recipient, &hello, outbox, events);
         session.serve(incoming, &ended).await
     }
 
@@ -129,12 +130,23 @@ impl Place {
         };
         let mut attached = rooms.attached();
         let number = attached.get(&edge).map_or(0, |former| former.number + 1);
-        let former = attached.insert(edge.clone(), Attached { edge: connected, ended, number });
+        let former =
+            attached.insert(edge.clone(), Attached { edge: connected, ended, number, revision: 0 });
         drop(attached);
         if let Some(former) = former {
             former.ended.cancel();
         }
         Self { rooms: Arc::clone(rooms), edge, number }
+    }
+
+    /// The edge has put the bundle of this revision in force.
+    fn put_in_force(&self, revision: u64) {
+        if let Some(attached) = self.rooms.attached().get_mut(&self.edge)
+            && attached.number == self.number
+        {
+            attached.revision = revision;
+        }
+        self.rooms.moved.send_replace(());
     }
 }
 
@@ -144,6 +156,8 @@ impl Drop for Place {
         if attached.get(&self.edge).is_some_and(|current| current.number == self.number) {
             attached.remove(&self.edge);
         }
+        drop(attached);
+        self.rooms.moved.send_replace(());
     }
 }
 

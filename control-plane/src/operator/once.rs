@@ -57,7 +57,11 @@ impl Once {
     ) -> Result<Committed<Event>, Status> {
         let id = CommandId { client: self.client, serial: 1 };
         let actor = Actor::Principal(asked.caller.name.clone());
-        asked.house.cluster.propose_as(id, actor, command).await.map_err(refuse::not_proposed)
+        let proposed = asked.house.cluster.propose_as(id, actor, command).await;
+        let committed = proposed.map_err(refuse::not_proposed)?;
+        // Whoever is answered goes on to use it at an edge.
+        asked.house.told(&committed).await;
+        Ok(committed)
     }
 
     /// An id for what this request makes.

@@ -1,7 +1,10 @@
 //! What edges decide with: signed, newest, and pushed when it changes.
 
-use countersign_control_plane::state::{Command, ReleaseClass};
+use std::time::Duration;
+
+use countersign_control_plane::state::{Actor, Command, ReleaseClass};
 use countersign_proto::v1;
+use countersign_proto::v1::attach_request::Message as In;
 use countersign_proto::v1::attach_response::Message as Out;
 
 use crate::edge::{Process, Session};
@@ -95,4 +98,40 @@ async fn every_change_of_what_edges_decide_with_is_pushed() {
     session.hear().await.unwrap();
     assert!(session.bundle.credentials.iter().all(|credential| credential.name != "github"));
     assert!(session.bundle.revision > revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_changes_something_is_answered_once_attached_edges_have_it() {
+    let world = World::new().await;
+    let mut session = attached(&world).await;
+    let token_sha256 = [1; 32];
+    let command = Command::CreateAgent {
+        id: "agent-2".into(),
+        name: "nightly".into(),
+        owner: None,
+        token_sha256,
+    };
+    let committed = world.cluster.propose(Actor::System, command).await.unwrap();
+    let intake = world.intake.clone();
+    let telling = tokio::spawn(async move { intake.told(&committed).await });
+    session.hear().await.unwrap();
+    assert!(session.bundle.agents.iter().any(|agent| agent.name == "nightly"));
+    assert!(!telling.is_finished(), "the edge has not said yet that it has it");
+    session.say(In::Pong(v1::Pong { edge_unix_ms: 0 })).await;
+    let told = tokio::time::timeout(Duration::from_secs(1), telling);
+    told.await.expect("the acknowledgement was not heard").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_says_nothing_does_not_keep_others_waiting_for_ever() {
+    let world = World::new().await;
+    let session = attached(&world).await;
+    let command = Command::RevokeAgent { name: "deploy".into() };
+    let committed = world.cluster.propose(Actor::System, command).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), world.intake.told(&committed)).await.unwrap();
+    // Nor does one that is gone keep anybody waiting at all.
+    drop(session);
+    let command = Command::RevokeCredential { name: "prices".into() };
+    let committed = world.cluster.propose(Actor::System, command).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), world.intake.told(&committed)).await.unwrap();
 }

@@ -46,6 +46,7 @@ pub(crate) struct Session {
     sender: mpsc::Sender<v1::AttachRequest>,
     incoming: Streaming<v1::AttachResponse>,
     sequence: u64,
+    taken_in: u64,
     pub(crate) acknowledged: u64,
 }
 
@@ -93,7 +94,7 @@ impl Process {
             panic!("no bundle")
         };
         let bundle = read_bundle(&trust, &bundle);
-        Ok(Session { trust, bundle, sender, incoming, sequence: 1, acknowledged: 0 })
+        Ok(Session { trust, bundle, sender, incoming, sequence: 1, taken_in: 2, acknowledged: 0 })
     }
 
     /// Holds a request as judged by a rule, for five minutes.
@@ -175,8 +176,11 @@ impl Process {
 impl Session {
     pub(crate) async fn say(&mut self, message: In) {
         self.sequence += 1;
-        let request =
-            v1::AttachRequest { sequence: self.sequence, acknowledged: 0, message: Some(message) };
+        let request = v1::AttachRequest {
+            sequence: self.sequence,
+            acknowledged: self.taken_in,
+            message: Some(message),
+        };
         self.sender.send(request).await.unwrap();
     }
 
@@ -195,6 +199,7 @@ impl Session {
             let response = next.await.expect("nothing was said for too long")?;
             let Some(response) = response else { return Err(Status::ok("the session ended")) };
             self.acknowledged = response.acknowledged;
+            self.taken_in = response.sequence;
             match response.message.unwrap() {
                 Out::Ping(_) => {}
                 Out::Bundle(bundle) => {

@@ -309,11 +309,13 @@ async fn read(
             bail!("the control plane closed the session");
         };
         acknowledged.fetch_max(response.acknowledged, Ordering::Relaxed);
+        let bundle = matches!(response.message, Some(pb::attach_response::Message::Bundle(_)));
         if let Some(message) = response.message {
             take_in(control, message, names)?;
         }
         let before = taken_in.fetch_max(response.sequence, Ordering::Relaxed);
-        if before / SILENCE != response.sequence / SILENCE {
+        // Whoever changed what we decide with is answered once we say that it is in force.
+        if bundle || before / SILENCE != response.sequence / SILENCE {
             control.push(Out::Pong);
         }
     }

@@ -6,7 +6,7 @@
 
 mod inbox;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 
 use super::news::News;
 use super::outbox::Outbox;
-use super::unknown;
+use super::{Place, unknown};
 use crate::cluster::Committed;
 use crate::intake::announced::{Caller, request_id};
 use crate::intake::open::Opening;
@@ -40,8 +40,11 @@ use v1::attach_response::Message as Out;
 /// A session after its Hello.
 pub(super) struct Session {
     rooms: Arc<Rooms>,
+    place: Place,
     recipient: Arc<Recipient>,
     outbox: Outbox,
+    /// Number of the message and revision of each bundle that the edge has not acknowledged.
+    bundles: VecDeque<(u64, u64)>,
     events: broadcast::Receiver<Arc<Committed<Event>>>,
     spools: Spools,
     /// Being opened; true when it was cancelled meanwhile.
@@ -85,7 +88,7 @@ const SETTLED: usize = 16_384;
 
 impl Session {
     pub(super) fn new(
-        rooms: Arc<Rooms>,
+        place: Place,
         recipient: Recipient,
         hello: &v1::EdgeHello,
         outbox: Outbox,
@@ -93,9 +96,11 @@ impl Session {
     ) -> Self {
         let settled = hello.settled_request_ids.iter().take(SETTLED);
         Self {
-            rooms,
+            rooms: Arc::clone(&place.rooms),
+            place,
             recipient: Arc::new(recipient),
             outbox,
+            bundles: VecDeque::new(),
             events,
             spools: Spools::default(),
             opening: BTreeMap::new(),
@@ -145,23 +150,28 @@ impl Session {
             edge_id: self.recipient.caller.edge.id.clone(),
             trust_bundle: Some(signer.trust_bundle()),
         };
-        self.outbox.send(Out::HelloAck(ack))?;
+        self.tell(Out::HelloAck(ack))?;
         self.send_bundle()
     }
 
     fn send_bundle(&mut self) -> Result<(), Status> {
         let state = bundle::of_state(&self.rooms);
         self.told = state.policy_version;
-        self.outbox.send(Out::Bundle(v1::EdgeBundle {
-            envelope: Some(self.rooms.signer.edge_bundle(&state)),
-        }))
+        let envelope = Some(self.rooms.signer.edge_bundle(&state));
+        let number = self.outbox.send(Out::Bundle(v1::EdgeBundle { envelope }))?;
+        self.bundles.push_back((number, state.revision));
+        Ok(())
+    }
+
+    fn tell(&mut self, message: Out) -> Result<(), Status> {
+        self.outbox.send(message).map(|_| ())
     }
 
     fn ping(&mut self) -> Result<(), Status> {
         if self.heard.elapsed() > SILENCE {
             return Err(Status::deadline_exceeded("the edge has not said a word for a minute"));
         }
-        self.outbox.send(Out::Ping(v1::Ping { log_time_unix_ms: self.rooms.cluster.log_time() }))
+        self.tell(Out::Ping(v1::Ping { log_time_unix_ms: self.rooms.cluster.log_time() }))
     }
 
     // What was committed.
@@ -207,7 +217,7 @@ impl Session {
             (identity::refusal(state, edge), current)
         });
         if let Some(why) = refusal {
-            self.outbox.send(Out::Evicted(v1::Evicted { reason: why.to_owned() }))?;
+            self.tell(Out::Evicted(v1::Evicted { reason: why.to_owned() }))?;
             return Err(Status::permission_denied(why));
         }
         if !current {
@@ -331,9 +341,9 @@ impl Session {
         match done {
             Done::Opened(id, opening) => self.opened(id, opening),
             Done::Released(claimant, id, releasing) => self.released(claimant, id, releasing),
-            Done::Lent(_, Ok(lease)) => self.outbox.send(Out::Lease(lease)),
+            Done::Lent(_, Ok(lease)) => self.tell(Out::Lease(lease)),
             Done::Lent(credential_id, Err(detail)) => {
-                self.outbox.send(Out::LeaseRefused(v1::LeaseRefused { credential_id, detail }))
+                self.tell(Out::LeaseRefused(v1::LeaseRefused { credential_id, detail }))
             }
             Done::Recorded(number) => {
                 self.outbox.settle(number);
@@ -362,7 +372,7 @@ impl Session {
                 let approval_id =
                     approval.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default();
                 self.waiting.insert(id, approval);
-                self.outbox.send(Out::Opened(v1::Opened {
+                self.tell(Out::Opened(v1::Opened {
                     request_id: Bytes::copy_from_slice(&id),
                     approval_id,
                     expires_at_unix_ms: expires_at,
@@ -400,7 +410,7 @@ impl Session {
         match releasing {
             Releasing::Released(decision) => {
                 self.waiting.remove(&id);
-                self.outbox.send(Out::Decision(*decision))?;
+                self.tell(Out::Decision(*decision))?;
             }
             Releasing::Reopen if waited => {
                 self.waiting.remove(&id);
@@ -464,7 +474,7 @@ impl Session {
         if current != self.told {
             self.send_bundle()?;
         }
-        self.outbox.send(Out::Reopen(v1::Reopen { request_id: Bytes::copy_from_slice(&id) }))
+        self.tell(Out::Reopen(v1::Reopen { request_id: Bytes::copy_from_slice(&id) }))
     }
 
     fn settle_all(
@@ -484,7 +494,7 @@ impl Session {
         reason: Reason,
         detail: &str,
     ) -> Result<(), Status> {
-        self.outbox.send(Out::Settled(v1::Settled {
+        self.tell(Out::Settled(v1::Settled {
             request_id: Bytes::copy_from_slice(&id),
             approval_id: approval.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
             reason: reason.into(),

@@ -54,3 +54,10 @@ impl News {
         }
     }
 }
+
+/// Whether edges decide with what this event changed.
+pub(in crate::intake) fn changes_bundle(event: &Event) -> bool {
+    let mut news = News::default();
+    news.add(event);
+    news.bundle
+}

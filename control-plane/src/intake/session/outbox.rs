@@ -26,19 +26,20 @@ impl Outbox {
         self.sender.clone()
     }
 
-    /// Never waits. An edge that does not take in what it is sent loses its session, and nothing else: the next one
-    /// begins with whatever the state says.
-    pub(super) fn send(&mut self, message: v1::attach_response::Message) -> Result<(), Status> {
+    /// Answers the message's number, and never waits. An edge that does not take in what it is sent loses its session,
+    /// and nothing else: the next one begins with whatever the state says.
+    pub(super) fn send(&mut self, message: v1::attach_response::Message) -> Result<u64, Status> {
         self.sent += 1;
         let acknowledged = self.under_way.first().map_or(self.taken_in, |first| first - 1);
         let response =
             v1::AttachResponse { sequence: self.sent, acknowledged, message: Some(message) };
-        self.sender.try_send(Ok(response)).map_err(|full| match full {
-            mpsc::error::TrySendError::Full(_) => {
-                Status::resource_exhausted("the edge is too slow: attach again")
+        match self.sender.try_send(Ok(response)) {
+            Ok(()) => Ok(self.sent),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(Status::resource_exhausted("the edge is too slow: attach again"))
             }
-            mpsc::error::TrySendError::Closed(_) => Status::cancelled("the edge is gone"),
-        })
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Status::cancelled("the edge is gone")),
+        }
     }
 
     /// Takes in the message of this number, which must be the next one.

@@ -30,6 +30,12 @@ impl Session {
         self.heard = Instant::now();
         let number = message.sequence;
         self.outbox.take_in(number)?;
+        while let Some((sent, revision)) = self.bundles.front().copied()
+            && sent <= message.acknowledged
+        {
+            self.bundles.pop_front();
+            self.place.put_in_force(revision);
+        }
         match message.message {
             Some(In::OpenHead(head)) => self.begin(head)?,
             Some(In::OpenBody(piece)) => self.add(&piece)?,
