@@ -221,12 +221,31 @@ async fn tunnel(
     destination: Destination,
     stop: CancellationToken,
 ) {
-    let Ok(upgraded) = upgrade.await else { return };
+    // Boxed, so that what a handshake takes is gone while requests wait: thousands do.
+    let Some(stream) = Box::pin(intercepted(upgrade, rooms, badge, &destination)).await else {
+        return;
+    };
+    let entrance = Entrance::Tunnel(destination);
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(serve_h2(stream, rooms, badge, &entrance, stop)).await;
+    } else {
+        Box::pin(serve_h1(stream, rooms, badge, &entrance, stop)).await;
+    }
+}
+
+/// TLS with the agent, if that is what it speaks, and for the destination that it asked for.
+async fn intercepted(
+    upgrade: OnUpgrade,
+    rooms: &Rooms,
+    badge: &Badge,
+    destination: &Destination,
+) -> Option<TlsStream<Prefixed>> {
+    let upgraded = upgrade.await.ok()?;
     let stream = match tokio::time::timeout(HEAD_TIME, hello(upgraded)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(why)) => {
             tracing::warn!(agent = badge.name, host = destination.host(), %why, "a tunnel was closed");
-            return;
+            return None;
         }
         Err(_) => {
             tracing::info!(
@@ -234,22 +253,16 @@ async fn tunnel(
                 host = destination.host(),
                 "nothing came through a tunnel"
             );
-            return;
+            return None;
         }
     };
-    let stream = match rooms.authority.accept(stream, &destination).await {
-        Ok(stream) => stream,
-        Err(why) => {
-            tracing::warn!(agent = badge.name, host = destination.host(), %why, "a tunnel was not intercepted");
-            return;
-        }
-    };
-    let entrance = Entrance::Tunnel(destination);
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        serve_h2(stream, rooms, badge, &entrance, stop).await;
-    } else {
-        serve_h1(stream, rooms, badge, &entrance, stop).await;
-    }
+    let accepted = rooms.authority.accept(stream, destination).await;
+    let host = destination.host();
+    accepted
+        .inspect_err(|why| {
+            tracing::warn!(agent = badge.name, host, %why, "a tunnel was not intercepted");
+        })
+        .ok()
 }
 
 async fn serve_h1(
@@ -354,6 +367,10 @@ impl AsyncRead for Prefixed {
         let length = self.prefix.len().min(into.remaining());
         into.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            // Lets go of the read buffer that it was a slice of.
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

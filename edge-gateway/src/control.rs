@@ -113,7 +113,7 @@ pub(crate) struct Alarm {
 /// A held request's line to the control plane. Dropped before it is finished, it says that the agent went away.
 pub(crate) struct Opening {
     request_id: RequestId,
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Box<Answer>>,
     control: Arc<Control>,
     fate: Option<Fate>,
 }
@@ -129,7 +129,7 @@ enum Fate {
 struct Entry {
     head: Arc<pb::OpenHead>,
     body: Bytes,
-    answers: mpsc::Sender<Answer>,
+    answers: mpsc::Sender<Box<Answer>>,
 }
 
 /// What waits to be sent.
@@ -263,7 +263,7 @@ impl Control {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    fn announce(&self, held: &Held, why: &Why) -> mpsc::Receiver<Answer> {
+    fn announce(&self, held: &Held, why: &Why) -> mpsc::Receiver<Box<Answer>> {
         let request_id = held.ticket().circumstances.request_id;
         let (sender, answers) = mpsc::channel(ANSWERS);
         let (head, body) = wire::open(held, why);
@@ -287,7 +287,7 @@ impl Control {
 impl Opening {
     /// The next thing said of it.
     pub(crate) async fn answer(&mut self) -> Option<Answer> {
-        self.answers.recv().await
+        self.answers.recv().await.map(|answer| *answer)
     }
 
     /// Announces the same request anew, judged by a newer policy.

@@ -33,6 +33,7 @@ pub(crate) struct Draft {
 const APPROVAL_WAIT: &str = "countersign-approval-wait";
 /// The whole body must be here by then.
 const BODY_TIME: Duration = Duration::from_secs(30);
+const SMALL: usize = 16 * 1024;
 
 impl Draft {
     /// Reads a head that came through the tunnel to `tunnel`.
@@ -127,6 +128,18 @@ impl Draft {
         Ok(Self { destination, method, path, query, headers, protocol, wait })
     }
 
+    /// Lets go of the connection's read buffer, which header values are slices of: it is many times their size, and
+    /// a request that is held would keep it.
+    pub(crate) fn detach(&mut self) {
+        for value in self.headers.values_mut() {
+            let sensitive = value.is_sensitive();
+            if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+                copy.set_sensitive(sensitive);
+                *value = copy;
+            }
+        }
+    }
+
     /// What the policy looks at before the body.
     pub(crate) fn head<'a>(&'a self, agent: &'a str) -> Head<'a> {
         Head {
@@ -161,7 +174,8 @@ async fn take_in(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
             return Err(Refusal::BodyTooLarge { limit });
         }
         if whole.is_empty() && body.is_end_stream() {
-            return Ok(data);
+            // A small one is a slice of a read buffer that is larger than it.
+            return Ok(if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data });
         }
         whole.extend_from_slice(&data);
     }

@@ -140,6 +140,9 @@ async fn judged(
 
     // What is needed to judge it: nothing more, or all of it.
     let need = force.bundle.policy.needs(&draft.head(&agent.name));
+    if need == Need::Body || per_request {
+        draft.detach();
+    }
     let streams = !body.is_end_stream() && need != Need::Body && !per_request;
     let (payload, streamed) = if streams {
         (Payload::Streamed, Some(body))

@@ -382,7 +382,7 @@ fn deliver(control: &Control, request_id: RequestId, answer: Answer) -> anyhow::
         }
         return Ok(());
     };
-    match entry.answers.try_send(answer) {
+    match entry.answers.try_send(Box::new(answer)) {
         Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         // Rather the session than the decision: the next one brings it again.
         Err(mpsc::error::TrySendError::Full(_)) => bail!("a held request takes no more answers"),
