@@ -48,10 +48,12 @@ pub(crate) async fn run(command: &Demo) -> Done {
     }
     quiet()?;
     let began = std::time::Instant::now();
-    story(command.answer).await.map_err(|why| match why.downcast_ref() {
-        Some(Failure::Left) => Failure::Left,
-        _ => Failure::Refused(format!("the story did not hold: {why:#}")),
-    })?;
+    let told = tokio::select! {
+        told = story(command.answer) => told,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("it was interrupted")),
+    };
+    // A reader who left has not heard it to its end either: that is no success.
+    told.map_err(|why| Failure::Refused(format!("the story did not hold: {why:#}")))?;
     tell(&format!("\nEvery sentence above was checked as it happened, in {:.0?}.", began.elapsed()))
 }
 

@@ -371,14 +371,30 @@ fn edge_enroll_keeps_the_key_here() {
     assert!(config.contains(&"07".repeat(32)) && config.contains("127.0.0.1:8444"), "{config}");
 }
 
+fn sealed_by(provider: &str) -> ControlPlane {
+    ControlPlane::start()
+        .answers(
+            "GetSealStatus",
+            &[v1::GetSealStatusResponse { sealed: true, provider: provider.into() }],
+        )
+        .answers("Unseal", &[v1::UnsealResponse { sealed: false }])
+}
+
 #[test]
 fn seal_unseal_takes_the_passphrase_from_standard_input() {
-    let control_plane =
-        ControlPlane::start().answers("Unseal", &[v1::UnsealResponse { sealed: false }]);
+    let control_plane = sealed_by("passphrase");
     let place = Place::knowing(&control_plane);
     place.run_with(&["seal", "unseal"], "correct horse\n").ok();
     let asked: v1::UnsealRequest = control_plane.asked("Unseal");
     assert_eq!(asked.passphrase.as_ref(), b"correct horse");
+}
+
+#[test]
+fn seal_unseal_asks_for_no_passphrase_where_a_key_file_opens_the_vault() {
+    let control_plane = sealed_by("key-file");
+    Place::knowing(&control_plane).run(&["seal", "unseal"]).ok();
+    let asked: v1::UnsealRequest = control_plane.asked("Unseal");
+    assert!(asked.passphrase.is_empty());
 }
 
 #[test]
