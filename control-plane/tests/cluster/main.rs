@@ -6,6 +6,7 @@ mod child;
 mod crash;
 mod damage;
 mod disk_error;
+mod disk_full;
 mod model;
 mod node;
 mod power_cut;

@@ -67,15 +67,9 @@ struct Ground {
 impl Ground {
     /// `None` when somebody said explicitly to go without.
     fn new() -> Option<Self> {
-        if std::env::var(SKIP).is_ok_and(|set| set == "1") {
-            eprintln!("skipped: {SKIP}=1. Nothing was shown about power cuts.");
+        if !able_to_mount() {
             return None;
         }
-        let able = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-        assert!(
-            able,
-            "this test mounts ext4 images: it needs root and loop devices. Set {SKIP}=1 to go without it"
-        );
         let work = tempfile::tempdir().unwrap();
         let blank = work.path().join("blank");
         fs::File::create(&blank).unwrap().set_len(IMAGE).unwrap();
@@ -127,6 +121,20 @@ impl Ground {
         };
         (acknowledged, found)
     }
+}
+
+/// False when somebody said explicitly to go without; fails when it cannot and nobody did.
+pub(crate) fn able_to_mount() -> bool {
+    if std::env::var(SKIP).is_ok_and(|set| set == "1") {
+        eprintln!("skipped: {SKIP}=1. Nothing was shown about power cuts and full disks.");
+        return false;
+    }
+    let able = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    assert!(
+        able,
+        "this test mounts file systems: it needs root and loop devices. Set {SKIP}=1 to go without it"
+    );
+    true
 }
 
 /// An image mounted through a loop device, until dropped.
