@@ -160,14 +160,18 @@ fn write_key_file(path: &Path) -> Result<(), SealError> {
         path: path.display().to_string(),
         source,
     };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     let text = Zeroizing::new(hex::encode(cipher::random_key().as_slice()));
     file.write_all(text.as_bytes())
         .and_then(|()| file.write_all(b"\n"))
         .and_then(|()| file.sync_all())
+        // The name too must outlast a power cut: without it the vault would never open again.
+        .and_then(|()| File::open(folder)?.sync_all())
         .map_err(failed)
 }

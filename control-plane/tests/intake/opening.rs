@@ -295,20 +295,38 @@ async fn keys_in_query_path_and_basic_go_where_their_records_say() {
             .add_credential(name, &format!("{name}.example"), slot, ReleaseClass::PerRequest)
             .await;
     }
+    let authorization = "header:authorization";
+    world
+        .add_credential_with(
+            "scheme",
+            "scheme.example",
+            authorization,
+            "",
+            ReleaseClass::PerRequest,
+        )
+        .await;
     let rule = |name: &str| {
         format!(
             "[[rule]]\nname = \"{name}\"\nhost = \"{name}.example\"\nthen = \"approve\"\ncredential = \"{name}\"\n"
         )
     };
     world
-        .set_policy(&format!("version = 1\n{}", ["query", "path", "basic"].map(rule).concat()))
+        .set_policy(&format!(
+            "version = 1\n{}",
+            ["query", "path", "basic", "scheme"].map(rule).concat()
+        ))
         .await;
     let (process, mut session) = attached(&world).await;
     let key =
         |name: &str, slot| vec![Injection { credential: format!("cred-{name}"), version: 1, slot }];
     let basic =
         |before: &str, after: &str| Slot::Basic { before: before.into(), after: after.into() };
-    let cases: [(&str, &str, Option<&str>, Slot, bool); 8] = [
+    let header = |before: &str, after: &str| Slot::Header {
+        name: http::header::AUTHORIZATION,
+        before: before.into(),
+        after: after.into(),
+    };
+    let cases: [(&str, &str, Option<&str>, Slot, bool); 13] = [
         ("query", "/v1", Some("a=1&api_key={key}&b=2"), Slot::Query { at: 12 }, true),
         ("query", "/v1", Some("api_key={key}"), Slot::Query { at: 8 }, true),
         ("query", "/v1", Some("other={key}"), Slot::Query { at: 6 }, false),
@@ -316,6 +334,11 @@ async fn keys_in_query_path_and_basic_go_where_their_records_say() {
         ("path", "/v1/bot{key}/send", None, Slot::Path { at: 7 }, false),
         ("basic", "/v1", None, basic("", "{key}"), false),
         ("basic", "/v1", None, basic("", ":"), false),
+        ("scheme", "/v1", None, header("token ", ""), true),
+        ("scheme", "/v1", None, header("", ""), true),
+        ("scheme", "/v1", None, header("two words ", ""), false),
+        ("scheme", "/v1", None, header("token=", ""), false),
+        ("scheme", "/v1", None, header("token ", ", x"), false),
         ("basic", "/v1", None, basic("user:", ""), false),
     ];
     for (name, path, query, slot, right) in cases {

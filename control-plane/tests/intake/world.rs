@@ -172,6 +172,17 @@ impl World {
         class: ReleaseClass,
     ) {
         let template = if slot == "header:authorization" { "Bearer {key}" } else { "{key}" };
+        self.add_credential_with(name, host, slot, template, class).await;
+    }
+
+    pub(crate) async fn add_credential_with(
+        &self,
+        name: &str,
+        host: &str,
+        slot: &str,
+        template: &str,
+        class: ReleaseClass,
+    ) {
         let mut credential = Credential {
             id: format!("cred-{name}"),
             name: name.into(),
