@@ -1,7 +1,7 @@
 //! Who may call what: the first thing that every call on the admin listener meets.
 //!
 //! A call is authenticated (`authorization: Bearer TOKEN`, by a linearizable read), then authorised by the method's
-//! line in [`who_may`], then handed on with an [`Admitted`] in its extensions: the proof that handlers ask for.
+//! line in [`who_may`], then handed on with an `Admitted` in its extensions: the proof that handlers ask for.
 //! What has no line is refused. The path that is looked up is the very one that the router compares, whole, so
 //! there is no second spelling of a method that reaches it.
 

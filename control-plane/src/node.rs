@@ -4,7 +4,7 @@
 //! start ─▶ sealed ──unseal──▶ vault opens ─▶ cluster leads ─▶ (first time: genesis) ─▶ unsealed ──seal──▶ sealed …
 //! ```
 //!
-//! While a node is sealed there is no vault, no Raft and no state in the process: [`Unsealed`] is all three, and
+//! While a node is sealed there is no vault, no Raft and no state in the process: `Unsealed` is all three, and
 //! whoever wants one of them has to be given it.
 
 use std::collections::BTreeSet;

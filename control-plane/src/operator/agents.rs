@@ -32,12 +32,8 @@ pub(super) async fn list(
 ) -> Result<v1::ListAgentsResponse, Status> {
     let page = Page::of("agents", request.page_size, &request.page_token)?;
     let read = asked.house.cluster.read(|state| {
-        page.cut(
-            state
-                .agents()
-                .map(|agent| (format!("{} {}", agent.name, agent.id), to_proto(agent)))
-                .collect(),
-        )
+        let keyed = state.agents().map(|agent| (format!("{} {}", agent.name, agent.id), agent));
+        page.cut(keyed.collect(), to_proto)
     });
     let (agents, next_page_token) = read.await.map_err(|e| refuse::unavailable(&e))?;
     Ok(v1::ListAgentsResponse { agents, next_page_token })

@@ -37,8 +37,7 @@ pub(super) async fn list(
             .filter(|a| wanted.is_none_or(|wanted| state_to_proto(a.state) == wanted));
         let newest_first =
             fitting.map(|a| (format!("{:020} {}", u64::MAX - a.created_at, a.id), a));
-        let (approvals, next) = page.cut(newest_first.collect());
-        (approvals.into_iter().map(|a| to_proto(state, a)).collect(), next)
+        page.cut(newest_first.collect(), |a| to_proto(state, a))
     });
     let (approvals, next_page_token) = read.await.map_err(|e| refuse::unavailable(&e))?;
     Ok(v1::ListApprovalsResponse { approvals, next_page_token })

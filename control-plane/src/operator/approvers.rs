@@ -39,12 +39,8 @@ pub(super) async fn list(
 ) -> Result<v1::ListApproversResponse, Status> {
     let page = Page::of("approvers", request.page_size, &request.page_token)?;
     let read = asked.house.cluster.read(|state| {
-        page.cut(
-            state
-                .principals()
-                .map(|principal| (principal.name.clone(), to_proto(principal)))
-                .collect(),
-        )
+        let keyed = state.principals().map(|principal| (principal.name.clone(), principal));
+        page.cut(keyed.collect(), to_proto)
     });
     let (approvers, next_page_token) = read.await.map_err(|e| refuse::unavailable(&e))?;
     Ok(v1::ListApproversResponse { approvers, next_page_token })

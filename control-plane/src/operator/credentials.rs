@@ -80,9 +80,8 @@ pub(super) async fn list(
 ) -> Result<v1::ListCredentialsResponse, Status> {
     let page = Page::of("credentials", request.page_size, &request.page_token)?;
     let read = asked.house.cluster.read(|state| {
-        page.cut(
-            state.credentials().map(|c| (format!("{} {}", c.name, c.id), to_proto(c))).collect(),
-        )
+        let keyed = state.credentials().map(|c| (format!("{} {}", c.name, c.id), c));
+        page.cut(keyed.collect(), to_proto)
     });
     let (credentials, next_page_token) = read.await.map_err(|e| refuse::unavailable(&e))?;
     Ok(v1::ListCredentialsResponse { credentials, next_page_token })

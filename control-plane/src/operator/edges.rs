@@ -64,10 +64,8 @@ pub(super) async fn list(
     let page = Page::of("edges", request.page_size, &request.page_token)?;
     let connected = asked.house.connected_edges();
     let read = asked.house.cluster.read(|state| {
-        let edges = state.edges().map(|edge| {
-            (format!("{} {}", edge.name, edge.id), to_proto(edge, connected.contains(&edge.id)))
-        });
-        page.cut(edges.collect())
+        let keyed = state.edges().map(|edge| (format!("{} {}", edge.name, edge.id), edge));
+        page.cut(keyed.collect(), |edge| to_proto(edge, connected.contains(&edge.id)))
     });
     let (edges, next_page_token) = read.await.map_err(|e| refuse::unavailable(&e))?;
     Ok(v1::ListEdgesResponse { edges, next_page_token })

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use prost::Message;
 use prost_types::Timestamp;
 use tonic::Status;
 
@@ -10,6 +11,8 @@ use crate::state::Millis;
 
 const DEFAULT: usize = 100;
 const MOST: usize = 1000;
+/// Below the 4 MiB that gRPC clients take in unless they are told otherwise.
+const BYTES: usize = 3 * 1024 * 1024;
 
 /// Which items a caller asks for.
 pub(super) struct Page {
@@ -43,27 +46,43 @@ impl Page {
         Ok(Self { kind, size, after })
     }
 
-    /// The page's items by their keys, smallest first, and the token of the next page (empty: there is none).
-    pub(super) fn cut<T>(&self, mut keyed: Vec<(String, T)>) -> (Vec<T>, String) {
+    /// The page's items by their keys, smallest first, as `shown`, and the token of the next page (empty: there is
+    /// none). A page ends early when it would become larger than what clients take in.
+    pub(super) fn cut<S, T: Message>(
+        &self,
+        mut keyed: Vec<(String, S)>,
+        shown: impl Fn(S) -> T,
+    ) -> (Vec<T>, String) {
+        if let Some(after) = &self.after {
+            keyed.retain(|(key, _)| key > after);
+        }
         keyed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        self.cut_sorted(keyed.into_iter())
+        self.cut_sorted(keyed.into_iter(), shown)
     }
 
-    /// As [`Page::cut`], for what comes with its smallest key first.
-    pub(super) fn cut_sorted<T>(
+    /// As [`Page::cut`], for what comes with its smallest key first and begins after [`Page::after`].
+    pub(super) fn cut_sorted<S, T: Message>(
         &self,
-        keyed: impl Iterator<Item = (String, T)>,
+        keyed: impl Iterator<Item = (String, S)>,
+        shown: impl Fn(S) -> T,
     ) -> (Vec<T>, String) {
-        let mut rest =
-            keyed.skip_while(|(key, _)| self.after.as_ref().is_some_and(|after| key <= after));
-        let page: Vec<_> = rest.by_ref().take(self.size).collect();
-        let next = match (page.last(), rest.next()) {
-            (Some((key, _)), Some(_)) => {
-                BASE64_URL_SAFE_NO_PAD.encode(format!("{}\n{key}", self.kind))
+        let (mut page, mut bytes, mut last) = (Vec::new(), 0, String::new());
+        for (key, item) in keyed {
+            let item = shown(item);
+            bytes += item.encoded_len();
+            if page.len() == self.size || (bytes > BYTES && !page.is_empty()) {
+                let token = format!("{}\n{last}", self.kind);
+                return (page, BASE64_URL_SAFE_NO_PAD.encode(token));
             }
-            _ => String::new(),
-        };
-        (page.into_iter().map(|(_, item)| item).collect(), next)
+            page.push(item);
+            last = key;
+        }
+        (page, String::new())
+    }
+
+    /// The key of the last item of the page before.
+    pub(super) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
     }
 }
 
@@ -77,4 +96,42 @@ pub(super) fn timestamp(at: Millis) -> Option<Timestamp> {
     let seconds = i64::try_from(at / 1000).ok()?;
     let nanos = i32::try_from(at % 1000 * 1_000_000).ok()?;
     Some(Timestamp { seconds, nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_proto::v1::Approval;
+
+    use super::*;
+
+    #[test]
+    fn a_page_stays_below_what_clients_take_in() {
+        let large = |n: u32| Approval {
+            approval_id: n.to_string(),
+            body_preview: vec![0; 1024 * 1024].into(),
+            ..Approval::default()
+        };
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = Page::of("approvals", 0, &token).unwrap();
+            let keyed = (0..7).map(|n| (n.to_string(), n)).collect();
+            let (approvals, next) = page.cut(keyed, large);
+            assert!(approvals.iter().map(Message::encoded_len).sum::<usize>() < 4 * 1024 * 1024);
+            seen.extend(approvals.into_iter().map(|a| a.approval_id));
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+        assert_eq!(seen, ["0", "1", "2", "3", "4", "5", "6"]);
+    }
+
+    #[test]
+    fn what_is_larger_than_a_page_is_one() {
+        let page = Page::of("approvals", 0, "").unwrap();
+        let huge = |_| Approval { body_preview: vec![0; BYTES + 1].into(), ..Approval::default() };
+        let (approvals, next) = page.cut(vec![("a".into(), ()), ("b".into(), ())], huge);
+        assert_eq!(approvals.len(), 1);
+        assert!(!next.is_empty());
+    }
 }
