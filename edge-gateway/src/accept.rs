@@ -18,7 +18,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,14 +65,9 @@ pub(crate) async fn accept(
             tracing::debug!(%why, "a connection was gone before it began");
             continue;
         }
-        let (rooms, stop) = (Arc::clone(&rooms), stop.clone());
-        let tunnels = open.clone();
-        open.spawn(async move {
-            let _place = place;
-            rooms.metrics.connections.inc();
-            proxy(stream, &rooms, stop, &tunnels).await;
-            rooms.metrics.connections.dec();
-        });
+        rooms.metrics.connections.inc();
+        let (rooms, stop, tunnels) = (Arc::clone(&rooms), stop.clone(), open.clone());
+        open.spawn(proxy(stream, Arc::new(Visit { rooms, stop, tunnels, _place: place })));
     }
 }
 
@@ -96,16 +91,26 @@ fn http1(head_time: Duration) -> http1::Builder {
     builder
 }
 
-/// One connection to the proxy itself.
-async fn proxy(
-    stream: TcpStream,
-    rooms: &Arc<Rooms>,
+/// One connection of an agent, as long as it or the tunnel that it became is open.
+struct Visit {
+    rooms: Arc<Rooms>,
     stop: CancellationToken,
-    tunnels: &TaskTracker,
-) {
-    let service = service_fn(|request| {
-        let (rooms, stop, tunnels) = (Arc::clone(rooms), stop.clone(), tunnels.clone());
-        async move { Ok::<_, Infallible>(at_the_door(rooms, stop, tunnels, request).await) }
+    tunnels: TaskTracker,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.rooms.metrics.connections.dec();
+    }
+}
+
+/// One connection to the proxy itself.
+async fn proxy(stream: TcpStream, visit: Arc<Visit>) {
+    let stop = visit.stop.clone();
+    let service = service_fn(move |request| {
+        let visit = Arc::clone(&visit);
+        async move { Ok::<_, Infallible>(at_the_door(visit, request).await) }
     });
     let mut connection =
         pin!(http1(HEAD_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
@@ -121,36 +126,35 @@ async fn proxy(
     }
 }
 
-async fn at_the_door(
-    rooms: Arc<Rooms>,
-    stop: CancellationToken,
-    tunnels: TaskTracker,
-    request: Request<Incoming>,
-) -> Response<BoxBody> {
+async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<BoxBody> {
+    let rooms = &visit.rooms;
     let to_the_proxy = request.method() != Method::CONNECT && request.uri().authority().is_none();
     if to_the_proxy && request.method() == Method::GET && request.uri().path() == "/healthz" {
-        return healthz(&rooms);
+        return healthz(rooms);
     }
-    let badge = match admitted(&rooms, &request) {
+    let badge = match admitted(rooms, &request) {
         Ok(badge) => badge,
-        Err(refusal) => return refused(&rooms, refusal),
+        Err(refusal) => return refused(rooms, refusal),
     };
     if to_the_proxy {
         let why = "this is a proxy, and the request is for the proxy itself: set HTTPS_PROXY to it instead".into();
-        return refused(&rooms, Refusal::BadRequest { why });
+        return refused(rooms, Refusal::BadRequest { why });
     }
     if request.method() != Method::CONNECT {
-        return serve(&rooms, &badge, &Entrance::Proxy, request).await;
+        return serve(rooms, &badge, &Entrance::Proxy, request).await;
     }
     match tunnel_to(&request) {
-        Err(refusal) => refused(&rooms, refusal),
-        Ok(destination) if !may_be_minted(&rooms, &badge, &destination) => {
+        Err(refusal) => refused(rooms, refusal),
+        Ok(destination) if !may_be_minted(rooms, &badge, &destination) => {
             let why = Some("and too many such hosts were asked for".into());
-            refused(&rooms, Refusal::PolicyDenied { rule: None, detail: why })
+            refused(rooms, Refusal::PolicyDenied { rule: None, detail: why })
         }
         Ok(destination) => {
             let upgrade = hyper::upgrade::on(request);
-            tunnels.spawn(async move { tunnel(upgrade, &rooms, &badge, destination, stop).await });
+            let through = Arc::clone(&visit);
+            visit
+                .tunnels
+                .spawn(async move { tunnel(upgrade, &through, &badge, destination).await });
             Response::new(whole(Bytes::new()))
         }
     }
@@ -214,17 +218,11 @@ fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
 }
 
 /// What happens inside a tunnel: TLS, then requests, each judged for itself.
-async fn tunnel(
-    upgrade: OnUpgrade,
-    rooms: &Arc<Rooms>,
-    badge: &Badge,
-    destination: Destination,
-    stop: CancellationToken,
-) {
+async fn tunnel(upgrade: OnUpgrade, visit: &Visit, badge: &Badge, destination: Destination) {
+    let Visit { rooms, stop, .. } = visit;
     // Boxed, so that what a handshake takes is gone while requests wait: thousands do.
-    let Some(stream) = Box::pin(intercepted(upgrade, rooms, badge, &destination)).await else {
-        return;
-    };
+    let intercepted = Box::pin(intercepted(upgrade, rooms, badge, &destination));
+    let Some(Some(stream)) = stop.run_until_cancelled(intercepted).await else { return };
     let entrance = Entrance::Tunnel(destination);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         Box::pin(serve_h2(stream, rooms, badge, &entrance, stop)).await;
@@ -270,7 +268,7 @@ async fn serve_h1(
     rooms: &Arc<Rooms>,
     badge: &Badge,
     entrance: &Entrance,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) {
     let service = service_fn(|request| async {
         let mut response = serve(rooms, badge, entrance, request).await;
@@ -297,7 +295,7 @@ async fn serve_h2(
     rooms: &Arc<Rooms>,
     badge: &Badge,
     entrance: &Entrance,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) {
     let service = service_fn(|request| {
         let (rooms, badge, entrance) = (Arc::clone(rooms), badge.clone(), entrance.clone());

@@ -379,8 +379,7 @@ async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<BoxBody>, Refu
     let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force)));
     let tripped = watched.as_ref().map(Watched::tripped);
     let destination = outbound.destination().clone();
-    let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key);
-    let sent = sent.instrument(tracing::info_span!("upstream")).await;
+    let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
     let tripped = tripped.and_then(|tripped| tripped.get().copied());
     if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
         return Err(alarmed(
@@ -432,8 +431,7 @@ async fn carry_out(
     };
     let approval_id = outbound.approval_id().copied();
     let approval = approval_id.map(hex::encode);
-    let sent = rooms.upstream.send(outbound, None, "");
-    let sent = sent.instrument(tracing::info_span!("upstream")).await;
+    let sent = rooms.upstream.send(outbound, None, "").await;
     let receipt = match &sent {
         Ok(response) => Receipt::Completed { status: response.status().as_u16() },
         Err(Failure::AddressDenied { .. } | Failure::NotSent { .. }) => Receipt::NotSent,

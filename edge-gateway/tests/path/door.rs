@@ -297,3 +297,27 @@ async fn p_16_three_requests_on_one_tunnel_have_three_outcomes() {
     assert_eq!((unnamed.status, unnamed.code().as_str()), (403, "policy_denied"));
     assert_eq!(world.origin.got().len(), 1);
 }
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place_among_the_connections() {
+    let world = World::with(Limits { max_connections: 1, ..Limits::default() }).await;
+    let mut tunnel = world.agent.tunnel("open.test").await;
+    let mut second = world.agent.connect().await;
+    let mut nothing = Vec::new();
+    let _ = second.read_to_end(&mut nothing).await;
+    assert!(nothing.is_empty(), "the second connection is closed at once");
+    assert_eq!(send(&mut tunnel, "open.test", "GET /", "", "").await.status, 200);
+    drop(tunnel);
+    // The place is free again as soon as the edge has seen it go.
+    let began = std::time::Instant::now();
+    loop {
+        let mut stream = world.agent.connect().await;
+        let asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        if stream.write_all(asked).await.is_ok()
+            && read(&mut stream).await.is_ok_and(|a| a.status == 200)
+        {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 10, "the place is free again");
+    }
+}

@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -17,12 +16,28 @@ use crate::origin::Origin;
 use crate::world::{Authority, HOSTS};
 
 struct Process {
-    child: Child,
-    log: Arc<Mutex<String>>,
+    child: Running,
+    log: std::thread::JoinHandle<String>,
     control: Control,
     origin: Origin,
     agent: Agent,
     _dir: tempfile::TempDir,
+}
+
+/// Killed when dropped.
+struct Running(Child);
+
+impl Running {
+    fn wait(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Process {
@@ -68,13 +83,7 @@ impl Process {
                 break proxy.parse().expect("an address");
             }
         };
-        let log: Arc<Mutex<String>> = Arc::default();
-        let written = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                written.lock().expect("no panic").push_str(&line);
-            }
-        });
+        let log = std::thread::spawn(move || lines.map_while(Result::ok).collect::<String>());
         let ca = std::fs::read_to_string(dir.path().join("edge-ca.pem")).expect("its authority");
         let agent = Agent::new(proxy, &ca, "robot", TOKEN);
         control.hello().await;
@@ -82,7 +91,7 @@ impl Process {
         while agent.ask_for("open.test:443").await.0.status != 200 {
             assert!(attached.elapsed() < Duration::from_secs(20), "it attaches");
         }
-        Self { child, log, control, origin, agent, _dir: dir }
+        Self { child: Running(child), log, control, origin, agent, _dir: dir }
     }
 
     /// One request that is held, released and answered.
@@ -96,13 +105,6 @@ impl Process {
         self.control.release(&open).await;
         assert_eq!(waiting.await.expect("no panic").status, 200);
         self.control.receipt().await;
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -121,11 +123,11 @@ async fn mem_canary_a_released_key_is_gone_from_memory() {
     // A leased key stays for the time of its lease: whoever looks properly finds that one.
     let key = format!("Authorization: Bearer {}\r\n", secret("api").fake);
     assert_eq!(process.agent.send("api.test", "GET /things/1", &key, "").await.status, 200);
-    let leased = found_in_memory(process.child.id(), &[secret("api").real.as_bytes().to_vec()]);
+    let leased = found_in_memory(process.child.0.id(), &[secret("api").real.as_bytes().to_vec()]);
     assert!(leased.is_err() || leased.is_ok_and(|places| !places.is_empty()), "the search finds");
     let began = Instant::now();
     loop {
-        match found_in_memory(process.child.id(), &canaries) {
+        match found_in_memory(process.child.0.id(), &canaries) {
             // Not even the same user may look: that is as good.
             Err(why) if why.kind() == std::io::ErrorKind::PermissionDenied => break,
             Err(why) => panic!("the memory cannot be read: {why}"),
@@ -143,29 +145,24 @@ async fn mem_canary_a_released_key_is_gone_from_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n_errleak_nothing_secret_is_logged_and_it_goes_down_when_told() {
-    let mut process = Process::start().await;
+    let process = Process::start().await;
     process.release_one().await;
     let agent = process.agent.clone();
     let fake = secret("query").fake;
     assert_eq!(agent.send("query.test", &format!("GET /?key={fake}"), "", "").await.status, 200);
     assert_eq!(agent.send("open.test", "GET /?token=in-the-query", "", "").await.status, 200);
-    kill_process(Pid::from_child(&process.child), Signal::TERM).expect("it is told");
-    let ended = tokio::task::spawn_blocking({
-        let mut child = std::mem::replace(&mut process.child, nothing());
-        move || child.wait().expect("it ends")
-    });
+    kill_process(Pid::from_child(&process.child.0), Signal::TERM).expect("it is told");
+    let Process { mut child, log, .. } = process;
+    let ended = tokio::task::spawn_blocking(move || (child.wait(), log.join()));
     let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it goes down");
-    assert!(ended.expect("no panic").success());
-    let log = process.log.lock().expect("no panic").clone();
-    assert!(log.contains("attached to the control plane"), "it does log: {log}");
+    let (ended, log) = ended.expect("no panic");
+    assert!(ended.expect("it ends").success());
+    let log = log.expect("no panic");
+    assert!(log.contains("\"answered\""), "it does log");
     for secret in &crate::control::SECRETS {
         assert!(!log.contains(secret.fake) && !log.contains(secret.real), "{}", secret.name);
     }
-    assert!(!log.contains(TOKEN) && !log.contains("in-the-query"), "{log}");
-}
-
-fn nothing() -> Child {
-    Command::new("true").spawn().expect("it starts")
+    assert!(!log.contains(TOKEN) && !log.contains("in-the-query"));
 }
 
 /// Addresses at which one of the patterns is in writable memory.
