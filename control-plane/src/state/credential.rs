@@ -34,10 +34,16 @@ impl std::fmt::Debug for Payload {
 }
 
 /// A fake key that agents hold. Low in secrecy, high in tripwire value.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Fake {
     pub key: String,
     pub active: bool,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fake").field("active", &self.active).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -275,8 +275,9 @@ fn no_more_than_a_hundred_thousand_commands_are_remembered() {
 }
 
 #[test]
-fn a_payload_does_not_show_itself() {
+fn a_key_and_its_fake_do_not_show_themselves() {
     let shown = format!("{:?}", Command::CreateCredential(Box::new(credential("c1", "stripe"))));
     assert!(shown.contains("Payload(sealed)"));
     assert!(!shown.contains("ciphertext") && !shown.contains("wrapped_key"));
+    assert!(!shown.contains("fake-of-c1"), "{shown}");
 }
