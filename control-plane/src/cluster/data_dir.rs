@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A data directory that this process, and no other, works in until this is dropped.
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -49,7 +49,7 @@ impl DataDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| lock.write_all(number.as_bytes()))
             .map_err(io("write the lock of"))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -73,6 +73,13 @@ impl DataDir {
 
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Said, not left to closing: a process that is just being spawned may hold the file open a moment longer.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -150,15 +150,19 @@ impl Cluster {
         barrier: Arc<dyn Barrier>,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
-        let snapshot_every = settings.snapshot_every;
+        let Settings { data_dir, snapshot_every } = settings;
         let opening = {
-            let (barrier, runtime) = (barrier.clone(), Handle::current());
+            let (data_dir, barrier, runtime) =
+                (data_dir.clone(), barrier.clone(), Handle::current());
             // Reading and checking everything takes its time, and syncs.
             tokio::task::spawn_blocking(move || {
-                runtime.block_on(open(&settings.data_dir, barrier, surroundings))
+                runtime.block_on(open(&data_dir, barrier, surroundings))
             })
         };
-        let (machine, log) = opening.await.map_err(|e| StartError::Raft(e.to_string()))??;
+        let (machine, log) = opening.await.map_err(|_panicked| StartError::Damaged {
+            path: data_dir,
+            what: "its files do not fit together (sled panicked while they were checked)".into(),
+        })??;
 
         let node_id = log.node_id();
         let fresh = log.is_blank();

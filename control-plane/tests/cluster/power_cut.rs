@@ -47,16 +47,16 @@ async fn r_13_a_power_cut_loses_nothing_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r_13_notices_a_disk_that_is_never_synced() {
     let Some(ground) = Ground::new() else { return };
-    for cut in 5..10 {
+    // sled syncs by itself twice a second, so a single run may be lucky.
+    for cut in 5..15 {
         let (acknowledged, found) = ground.cut_the_power("propose without syncing", cut).await;
-        let whole = found
-            .is_ok_and(|found| acknowledged.iter().all(|subject| found.get(subject) == Some(&1)));
-        assert!(
-            !whole,
-            "run {cut}: all {} are there although nothing was synced",
-            acknowledged.len()
-        );
+        match found {
+            Ok(found) if acknowledged.iter().all(|subject| found.get(subject) == Some(&1)) => {}
+            Ok(_) | Err(StartError::Damaged { .. }) => return,
+            Err(e) => panic!("run {cut}: {e}"),
+        }
     }
+    panic!("everything acknowledged was there after ten power cuts although nothing was synced");
 }
 
 /// Where images are made and mounted.

@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -137,9 +139,7 @@ impl Disk {
             directory: Some(directory),
         })
     }
-}
 
-impl Disk {
     /// Whether it is time to [`compact`](super::compact).
     ///
     /// # Errors
@@ -172,8 +172,8 @@ impl Engine for Disk {
         self.fail.check()?;
         let mut pairs = Vec::new();
         for pair in self.trees.tree(tree).range(keys) {
-            let (key, value) =
-                pair.map_err(|e| self.fail.trip(format!("reading the log failed: {e}")))?;
+            // Nothing was written, so there is nothing to stop for: who reads says what is wrong.
+            let (key, value) = pair.map_err(|e| Halted(format!("reading the log failed: {e}")))?;
             pairs.push((key.to_vec(), value.to_vec()));
         }
         Ok(pairs)
@@ -209,10 +209,12 @@ impl Syncer {
     fn run(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter()).collect();
-            let done = self
-                .fail
-                .check()
-                .and_then(|()| self.carry_out(&jobs).map_err(|why| self.fail.trip(why)));
+            let done = self.fail.check().and_then(|()| {
+                // sled panics where it finds its own files not as it left them.
+                catch_unwind(AssertUnwindSafe(|| self.carry_out(&jobs)))
+                    .unwrap_or_else(|_panic| Err("writing the log panicked".into()))
+                    .map_err(|why| self.fail.trip(why))
+            });
             for job in jobs {
                 // A writer that no longer listens loses nothing.
                 let _ = job.acknowledge.send(done.clone());
@@ -306,7 +308,7 @@ pub(super) fn open_sled(folder: &Path) -> Result<Trees, StartError> {
         .segment_size(SEGMENT)
         .cache_capacity(CACHE);
     let opening = thread::Builder::new().name("log-opening".into()).spawn(move || {
-        let db = config.open()?;
+        let db = patiently(|| config.open())?;
         let (log, meta) = (db.open_tree("log")?, db.open_tree("meta")?);
         Ok::<_, sled::Error>(Trees { db, log, meta })
     });
@@ -324,6 +326,22 @@ pub(super) fn open_sled(folder: &Path) -> Result<Trees, StartError> {
         Err(_panicked) => {
             let what = "its files do not fit together (sled panicked while it read them)".into();
             Err(StartError::Damaged { path: folder.to_owned(), what })
+        }
+    }
+}
+
+/// sled locks its file and leaves unlocking to closing, while a process that is just being spawned holds a copy of
+/// everything open. The data directory's lock is ours, so nobody else can be meant: it passes.
+fn patiently(open: impl Fn() -> sled::Result<sled::Db>) -> sled::Result<sled::Db> {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        match open() {
+            Err(sled::Error::Io(e))
+                if e.to_string().contains("could not acquire lock") && Instant::now() < until =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
         }
     }
 }
