@@ -302,11 +302,15 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
     row("to", code(&format!("{}://{}:{}", a.scheme, a.host, a.port)));
     row("path", code(&a.path));
     row("query", a.query.as_deref().map_or_else(|| "none".to_owned(), code));
-    row("credentials", a.credentials.iter().map(|name| code(name)).collect::<Vec<_>>().join(" "));
+    let credentials: Vec<_> = a.credentials.iter().map(|name| code(name)).collect();
+    row("credentials", if credentials.is_empty() { "none".into() } else { credentials.join(" ") });
     row("body", format!("{} bytes, SHA-256 {}", a.body_bytes, code(&a.body_sha256)));
     row("intent digest", code(&a.intent_digest));
     for requirement in &a.requirements {
-        let people = requirement.approvers.join(", ");
+        let people = match requirement.approvers.join(", ") {
+            anyone if anyone == "*" => "whoever may approve".to_owned(),
+            named => named,
+        };
         row(
             "takes",
             escaped(&format!("{} of {people} (rule {})", requirement.quorum, requirement.rule)),
@@ -339,14 +343,15 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
         String::new()
     };
     let body = escaped(&String::from_utf8_lossy(&a.body_preview));
+    // Enter in the reason's field presses the first button: that is the one that does no harm.
     let forms = if matches!(a.state(), v1::ApprovalState::Pending | v1::ApprovalState::Approved) {
         format!(
             "<form method=\"post\"><input type=\"hidden\" name=\"form_token\" value=\"{}\">\
              <input type=\"hidden\" name=\"request_id\" value=\"{}\">\
              <input type=\"hidden\" name=\"intent_digest\" value=\"{}\">\
              <p><label>Reason <input name=\"reason\" maxlength=\"1000\"></label></p>\
-             <p><button name=\"decision\" value=\"approve\">Approve</button> \
-             <button name=\"decision\" value=\"deny\">Deny</button></p></form>",
+             <p><button name=\"decision\" value=\"deny\">Deny</button> \
+             <button name=\"decision\" value=\"approve\">Approve</button></p></form>",
             session.form_token,
             hex::encode(rand::random::<[u8; 16]>()),
             escaped(&a.intent_digest),
