@@ -22,18 +22,19 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
-const HOST: &str = "api.example.test";
+/// oha looks names up itself, proxy or not, so it is one that every machine knows.
+const HOST: &str = "localhost";
 const POLICY: &str = r#"
 version = 1
 [[rule]]
 name = "read"
-host = "api.example.test"
+host = "localhost"
 methods = ["GET"]
 then = "allow"
 credential = "read"
 [[rule]]
 name = "change"
-host = "api.example.test"
+host = "localhost"
 methods = ["POST"]
 then = "approve"
 credential = "change"
@@ -139,7 +140,7 @@ fn pass_path(world: &World, origin: &Origin, agent: &Agent, credential: &Credent
                     &format!("authorization: Bearer {}", credential.fake_key),
                     "--cacert",
                     &world.edge_ca(),
-                    "https://api.example.test/v1/things",
+                    "https://localhost/v1/things",
                 ],
             ));
             if let Some(tinyproxy) = &tinyproxy {
