@@ -1,7 +1,7 @@
 //! A frozen request: exactly what will leave, save for the key.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
