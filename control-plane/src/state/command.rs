@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, Credential, Millis, Payload, Requirement, Role, Shown, VoteWord};
+use super::audit::SignedCheckpoint;
+use super::{
+    Addresses, ApprovalId, Credential, Millis, Node, Payload, Requirement, Role, Shown, SignedBytes,
+    VoteWord,
+};
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,6 +114,44 @@ pub enum Command {
         reason: String,
     },
 
+    InviteNode {
+        name: String,
+        token_sha256: [u8; 32],
+    },
+    /// A node shows its token and says who it is. `removed` and `joined_at` of the record are not read.
+    JoinNode {
+        token_sha256: [u8; 32],
+        node: Node,
+    },
+    DescribeNode {
+        id: u64,
+        addresses: Addresses,
+    },
+    AddNodeKey {
+        id: u64,
+        public_key: [u8; 32],
+    },
+    RemoveNode {
+        id: u64,
+        reason: String,
+    },
+    /// A trust bundle (`countersign_gate::Trust`), signed with the root key.
+    SetTrust(SignedBytes),
+    /// Another wrapping of the root key, or another term of the keyring.
+    SetSeal {
+        seal_file: Vec<u8>,
+        /// SHA-256 of the one that it replaces.
+        former_sha256: [u8; 32],
+        what: String,
+    },
+    /// What the chain over the log was after the entry `index`: a node that has another one stops.
+    Checkpoint {
+        index: u64,
+        chain: [u8; 32],
+    },
+    /// The audit log up to a record, signed by a quorum.
+    CheckpointAudit(SignedCheckpoint),
+
     /// A held request: joins the live approval of the same intent, or opens one. Upsert by request id.
     Open(Box<Open>),
     Vote {
@@ -171,15 +213,23 @@ pub enum Command {
 pub struct Genesis {
     pub cluster_id: String,
     pub org_id: String,
-    pub node_id: u64,
-    /// Ed25519: of this node (signs decisions and edge bundles), and of the cluster's root (signs trust bundles).
-    pub node_public_key: [u8; 32],
-    pub node_private_key: Payload,
+    /// The node that the cluster begins with.
+    pub node: Node,
+    /// Ed25519: signs trust bundles. Its private half is in no state and no vault.
     pub root_public_key: [u8; 32],
-    pub root_private_key: Payload,
+    /// The first trust bundle: this node alone.
+    pub trust: SignedBytes,
+    /// `seal.json` as it is now.
+    pub seal_file: Vec<u8>,
     /// CA that signs edge certificates: PEM, and its sealed key (PEM).
     pub edge_ca_pem: String,
     pub edge_ca_key: Payload,
+    /// CA of what nodes show to each other.
+    pub node_ca_pem: String,
+    pub node_ca_key: Payload,
+    /// CA of what every node shows to operators and edges.
+    pub api_ca_pem: String,
+    pub api_ca_key: Payload,
     pub admin_token_sha256: [u8; 32],
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, ApprovalState, Claim};
+use super::{ApprovalId, ApprovalState, Claim, Millis};
 
 /// What a command did. Read the state for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,27 @@ pub enum Event {
     EdgeChanged {
         id: String,
     },
+    NodeInvited {
+        name: String,
+        expires_at: Millis,
+    },
+    NodeChanged {
+        id: u64,
+    },
+    /// The token was wrong, or there is no invitation of that name.
+    JoinRefused {
+        name: String,
+    },
+    TrustChanged {
+        epoch: u64,
+    },
+    /// Read `State::seal_file`.
+    SealChanged,
+    AuditCheckpointed {
+        index: u64,
+    },
+    /// A snapshot took the place of the state: everything may have changed. No command gives this.
+    Restored,
     /// `approval` is None for a request that policy allows.
     Opened {
         request_id: [u8; 16],
@@ -63,6 +84,21 @@ pub enum Event {
         settled: Vec<(ApprovalId, ApprovalState)>,
     },
     Noted,
+}
+
+impl Event {
+    /// Whether edges decide with what this changed.
+    pub fn changes_bundle(&self) -> bool {
+        matches!(
+            self,
+            Self::AgentChanged { .. }
+                | Self::Began
+                | Self::CredentialChanged { .. }
+                | Self::NodeChanged { .. }
+                | Self::PolicyChanged { .. }
+                | Self::Restored
+        )
+    }
 }
 
 /// Why a command did nothing. The text is for the person or the edge that asked.

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use countersign_gate::{TRUST_TYPE, Trust};
+
 use super::audit::Entry;
-use super::{Done, Event, Genesis, Principal, Refused, Role, State, name};
+use super::name::joined;
+use super::node::node_name;
+use super::{Done, Event, Genesis, Node, Principal, Refused, Role, State, name};
 
 /// Who can do everything on the first day.
 const FIRST_PRINCIPAL: &str = "admin";
@@ -18,7 +22,20 @@ impl State {
         }
         name::check_id("a cluster", &genesis.cluster_id)?;
         name::check_id("an organization", &genesis.org_id)?;
+        let trusted = Trust::accept(
+            &genesis.trust.as_type(TRUST_TYPE),
+            &genesis.root_public_key,
+            None,
+        );
+        if trusted.is_err() || genesis.node.removed {
+            return Err(Refused::Invalid(
+                "the cluster did not begin: its first trust bundle is not signed by its root key".into(),
+            ));
+        }
         self.genesis = Some(Box::new(genesis.clone()));
+        self.nodes.insert(genesis.node.id, Node { joined_at: self.log_time, ..genesis.node.clone() });
+        self.trust_bundles.push(genesis.trust.clone());
+        self.seal_file = genesis.seal_file.clone();
         self.principals.insert(
             FIRST_PRINCIPAL.to_owned(),
             Principal {
@@ -32,8 +49,8 @@ impl State {
         );
         let entry = Entry::new("cluster.begin", &genesis.cluster_id)
             .with("organization", &genesis.org_id)
-            .with("node", genesis.node_id)
-            .with("node_public_key", hex::encode(genesis.node_public_key))
+            .with("node", node_name(genesis.node.id))
+            .with("node_public_keys", joined(genesis.node.public_keys.iter().map(hex::encode)))
             .with("root_public_key", hex::encode(genesis.root_public_key))
             .with("principal", FIRST_PRINCIPAL);
         Ok(Done::changed(Event::Began, entry))

@@ -24,7 +24,9 @@ pub mod audit;
 pub mod credential;
 pub mod edge;
 pub mod held;
+pub mod node;
 pub mod policy;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -43,7 +45,9 @@ pub use credential::{Credential, Fake, Payload, ReleaseClass};
 pub use edge::Edge;
 pub use event::{Event, Outcome, Refused};
 pub use held::HeldRequest;
+pub use node::{Addresses, Invitation, Node};
 pub use policy::PolicyVersion;
+pub use trust::{KeySignature, SignedBytes};
 
 use answered::Answered;
 use audit::Entry;
@@ -63,6 +67,12 @@ pub struct State {
     edges: BTreeMap<String, Edge>,
     credentials: BTreeMap<String, Credential>,
     policies: Vec<PolicyVersion>,
+    nodes: BTreeMap<u64, Node>,
+    invitations: BTreeMap<String, Invitation>,
+    trust_bundles: Vec<SignedBytes>,
+    seal_file: Vec<u8>,
+    /// Index of the last entry that changed what edges decide with.
+    bundle_revision: u64,
     approvals: BTreeMap<ApprovalId, Approval>,
     /// By agent and intent: the youngest approval, live or not. Another agent's same bytes are another intent.
     youngest: BTreeMap<(String, [u8; 32]), ApprovalId>,
@@ -109,6 +119,9 @@ impl State {
         }
         let outcome = match self.carry_out(&proposal.actor, &proposal.command) {
             Ok(done) => {
+                if !done.records.is_empty() && done.event.changes_bundle() {
+                    self.bundle_revision = self.position.index;
+                }
                 for entry in done.records {
                     self.audit.append(self.log_time, &proposal.actor, entry);
                 }
@@ -167,6 +180,20 @@ impl State {
             }
             Command::AttachEdge { id, incarnation } => self.attach_edge(actor, id, incarnation),
             Command::EvictEdge { name, reason } => self.evict_edge(actor, name, reason),
+
+            Command::InviteNode { name, token_sha256 } => {
+                self.invite_node(actor, name, token_sha256)
+            }
+            Command::JoinNode { token_sha256, node } => self.join_node(actor, token_sha256, node),
+            Command::DescribeNode { id, addresses } => self.describe_node(actor, *id, addresses),
+            Command::AddNodeKey { id, public_key } => self.add_node_key(actor, *id, public_key),
+            Command::RemoveNode { id, reason } => self.remove_node(actor, *id, reason),
+            Command::SetTrust(signed) => self.set_trust(actor, signed),
+            Command::SetSeal { seal_file, former_sha256, what } => {
+                self.set_seal(actor, seal_file, former_sha256, what)
+            }
+            Command::Checkpoint { .. } => self.checkpoint(actor),
+            Command::CheckpointAudit(checkpoint) => self.checkpoint_audit(actor, checkpoint),
 
             Command::Open(open) => self.open(actor, open),
             Command::Vote { approval, principal, word, channel, reason, intent_digest } => {
@@ -309,6 +336,11 @@ impl State {
 
     pub fn audit(&self) -> &audit::Log {
         &self.audit
+    }
+
+    /// Index of the last entry that changed what edges decide with: equal states have it equal, and it only grows.
+    pub fn bundle_revision(&self) -> u64 {
+        self.bundle_revision
     }
 
     /// The earliest log time at which a `Tick` would settle or forget something.

@@ -107,7 +107,7 @@ impl Trust {
         if signed.payload_type != TRUST_TYPE {
             return Err(Unverified::Type);
         }
-        if count(signed, [root].into_iter()) < 1 {
+        if count(signed, [(0, root)].into_iter()) < 1 {
             return Err(Unverified::Signatures { valid: 0, needed: 1 });
         }
         let trust = Self::decode(&signed.payload).ok_or(Unverified::Malformed(Malformed))?;
@@ -131,7 +131,7 @@ impl Trust {
             return Err(Unverified::Type);
         }
         let live = |key: &&NodeKey| matches!(key.state, KeyState::Active | KeyState::Retired);
-        let valid = count(signed, self.keys.iter().filter(live).map(|key| &key.public));
+        let valid = count(signed, self.keys.iter().filter(live).map(|k| (k.node, &k.public)));
         if valid < self.threshold.max(1) {
             return Err(Unverified::Signatures { valid, needed: self.threshold.max(1) });
         }
@@ -139,21 +139,22 @@ impl Trust {
     }
 }
 
-/// How many distinct keys made one of the signatures. `verify_strict` refuses low-order keys and points that
-/// are not canonical (RFC 8032 §5.1.7, and stricter), so that one signer cannot count as two.
-fn count<'a>(signed: &Signed, keys: impl Iterator<Item = &'a [u8; 32]>) -> u32 {
+/// How many distinct nodes made one of the signatures, however many keys each has. `verify_strict` refuses low-order
+/// keys and points that are not canonical (RFC 8032 §5.1.7, and stricter), so that one key cannot count as two.
+fn count<'a>(signed: &Signed, keys: impl Iterator<Item = (u64, &'a [u8; 32])>) -> u32 {
     let message = pre_authentication(&signed.payload_type, &signed.payload);
-    let mut counted: Vec<&[u8; 32]> = Vec::new();
-    for public in keys {
+    let (mut nodes, mut used): (Vec<u64>, Vec<&[u8; 32]>) = (Vec::new(), Vec::new());
+    for (node, public) in keys {
         let Ok(key) = VerifyingKey::from_bytes(public) else { continue };
         let made = |signature: &[u8; 64]| {
             key.verify_strict(&message, &Signature::from_bytes(signature)).is_ok()
         };
-        if !counted.contains(&public) && signed.signatures.iter().any(made) {
-            counted.push(public);
+        if !nodes.contains(&node) && !used.contains(&public) && signed.signatures.iter().any(made) {
+            nodes.push(node);
+            used.push(public);
         }
     }
-    counted.len() as u32
+    nodes.len() as u32
 }
 
 /// Readings of two clocks, milliseconds. The boot-time one decides; the wall clock only narrows.
