@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = 
-        ["countersign/v1/gateway.proto", "countersign/v1/cluster.proto", "countersign/v1/admin.proto"];
+    let files = [
+        "countersign/v1/gateway.proto",
+        "countersign/v1/cluster.proto",
+        "countersign/v1/admin.proto",
+    ];
     println!("cargo:rerun-if-changed=countersign");
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -43,30 +43,41 @@ const READERS: Who = Who::Roles(&[Role::Admin, Role::Auditor]);
 pub fn who_may(path: &str) -> Option<Who> {
     Some(match path.strip_prefix("/countersign.v1.AdminService/") {
         Some(method) => match method {
-            "GetSealStatus" | "Unseal" => Who::Anyone,
+            "GetSealStatus" | "InitCluster" | "JoinCluster" | "Unseal" => Who::Anyone,
 
             "ExplainPolicy" | "GetApproval" | "GetPolicy" | "GetStatus" | "ListApprovals"
             | "WatchApprovals" | "WhoAmI" => ALL,
 
             "VoteApproval" => Who::Roles(&[Role::Approver]),
 
-            "ExportAudit" | "ListAgents" | "ListApprovers" | "ListAudit" | "ListCredentials"
-            | "ListEdges" | "VerifyAudit" => READERS,
+            "ExportAudit" | "GetCluster" | "GetTrust" | "ListAgents" | "ListApprovers"
+            | "ListAudit" | "ListCredentials" | "ListEdges" | "VerifyAudit" => READERS,
 
             "AddApprover"
+            | "AddNode"
+            | "AuthorizeRekey"
+            | "BackupCluster"
             | "CancelApproval"
+            | "CancelRekey"
             | "CreateAgent"
             | "CreateCredential"
             | "EnrollEdge"
             | "EvictEdge"
             | "RemoveApprover"
+            | "RemoveNode"
             | "RevokeAgent"
             | "RevokeCredential"
             | "RotateAgent"
             | "RotateApproverToken"
             | "RotateCredential"
+            | "RotateKeyring"
+            | "RotateSigningKey"
             | "Seal"
-            | "SetPolicy" => ADMIN,
+            | "SetPolicy"
+            | "SetTrust"
+            | "StartRekey"
+            | "TransferLeadership"
+            | "VerifyRekey" => ADMIN,
 
             _ => return None,
         },

@@ -143,7 +143,7 @@ impl Intake {
     /// it there: at once for what edges do not decide with, and after two seconds whatever an edge does.
     pub async fn told(&self, committed: &Committed<Event>) {
         const PATIENCE: Duration = Duration::from_secs(2);
-        if !session::changes_bundle(committed) {
+        if !committed.changes_bundle() {
             return;
         }
         let index = committed.position().index;
@@ -170,6 +170,13 @@ impl Intake {
 #[tonic::async_trait]
 impl GatewayService for Intake {
     type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
+
+    async fn renew_certificate(
+        &self,
+        _request: Request<v1::RenewCertificateRequest>,
+    ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
+        Err(Status::unimplemented("certificates are not renewed yet"))
+    }
 
     async fn attach(
         &self,

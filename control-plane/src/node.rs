@@ -34,8 +34,8 @@ use crate::cluster::{Cluster, Committed, DataDir, ProposeError, Settings};
 use crate::intake::{Intake, IntakeSettings};
 use crate::listen::{self, Door};
 use crate::operator::{self, Operator, refuse};
-use crate::sign::{self, Signer};
-use crate::state::{Actor, Command, Event, Role};
+use crate::sign::{self, RootKey, Signer, SigningKeys};
+use crate::state::{self, Actor, Command, Event, Role};
 use crate::telemetry::{Metrics, Snapshot};
 use crate::tls::{ServerIdentity, write_private, write_public};
 use crate::vault::{Provider, SealError, Vault};
@@ -85,6 +85,7 @@ impl ControlPlane {
             metrics: Metrics::new()?,
             config,
             identity,
+            api_address,
             gateway_address,
             ports: [api_address, gateway_address]
                 .into_iter()
@@ -185,6 +186,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     config: Config,
     identity: ServerIdentity,
+    api_address: SocketAddr,
     gateway_address: SocketAddr,
     /// Of every listener, and every name that they are known by: where no edge may send an agent.
     ports: Vec<u16>,
@@ -425,7 +427,7 @@ impl Node {
         let note = Command::Note { action: "seal.unseal".into(), subject: "node".into(), details };
         cluster.propose(Actor::System, note).await?;
 
-        let signer = Arc::new(Signer::open(cluster, &vault).await?);
+        let signer = Arc::new(Signer::open(cluster, &self.config.data_dir, &vault).await?);
         let settings = IntakeSettings {
             forbidden_destinations: self.own_destinations(),
             ..IntakeSettings::default()
@@ -466,15 +468,57 @@ impl Node {
             }
         };
         let cluster_id = hex::encode(rand::random::<[u8; 16]>());
-        let org = &self.config.org_id;
         let admin = Sha256::digest(token.as_bytes()).into();
-        let genesis = sign::genesis(vault, &cluster_id, org, cluster.node_id(), admin)?;
+        let root = self.root_key()?;
+        let keys = SigningKeys::open_or_make(&self.config.data_dir, vault)?;
+        let ca_key = self.identity.ca_key_pem()?;
+        let beginning = sign::Beginning {
+            cluster_id: &cluster_id,
+            org_id: &self.config.org_id,
+            node: state::Node {
+                id: cluster.node_id(),
+                name: "node-1".into(),
+                addresses: self.addresses(),
+                public_keys: Vec::new(),
+                removed: false,
+                joined_at: 0,
+            },
+            admin_token_sha256: admin,
+            api_ca_pem: self.identity.ca_pem(),
+            api_ca_key_pem: &ca_key,
+        };
+        let genesis = sign::genesis(vault, &root, &keys, beginning)?;
         match cluster.propose(Actor::System, Command::Genesis(Box::new(genesis))).await {
             Ok(_) => Ok(()),
             Err(ProposeError::Refused(why)) => {
                 Err(anyhow::anyhow!("the cluster did not begin: {why}"))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// On disk before the cluster knows its public half, for the same reason.
+    fn root_key(&self) -> anyhow::Result<RootKey> {
+        let path = self.config.data_dir.join("trust-root.key");
+        if let Ok(text) = fs::read_to_string(&path).map(Zeroizing::new)
+            && let Some(root) = RootKey::from_hex(&text)
+        {
+            return Ok(root);
+        }
+        let root = RootKey::generate();
+        let line = Zeroizing::new(format!("{}\n", root.to_hex().as_str()));
+        write_private(&path, line.as_bytes()).with_context(|| {
+            format!("the trust root's key cannot be written to {}", path.display())
+        })?;
+        Ok(root)
+    }
+
+    fn addresses(&self) -> state::Addresses {
+        state::Addresses {
+            cluster: String::new(),
+            api: self.api_address.to_string(),
+            gateway: self.gateway_address(),
+            own: self.own_destinations(),
         }
     }
 

@@ -54,6 +54,115 @@ macro_rules! admitted_to {
 
 #[tonic::async_trait]
 impl AdminService for Operator {
+    async fn start_rekey(
+        &self,
+        _request: Request<StartRekeyRequest>,
+    ) -> Result<Response<StartRekeyResponse>, Status> {
+        Err(Status::unimplemented("StartRekey"))
+    }
+
+    async fn authorize_rekey(
+        &self,
+        _request: Request<AuthorizeRekeyRequest>,
+    ) -> Result<Response<AuthorizeRekeyResponse>, Status> {
+        Err(Status::unimplemented("AuthorizeRekey"))
+    }
+
+    async fn verify_rekey(
+        &self,
+        _request: Request<VerifyRekeyRequest>,
+    ) -> Result<Response<VerifyRekeyResponse>, Status> {
+        Err(Status::unimplemented("VerifyRekey"))
+    }
+
+    async fn cancel_rekey(
+        &self,
+        _request: Request<CancelRekeyRequest>,
+    ) -> Result<Response<CancelRekeyResponse>, Status> {
+        Err(Status::unimplemented("CancelRekey"))
+    }
+
+    async fn rotate_keyring(
+        &self,
+        _request: Request<RotateKeyringRequest>,
+    ) -> Result<Response<RotateKeyringResponse>, Status> {
+        Err(Status::unimplemented("RotateKeyring"))
+    }
+
+    async fn init_cluster(
+        &self,
+        _request: Request<InitClusterRequest>,
+    ) -> Result<Response<InitClusterResponse>, Status> {
+        Err(Status::unimplemented("InitCluster"))
+    }
+
+    async fn get_cluster(
+        &self,
+        _request: Request<GetClusterRequest>,
+    ) -> Result<Response<GetClusterResponse>, Status> {
+        Err(Status::unimplemented("GetCluster"))
+    }
+
+    async fn add_node(
+        &self,
+        _request: Request<AddNodeRequest>,
+    ) -> Result<Response<AddNodeResponse>, Status> {
+        Err(Status::unimplemented("AddNode"))
+    }
+
+    async fn join_cluster(
+        &self,
+        _request: Request<JoinClusterRequest>,
+    ) -> Result<Response<JoinClusterResponse>, Status> {
+        Err(Status::unimplemented("JoinCluster"))
+    }
+
+    async fn remove_node(
+        &self,
+        _request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        Err(Status::unimplemented("RemoveNode"))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        Err(Status::unimplemented("TransferLeadership"))
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        _request: Request<RotateSigningKeyRequest>,
+    ) -> Result<Response<RotateSigningKeyResponse>, Status> {
+        Err(Status::unimplemented("RotateSigningKey"))
+    }
+
+    async fn get_trust(
+        &self,
+        _request: Request<GetTrustRequest>,
+    ) -> Result<Response<GetTrustResponse>, Status> {
+        Err(Status::unimplemented("GetTrust"))
+    }
+
+    async fn set_trust(
+        &self,
+        _request: Request<SetTrustRequest>,
+    ) -> Result<Response<SetTrustResponse>, Status> {
+        Err(Status::unimplemented("SetTrust"))
+    }
+
+    type BackupClusterStream = std::pin::Pin<
+        Box<dyn futures::Stream<Item = Result<BackupClusterResponse, Status>> + Send>,
+    >;
+
+    async fn backup_cluster(
+        &self,
+        _request: Request<BackupClusterRequest>,
+    ) -> Result<Response<Self::BackupClusterStream>, Status> {
+        Err(Status::unimplemented("BackupCluster"))
+    }
+
     async fn get_status(
         &self,
         request: Request<GetStatusRequest>,

@@ -6,22 +6,22 @@
 
 mod certificate;
 mod genesis;
+mod keys;
 
-use bytes::Bytes;
-use countersign_gate::{
-    Approver, DECISION_TYPE, Decision, KeyState, NodeKey, SealedRef, TRUST_TYPE, Trust, Word,
-};
+use std::path::Path;
+
+use countersign_gate::{Approver, DECISION_TYPE, Decision, SealedRef, TRUST_TYPE, Word};
 use countersign_proto::v1;
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
 
 pub use certificate::{EDGE_CERTIFICATE_DAYS, EdgeCertificate, issue_edge_certificate};
-pub use genesis::genesis;
+pub use genesis::{Beginning, RootKey, genesis};
+pub use keys::SigningKeys;
 
 use crate::cluster::{Cluster, Committed};
-use crate::state::{Approval, Event, Genesis, HeldRequest, Payload, VoteWord};
+use crate::state::{Approval, Event, HeldRequest, KeySignature, SignedBytes, VoteWord};
 use crate::vault::{Binding, SealError, Vault};
 
 /// DSSE payload type of an edge bundle (a [`v1::EdgeState`]).
@@ -31,8 +31,9 @@ pub const BUNDLE_TYPE: &str = "application/vnd.countersign.edge-bundle.v1";
 pub struct Signer {
     cluster_id: String,
     org_id: String,
-    key: SigningKey,
+    keys: SigningKeys,
     trust: v1::Envelope,
+    epoch: u64,
 }
 
 /// Why nothing was signed.
@@ -44,12 +45,12 @@ pub enum SignError {
         "nothing was signed: the claim and the request that it is said to release do not belong together"
     )]
     Mismatch,
+    #[error(
+        "nothing can be signed: the signing keys in {0} cannot be used ({1}); restore that file, or remove this node and add it anew"
+    )]
+    Keys(String, std::io::Error),
     #[error("nothing can be signed: this cluster has not begun yet")]
     NotBegun,
-    #[error(
-        "nothing can be signed: the signing keys in the state are node {known}'s, and this is node {this}"
-    )]
-    OtherNode { known: u64, this: u64 },
     #[error(
         "the certificate request was not signed: it is not PKCS #10 in PEM with a valid signature of its own key"
     )]
@@ -60,40 +61,21 @@ pub enum SignError {
     Unavailable,
 }
 
-/// Epoch of the one trust bundle that there is while a single node signs.
-const EPOCH: u64 = 1;
-const THRESHOLD: u32 = 1;
-
 impl Signer {
-    /// Takes this node's key out of the vault, and has the cluster's root key sign the trust bundle.
+    /// Takes this node's keys out of its own file, and the trust bundle from the state.
     ///
     /// # Errors
-    /// [`SignError::NotBegun`], [`SignError::OtherNode`], or what the vault says.
-    pub async fn open(cluster: &Cluster, vault: &Vault) -> Result<Self, SignError> {
-        let genesis = cluster.read(|state| state.genesis().cloned()).await;
-        let genesis = genesis.map_err(|_| SignError::Unavailable)?.ok_or(SignError::NotBegun)?;
-        if genesis.node_id != cluster.node_id() {
-            return Err(SignError::OtherNode { known: genesis.node_id, this: cluster.node_id() });
-        }
-        Self::of(&genesis, vault)
-    }
-
-    fn of(genesis: &Genesis, vault: &Vault) -> Result<Self, SignError> {
-        let Genesis { cluster_id, org_id, node_id, .. } = genesis;
-        let key = open_key(vault, &node_key(cluster_id, *node_id), &genesis.node_private_key)?;
-        let root = open_key(vault, &root_key(cluster_id), &genesis.root_private_key)?;
-        let trust = Trust {
-            cluster: cluster_id.clone(),
-            epoch: EPOCH,
-            threshold: THRESHOLD,
-            keys: vec![NodeKey {
-                node: *node_id,
-                public: genesis.node_public_key,
-                state: KeyState::Active,
-            }],
-        };
-        let trust = envelope(&root, TRUST_TYPE, trust.encode());
-        Ok(Self { cluster_id: cluster_id.clone(), org_id: org_id.clone(), key, trust })
+    /// [`SignError::NotBegun`], [`SignError::Keys`], or what the vault says.
+    pub async fn open(cluster: &Cluster, dir: &Path, vault: &Vault) -> Result<Self, SignError> {
+        let read = cluster.read(|state| {
+            let genesis = state.genesis()?;
+            let (cluster_id, org_id) = (genesis.cluster_id.clone(), genesis.org_id.clone());
+            Some((cluster_id, org_id, state.trust_bundles().last().cloned()?, state.trust()?.epoch))
+        });
+        let read = read.await.map_err(|_| SignError::Unavailable)?;
+        let (cluster_id, org_id, trust, epoch) = read.ok_or(SignError::NotBegun)?;
+        let keys = SigningKeys::open_or_make(dir, vault)?;
+        Ok(Self { cluster_id, org_id, keys, trust: to_envelope(TRUST_TYPE, trust), epoch })
     }
 
     pub fn cluster_id(&self) -> &str {
@@ -116,9 +98,9 @@ impl Signer {
         approval: Option<&Approval>,
         sealed: Vec<SealedRef>,
     ) -> Result<v1::Envelope, SignError> {
-        let decision = release(&self.cluster_id, claimed, held, approval, sealed)
+        let decision = release(&self.cluster_id, self.epoch, claimed, held, approval, sealed)
             .ok_or(SignError::Mismatch)?;
-        Ok(envelope(&self.key, DECISION_TYPE, decision.encode()))
+        Ok(self.envelope(DECISION_TYPE, decision.encode()))
     }
 
     /// Whom edges trust, signed by the root key that they pinned.
@@ -128,13 +110,19 @@ impl Signer {
 
     /// Everything that an edge decides with.
     pub fn edge_bundle(&self, state: &v1::EdgeState) -> v1::Envelope {
-        envelope(&self.key, BUNDLE_TYPE, state.encode_to_vec())
+        self.envelope(BUNDLE_TYPE, state.encode_to_vec())
+    }
+
+    fn envelope(&self, payload_type: &str, payload: Vec<u8>) -> v1::Envelope {
+        let signatures = self.keys.iter().map(|key| signature(key, payload_type, &payload));
+        to_envelope(payload_type, SignedBytes { signatures: signatures.collect(), payload })
     }
 }
 
 /// Claim and state to decision; `None` when they are not about the same request.
 fn release(
     cluster_id: &str,
+    epoch: u64,
     event: &Event,
     held: &HeldRequest,
     approval: Option<&Approval>,
@@ -178,19 +166,29 @@ fn release(
         not_before_ms: claim.at,
         expires_ms: claim.expires_at,
         sealed,
-        epoch: EPOCH,
+        epoch,
     })
 }
 
-fn envelope(key: &SigningKey, payload_type: &str, payload: Vec<u8>) -> v1::Envelope {
-    let signature = v1::Signature {
-        key_id: Bytes::copy_from_slice(&key_id(&key.verifying_key().to_bytes())),
-        signature: Bytes::copy_from_slice(&countersign_gate::sign(key, payload_type, &payload)),
-    };
+fn to_envelope(payload_type: &str, signed: SignedBytes) -> v1::Envelope {
+    let signatures = signed.signatures.into_iter().map(|KeySignature { key_id, signature }| {
+        v1::Signature { key_id: key_id.into(), signature: signature.into() }
+    });
     v1::Envelope {
         payload_type: payload_type.to_owned(),
-        payload: payload.into(),
-        signatures: vec![signature],
+        signatures: signatures.collect(),
+        payload: signed.payload.into(),
+    }
+}
+
+fn signed_bytes(key: &SigningKey, payload_type: &str, payload: Vec<u8>) -> SignedBytes {
+    SignedBytes { signatures: vec![signature(key, payload_type, &payload)], payload }
+}
+
+fn signature(key: &SigningKey, payload_type: &str, payload: &[u8]) -> KeySignature {
+    KeySignature {
+        key_id: key_id(&key.verifying_key().to_bytes()).to_vec(),
+        signature: countersign_gate::sign(key, payload_type, payload).to_vec(),
     }
 }
 
@@ -205,21 +203,14 @@ fn key_id(public: &[u8; 32]) -> [u8; 8] {
     id
 }
 
-fn open_key(vault: &Vault, binding: &Binding, sealed: &Payload) -> Result<SigningKey, SignError> {
-    let bytes = vault.open_payload(binding, sealed)?;
-    let seed =
-        Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| SealError::Tampered)?);
-    Ok(SigningKey::from_bytes(&seed))
-}
-
-fn node_key(cluster_id: &str, node_id: u64) -> Binding {
-    Binding::key(cluster_id, "node-key", &node_id.to_string())
-}
-
-fn root_key(cluster_id: &str) -> Binding {
-    Binding::key(cluster_id, "root-key", cluster_id)
-}
-
 fn edge_ca_key(cluster_id: &str) -> Binding {
     Binding::key(cluster_id, "edge-ca-key", cluster_id)
+}
+
+fn node_ca_key(cluster_id: &str) -> Binding {
+    Binding::key(cluster_id, "node-ca-key", cluster_id)
+}
+
+fn api_ca_key(cluster_id: &str) -> Binding {
+    Binding::key(cluster_id, "api-ca-key", cluster_id)
 }

@@ -73,6 +73,13 @@ impl ServerIdentity {
         &self.ca_pem
     }
 
+    /// The CA's key, as long as it still lies beside its certificate: the vault takes it when the cluster begins.
+    pub(crate) fn ca_key_pem(&self) -> anyhow::Result<Zeroizing<String>> {
+        let path = self.ca_path.with_file_name("tls").join("api-ca.key");
+        let read = fs::read_to_string(&path).map(Zeroizing::new);
+        read.with_context(|| format!("the API CA's key cannot be read from {}", path.display()))
+    }
+
     /// For clients that authenticate by token.
     pub(crate) fn for_tokens(&self) -> anyhow::Result<Arc<ServerConfig>> {
         self.config(WebPkiClientVerifier::no_client_auth())

@@ -33,6 +33,7 @@ use seal_file::SealFile;
 /// An unsealed vault. Dropping it seals the node again: its keys are overwritten.
 pub struct Vault {
     keyring: Keyring,
+    seal_file: Vec<u8>,
 }
 
 /// Why nothing was sealed, unsealed, wrapped or opened. Names files and reasons, never values.
@@ -107,7 +108,7 @@ impl Vault {
         let keyring = Keyring::first();
         SealFile::wrap(parameters, &wrapping, &root, &keyring).write(dir)?;
         provider.warn();
-        Ok(Self { keyring })
+        Ok(Self { keyring, seal_file: SealFile::bytes(dir)? })
     }
 
     /// Opens `dir/seal.json`. As slow as [`Vault::create`].
@@ -119,7 +120,7 @@ impl Vault {
         let wrapping = provider.wrapping_key(file.parameters())?;
         let keyring = file.unwrap(&wrapping, provider)?;
         provider.warn();
-        Ok(Self { keyring })
+        Ok(Self { keyring, seal_file: SealFile::bytes(dir)? })
     }
 
     /// What unseals the vault in `dir`: "key-file" or "passphrase".
@@ -128,6 +129,11 @@ impl Vault {
     /// [`SealError::Missing`], [`SealError::Damaged`] or [`SealError::File`].
     pub fn provider_of(dir: &Path) -> Result<&'static str, SealError> {
         Ok(SealFile::read(dir)?.parameters().name())
+    }
+
+    /// `seal.json` as it stands: wrapped keys only.
+    pub fn seal_file(&self) -> Vec<u8> {
+        self.seal_file.clone()
     }
 
     /// A secret as it is replicated: under a fresh data key, and only ever opened under the same binding.

@@ -9,7 +9,7 @@ use countersign_control_plane::state::audit::{BrokenAt, Record, verify_records};
 use countersign_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::{every_page, part};
+use super::every_page;
 use crate::args::{Audit, Output, Show};
 use crate::context::Context;
 use crate::failure::{Done, Failure};
@@ -21,7 +21,7 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Audit::Verify { file: None, show } => {
             let mut admin = client::connect(&context()?).await?;
             let answer = admin.verify_audit(v1::VerifyAuditRequest {}).await?.into_inner();
-            let v1::VerifyAuditResponse { ok, entries, head, broken_at } = answer;
+            let v1::VerifyAuditResponse { ok, entries, head, broken_at, .. } = answer;
             verdict(&Verdict { ok, entries, head, broken_at }, &show)
         }
         Audit::Verify { file: Some(file), show } => verdict(&verify(&file)?, &show),
@@ -177,8 +177,7 @@ async fn write(
     let mut answers = admin.export_audit(v1::ExportAuditRequest {}).await?.into_inner();
     let mut count = 0;
     while let Some(answer) = answers.message().await? {
-        let line =
-            serde_json::to_string(&Line::from(part(answer.record)?)).map_err(Failure::refused)?;
+        let line = serde_json::to_string(&Line::from(record(answer)?)).map_err(Failure::refused)?;
         writeln!(out, "{line}").map_err(failed)?;
         count += 1;
     }
@@ -191,7 +190,7 @@ pub(crate) async fn exported(admin: &mut client::Admin) -> Result<Vec<Line>, Fai
     let mut answers = admin.export_audit(v1::ExportAuditRequest {}).await?.into_inner();
     let mut lines = Vec::new();
     while let Some(answer) = answers.message().await? {
-        lines.push(Line::from(part(answer.record)?));
+        lines.push(Line::from(record(answer)?));
     }
     Ok(lines)
 }
@@ -350,5 +349,12 @@ mod tests {
         lines[1].hash = "short".into();
         let Err(Failure::Refused(why)) = through_a_file(&lines) else { panic!("verified") };
         assert!(why.contains("audit.jsonl:2:"), "{why}");
+    }
+}
+
+fn record(answer: v1::ExportAuditResponse) -> Result<v1::AuditRecord, Failure> {
+    match answer.item {
+        Some(v1::export_audit_response::Item::Record(record)) => Ok(record),
+        _ => Err(Failure::refused("the control plane sent something that is no audit record")),
     }
 }

@@ -34,7 +34,11 @@ async fn unseal(context: &Context, passphrase_file: Option<&Path>) -> Done {
         "key-file" => Bytes::new(),
         _ => Bytes::from_owner(secret::read(passphrase_file, "the passphrase")?),
     };
-    let sealed = admin.unseal(v1::UnsealRequest { passphrase }).await?.into_inner().sealed;
+    let sealed = admin
+        .unseal(v1::UnsealRequest { passphrase, ..Default::default() })
+        .await?
+        .into_inner()
+        .sealed;
     if sealed {
         return Err(Failure::refused("it is still sealed: see the control plane's log"));
     }
@@ -49,7 +53,7 @@ struct Status {
 
 async fn status(context: &Context, show: &Show) -> Done {
     let mut admin = client::connect_to_sealed(context).await?;
-    let v1::GetSealStatusResponse { sealed, provider } =
+    let v1::GetSealStatusResponse { sealed, provider, .. } =
         admin.get_seal_status(v1::GetSealStatusRequest {}).await?.into_inner();
     if show.output == Output::Json {
         return print::json(&Status { sealed, provider });

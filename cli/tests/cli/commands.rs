@@ -251,8 +251,13 @@ fn approval_watch_is_a_line_of_json_for_each_change() {
 #[test]
 fn audit_verify_says_so_and_exits_1_when_it_does_not_hold() {
     let head = "ab".repeat(32);
-    let verdict =
-        |ok, broken_at| v1::VerifyAuditResponse { ok, entries: 42, head: head.clone(), broken_at };
+    let verdict = |ok, broken_at| v1::VerifyAuditResponse {
+        ok,
+        entries: 42,
+        head: head.clone(),
+        broken_at,
+        checkpointed: 0,
+    };
     let control_plane = ControlPlane::start().answers("VerifyAudit", &[verdict(true, None)]);
     let printed = Place::knowing(&control_plane).run(&["audit", "verify", "-o", "json"]).json();
     assert_eq!(printed, json!({"ok": true, "entries": 42, "head": head}));
@@ -273,8 +278,10 @@ fn c_9_an_export_that_was_edited_does_not_verify() {
         hash: "11".repeat(32),
         ..v1::AuditRecord::default()
     };
-    let control_plane = ControlPlane::start()
-        .answers("ExportAudit", &[v1::ExportAuditResponse { record: Some(record) }]);
+    let control_plane = ControlPlane::start().answers(
+        "ExportAudit",
+        &[v1::ExportAuditResponse { item: Some(v1::export_audit_response::Item::Record(record)) }],
+    );
     let place = Place::knowing(&control_plane);
     place.run(&["audit", "export", "--to", "audit.jsonl"]).ok();
     place.run(&["audit", "verify", "audit.jsonl"]).fails(1, &["at record 1"]);
@@ -358,6 +365,7 @@ fn edge_enroll_keeps_the_key_here() {
         gateway_ca_pem: "CA".into(),
         gateway_address: "127.0.0.1:8444".into(),
         root_public_key: vec![7; 32].into(),
+        ..Default::default()
     };
     let control_plane = ControlPlane::start().answers("EnrollEdge", &[enrolled]);
     let place = Place::knowing(&control_plane);
@@ -375,9 +383,13 @@ fn sealed_by(provider: &str) -> ControlPlane {
     ControlPlane::start()
         .answers(
             "GetSealStatus",
-            &[v1::GetSealStatusResponse { sealed: true, provider: provider.into() }],
+            &[v1::GetSealStatusResponse {
+                sealed: true,
+                provider: provider.into(),
+                ..Default::default()
+            }],
         )
-        .answers("Unseal", &[v1::UnsealResponse { sealed: false }])
+        .answers("Unseal", &[v1::UnsealResponse::default()])
 }
 
 #[test]

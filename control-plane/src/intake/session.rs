@@ -21,7 +21,6 @@ use super::{Attached, ConnectedEdge, Rooms, actor};
 use crate::cluster::ProposeError;
 use crate::state::Command;
 use crate::vault::seal_to_edge;
-pub(super) use news::changes_bundle;
 use outbox::Outbox;
 use v1::attach_request::Message as In;
 

@@ -47,12 +47,19 @@ pub(super) async fn verify(
                 entries,
                 head,
                 broken_at: Some(index),
+                checkpointed: 0,
             });
         }
         entries += stretch.len() as u64;
         head = stretch.last().map_or(head, |record| record.hash);
     }
-    Ok(v1::VerifyAuditResponse { ok: true, entries, head: hex::encode(head), broken_at: None })
+    Ok(v1::VerifyAuditResponse {
+        ok: true,
+        entries,
+        head: hex::encode(head),
+        broken_at: None,
+        checkpointed: 0,
+    })
 }
 
 /// Records in order, from the first.
@@ -72,9 +79,9 @@ pub(super) async fn export(asked: &Admitted, _: v1::ExportAuditRequest) -> Resul
         }
     });
     let records = stretches.map_ok(|stretch| futures::stream::iter(stretch.into_iter().map(Ok)));
-    let answers = records
-        .try_flatten()
-        .map_ok(|record: Record| v1::ExportAuditResponse { record: Some(to_proto(&record)) });
+    let answers = records.try_flatten().map_ok(|record: Record| v1::ExportAuditResponse {
+        item: Some(v1::export_audit_response::Item::Record(to_proto(&record))),
+    });
     Ok(answers.boxed())
 }
 

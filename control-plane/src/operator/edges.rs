@@ -53,6 +53,7 @@ pub(super) async fn enroll(
         certificate_pem: certificate.pem,
         gateway_ca_pem: node.api_ca_pem().to_owned(),
         gateway_address: node.gateway_address(),
+        gateway_addresses: vec![node.gateway_address()],
         root_public_key: genesis.root_public_key.to_vec().into(),
     })
 }

@@ -17,6 +17,7 @@ pub(super) fn status(node: &Node) -> Result<v1::GetSealStatusResponse, Status> {
     Ok(v1::GetSealStatusResponse {
         sealed: node.unsealed().is_none(),
         provider: node.provider_name().into(),
+        ..Default::default()
     })
 }
 
@@ -32,7 +33,7 @@ pub(super) async fn unseal(
     let opening = node.clone();
     let opened = tokio::spawn(async move { opening.unseal(passphrase, token_sha256).await });
     opened.await.map_err(|e| refuse::internal(&e))?.map_err(not_unsealed)?;
-    Ok(v1::UnsealResponse { sealed: node.unsealed().is_none() })
+    Ok(v1::UnsealResponse { sealed: node.unsealed().is_none(), ..Default::default() })
 }
 
 /// Records who sealed it, then stops the cluster and forgets every key.

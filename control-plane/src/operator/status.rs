@@ -27,6 +27,7 @@ pub(super) async fn get(
         log_time: timestamp(log_time),
         policy_version,
         connected_edges: u32::try_from(house.connected_edges().len()).unwrap_or(u32::MAX),
+        ..Default::default()
     })
 }
 

@@ -84,6 +84,18 @@ pub(super) fn make_edge_ca() -> Result<(String, Zeroizing<String>), SignError> {
     Ok((pem, Zeroizing::new(key.serialize_pem())))
 }
 
+/// The CA of what nodes show to each other, and its key, both PEM.
+pub(super) fn make_node_ca() -> Result<(String, Zeroizing<String>), SignError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "Countersign node CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid_for(&mut params, CA_DAYS);
+    let pem = params.self_signed(&key)?.pem();
+    Ok((pem, Zeroizing::new(key.serialize_pem())))
+}
+
 /// From yesterday, so that a peer whose clock is behind still takes it.
 fn valid_for(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now();

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::SignedCheckpoint;
 use super::{
-    Addresses, ApprovalId, Credential, Millis, Node, Payload, Requirement, Role, Shown, SignedBytes,
-    VoteWord,
+    Addresses, ApprovalId, Credential, Millis, Node, Payload, Requirement, Role, Shown,
+    SignedBytes, VoteWord,
 };
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.

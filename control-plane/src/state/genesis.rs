@@ -22,18 +22,17 @@ impl State {
         }
         name::check_id("a cluster", &genesis.cluster_id)?;
         name::check_id("an organization", &genesis.org_id)?;
-        let trusted = Trust::accept(
-            &genesis.trust.as_type(TRUST_TYPE),
-            &genesis.root_public_key,
-            None,
-        );
+        let trusted =
+            Trust::accept(&genesis.trust.as_type(TRUST_TYPE), &genesis.root_public_key, None);
         if trusted.is_err() || genesis.node.removed {
             return Err(Refused::Invalid(
-                "the cluster did not begin: its first trust bundle is not signed by its root key".into(),
+                "the cluster did not begin: its first trust bundle is not signed by its root key"
+                    .into(),
             ));
         }
         self.genesis = Some(Box::new(genesis.clone()));
-        self.nodes.insert(genesis.node.id, Node { joined_at: self.log_time, ..genesis.node.clone() });
+        self.nodes
+            .insert(genesis.node.id, Node { joined_at: self.log_time, ..genesis.node.clone() });
         self.trust_bundles.push(genesis.trust.clone());
         self.seal_file = genesis.seal_file.clone();
         self.principals.insert(

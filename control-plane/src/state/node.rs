@@ -99,8 +99,10 @@ impl State {
         self.demand_role(actor, &[])?;
         let name = clipped(&joining.name, REASON_BYTES);
         let now = self.log_time;
-        let Some(invitation) =
-            self.invitations.get_mut(&joining.name).filter(|i| i.expires_at > now && i.tries_left > 0)
+        let Some(invitation) = self
+            .invitations
+            .get_mut(&joining.name)
+            .filter(|i| i.expires_at > now && i.tries_left > 0)
         else {
             return Ok(Done::changed(
                 Event::JoinRefused { name: name.clone() },
@@ -143,7 +145,8 @@ impl State {
         addresses: &Addresses,
     ) -> Result<Done, Refused> {
         self.demand_role(actor, &[])?;
-        let node = self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        let node =
+            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
         if node.addresses == *addresses {
             return Ok(Done::unchanged(Event::NodeChanged { id }));
         }
@@ -163,7 +166,8 @@ impl State {
         if self.nodes.values().any(|node| node.public_keys.contains(public_key)) {
             return Err(Refused::AlreadyExists("the key was not added: it is in use".into()));
         }
-        let node = self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        let node =
+            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
         node.public_keys.push(*public_key);
         let surplus = node.public_keys.len().saturating_sub(KEYS);
         node.public_keys.drain(..surplus);
@@ -183,7 +187,8 @@ impl State {
                 "nothing was removed: it is the only node of this cluster".into(),
             ));
         }
-        let node = self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        let node =
+            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
         node.removed = true;
         let entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
         Ok(Done::changed(Event::NodeChanged { id }, entry))

@@ -26,7 +26,8 @@ pub struct KeySignature {
 impl SignedBytes {
     /// As the gate reads it.
     pub fn as_type(&self, payload_type: &str) -> Signed {
-        let signatures = self.signatures.iter().filter_map(|s| s.signature.as_slice().try_into().ok());
+        let signatures =
+            self.signatures.iter().filter_map(|s| s.signature.as_slice().try_into().ok());
         Signed {
             payload_type: payload_type.to_owned(),
             payload: self.payload.clone(),
@@ -61,8 +62,10 @@ impl State {
         let not = |why: String| Refused::Invalid(format!("the trust bundle was not taken: {why}"));
         let root = self.genesis().map(|genesis| genesis.root_public_key).unwrap_or_default();
         let known = self.trust();
-        let trust = Trust::accept(&signed.as_type(TRUST_TYPE), &root, known.as_ref())
-            .map_err(|why| not(format!("{why:?}; sign the one that `cluster trust` shows, with the root key")))?;
+        let trust =
+            Trust::accept(&signed.as_type(TRUST_TYPE), &root, known.as_ref()).map_err(|why| {
+                not(format!("{why:?}; sign the one that `cluster trust` shows, with the root key"))
+            })?;
         let next = known.map_or(1, |known| known.epoch + 1);
         if trust.epoch != next {
             return Err(Refused::Precondition(format!(
@@ -76,9 +79,10 @@ impl State {
         let live = |state: KeyState| matches!(state, KeyState::Active | KeyState::Retired);
         let stranger = trust.keys.iter().find(|key| {
             live(key.state)
-                && !self.nodes.get(&key.node).is_some_and(|node| {
-                    !node.removed && node.public_keys.contains(&key.public)
-                })
+                && !self
+                    .nodes
+                    .get(&key.node)
+                    .is_some_and(|node| !node.removed && node.public_keys.contains(&key.public))
         });
         if let Some(key) = stranger {
             return Err(not(format!(
@@ -121,8 +125,8 @@ impl State {
             ));
         }
         self.seal_file = seal_file.to_vec();
-        let entry = Entry::new("seal.change", what)
-            .with("sha256", hex::encode(Sha256::digest(seal_file)));
+        let entry =
+            Entry::new("seal.change", what).with("sha256", hex::encode(Sha256::digest(seal_file)));
         Ok(Done::changed(Event::SealChanged, entry))
     }
 }

@@ -69,17 +69,22 @@ impl SealFile {
             .ok_or_else(|| damaged("its keyring does not open with its root key"))
     }
 
-    pub(super) fn read(dir: &Path) -> Result<Self, SealError> {
+    pub(super) fn bytes(dir: &Path) -> Result<Vec<u8>, SealError> {
         let path = Self::path(dir);
-        let damaged = |what| SealError::Damaged { path: path.display().to_string(), what };
-        let bytes = fs::read(&path).map_err(|source| match source.kind() {
+        fs::read(&path).map_err(|source| match source.kind() {
             ErrorKind::NotFound => SealError::Missing(path.display().to_string()),
             _ => SealError::File {
                 doing: "nothing was unsealed, the seal could not be read",
                 path: path.display().to_string(),
                 source,
             },
-        })?;
+        })
+    }
+
+    pub(super) fn read(dir: &Path) -> Result<Self, SealError> {
+        let path = Self::path(dir);
+        let damaged = |what| SealError::Damaged { path: path.display().to_string(), what };
+        let bytes = Self::bytes(dir)?;
         let outer: Outer =
             serde_json::from_slice(&bytes).map_err(|_| damaged("it is not the JSON of a seal"))?;
         if outer.version != VERSION {

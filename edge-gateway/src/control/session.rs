@@ -170,6 +170,7 @@ fn hello(control: &Control) -> pb::attach_request::Message {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         held_request_ids: ids(&mut lock(&control.held).keys()),
         settled_request_ids: ids(&mut lock(&control.settled).order.iter()),
+        ..Default::default()
     })
 }
 
@@ -358,6 +359,9 @@ fn take_in(
         }
         Message::Ping(_) => {
             control.push(Out::Pong);
+            return Ok(());
+        }
+        Message::TrustBundle(_) => {
             return Ok(());
         }
     };

@@ -149,6 +149,7 @@ impl Session {
             org_id: signer.org_id().to_owned(),
             edge_id: self.recipient.caller.edge.id.clone(),
             trust_bundle: Some(signer.trust_bundle()),
+            gateway_addresses: Vec::new(),
         };
         self.tell(Out::HelloAck(ack))?;
         self.send_bundle()

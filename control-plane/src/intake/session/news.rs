@@ -11,6 +11,8 @@ pub(super) struct News {
     pub(super) agents: bool,
     pub(super) bundle: bool,
     pub(super) edges: bool,
+    /// Another trust bundle is in force.
+    pub(super) trust: bool,
     /// Something was missed, or could have changed any approval.
     pub(super) everything: bool,
 }
@@ -22,6 +24,7 @@ impl News {
             agents: true,
             bundle: true,
             edges: true,
+            trust: true,
             everything: true,
         }
     }
@@ -50,14 +53,20 @@ impl News {
             Event::Ticked { settled } => {
                 self.approvals.extend(settled.iter().map(|(approval, _)| *approval))
             }
-            Event::Began | Event::Detached { .. } | Event::Leased { .. } | Event::Noted => {}
+            Event::NodeChanged { .. } => self.bundle = true,
+            Event::TrustChanged { .. } => {
+                self.trust = true;
+                self.bundle = true;
+            }
+            Event::Restored => *self = Self::everything(),
+            Event::AuditCheckpointed { .. }
+            | Event::Began
+            | Event::Detached { .. }
+            | Event::JoinRefused { .. }
+            | Event::Leased { .. }
+            | Event::NodeInvited { .. }
+            | Event::Noted
+            | Event::SealChanged => {}
         }
     }
-}
-
-/// Whether edges decide with what this event changed.
-pub(in crate::intake) fn changes_bundle(event: &Event) -> bool {
-    let mut news = News::default();
-    news.add(event);
-    news.bundle
 }
