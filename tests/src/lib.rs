@@ -7,8 +7,10 @@
 // All of this is a test: it fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod history;
 pub mod origin;
 pub mod peers;
+pub mod toxic;
 pub mod world;
 
 pub use origin::{Origin, Seen};

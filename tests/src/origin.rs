@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -25,9 +27,34 @@ pub struct Seen {
     pub body: Bytes,
     /// Which connection it came on, counted from 0.
     pub connection: usize,
+    /// When all of it was there, by a clock that is never set.
+    pub arrived: Instant,
 }
 
+/// A client's own name for what it does, the same in each of its tries.
+pub const OPERATION: &str = "x-operation";
+
 impl Seen {
+    /// The value of [`OPERATION`], where the client sent one.
+    pub fn operation(&self) -> Option<&str> {
+        self.headers.get(OPERATION)?.to_str().ok()
+    }
+
+    /// What it was authenticated with: Authorization as it stands.
+    pub fn credential(&self) -> Option<&str> {
+        self.headers.get("authorization")?.to_str().ok()
+    }
+
+    /// Whether this key is anywhere in the head, raw or in Basic credentials.
+    pub fn carries(&self, key: &str) -> bool {
+        carries(self, key)
+    }
+
+    /// SHA-256 of the body as it arrived, in hex.
+    pub fn body_sha256(&self) -> String {
+        hex::encode(Sha256::digest(&self.body))
+    }
+
     /// All of it as text, for searching.
     pub fn text(&self) -> String {
         let headers: Vec<String> = self
@@ -165,6 +192,7 @@ async fn accept(
                         headers: head.headers,
                         body: body.to_bytes(),
                         connection,
+                        arrived: Instant::now(),
                     };
                     seen.lock().unwrap().push(arrived.clone());
                     Ok::<_, Infallible>(handler(&arrived))
