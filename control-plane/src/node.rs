@@ -30,7 +30,9 @@ use zeroize::Zeroizing;
 pub use crate::config::{Config, SealConfig};
 
 use crate::access::Access;
-use crate::cluster::{Cluster, Committed, DataDir, ProposeError, Settings};
+use crate::cluster::{
+    Clock as _, Cluster, Committed, DataDir, ProposeError, Settings, SystemClock,
+};
 use crate::intake::{Intake, IntakeSettings};
 use crate::listen::{self, Door};
 use crate::operator::{self, Operator, refuse};
@@ -38,7 +40,7 @@ use crate::sign::{self, RootKey, Signer, SigningKeys};
 use crate::state::{self, Actor, Command, Event, Role};
 use crate::telemetry::{Metrics, Snapshot};
 use crate::tls::{ServerIdentity, write_private, write_public};
-use crate::vault::{Provider, SealError, Vault};
+use crate::vault::{NewSeal, SealError, Unsealing, Vault};
 use crate::web;
 
 const ENTRIES_PER_SNAPSHOT: u64 = 10_000;
@@ -319,13 +321,13 @@ impl Node {
             }
             Life::Sealed { refused, .. } => *refused,
         };
-        let provider = match &self.config.seal {
-            SealConfig::KeyFile(path) => Provider::KeyFile(path.clone()),
+        let unsealing = match &self.config.seal {
+            SealConfig::KeyFile(path) => Unsealing::KeyFile(path.clone()),
             SealConfig::Passphrase | SealConfig::PassphraseFile(_) => {
-                Provider::Passphrase(passphrase)
+                Unsealing::Passphrase(passphrase)
             }
         };
-        let opened = self.open(provider, refused).await;
+        let opened = self.open(unsealing, refused).await;
         if opened.is_err()
             && let Life::Sealed { refused, .. } =
                 &mut *self.life.write().unwrap_or_else(PoisonError::into_inner)
@@ -355,13 +357,13 @@ impl Node {
     async fn begin(self: &Arc<Self>) -> anyhow::Result<()> {
         let dir = &self.config.data_dir;
         let there = Vault::exists(dir);
-        let provider = match &self.config.seal {
-            SealConfig::KeyFile(path) => Provider::KeyFile(path.clone()),
+        let unsealing = match &self.config.seal {
+            SealConfig::KeyFile(path) => Unsealing::KeyFile(path.clone()),
             SealConfig::PassphraseFile(path) if !there => {
-                Provider::Passphrase(read_passphrase(path)?)
+                Unsealing::Passphrase(read_passphrase(path)?)
             }
             SealConfig::Passphrase | SealConfig::PassphraseFile(_) => {
-                if there && Vault::provider_of(dir)? != "passphrase" {
+                if there && Vault::parameters(dir)?.provider != "passphrase" {
                     anyhow::bail!(
                         "the vault in {} was made with a key file: set seal.provider = \"key-file\" and seal.key_file",
                         dir.display()
@@ -372,14 +374,14 @@ impl Node {
             }
         };
         let _one_at_a_time = self.changing.lock().await;
-        self.open(provider, 0).await.map_err(|e| match e {
+        self.open(unsealing, 0).await.map_err(|e| match e {
             UnsealError::Start(error) => error,
             error => anyhow::Error::new(error),
         })
     }
 
     /// Opens or makes the vault, starts the cluster, and lets the faces in.
-    async fn open(self: &Arc<Self>, provider: Provider, refused: u64) -> Result<(), UnsealError> {
+    async fn open(self: &Arc<Self>, unsealing: Unsealing, refused: u64) -> Result<(), UnsealError> {
         let (dir, log_dir) = (self.config.data_dir.clone(), self.config.data_dir.join("cluster"));
         if !Vault::exists(&dir) && log_dir.exists() {
             return Err(UnsealError::Start(anyhow::anyhow!(
@@ -390,9 +392,10 @@ impl Node {
         // Argon2 takes its time, and disks do.
         let vault = tokio::task::spawn_blocking(move || {
             if Vault::exists(&dir) {
-                Vault::unseal(&dir, &provider)
+                Vault::unseal(&dir, &unsealing)
             } else {
-                Vault::create(&dir, &provider)
+                let new = NewSeal::try_from(unsealing)?;
+                Ok(Vault::create(&dir, new, SystemClock.wall())?.vault)
             }
         });
         let vault = Arc::new(vault.await.context("the vault was not opened")??);

@@ -2,89 +2,76 @@
 //!
 //! ```text
 //! provider (key file | passphrase) ─ wraps ─▶ root key ─ wraps ─▶ keyring {term → barrier key}
-//!                                                                  ├─ "raft-entry", "snapshot"   (Barrier)
-//!                                                                  ├─ "payload" ─ wraps ─▶ one data key per secret
-//!                                                                  └─ "derive"                   (bearer tokens)
+//!                                             │                    ├─ "raft-entry", "snapshot", …  (Barrier)
+//!                                             │                    └─ "payload" ─ wraps ─▶ one data key per secret
+//!                                             ├─ "local"           (secrets of this node's disk)
+//!                                             └─ "derive"          (bearer tokens)
 //! ```
 //!
 //! It owns `seal.json` and knows no Raft, no state and no policy: what a secret may be used for reaches it as a
 //! [`Binding`], which is authenticated with the ciphertext. Nothing here prints, copies or compares a key.
+//!
+//! `seal.json` is the same on every node. What changes it ([`Vault::rotate`]) gives the bytes of a new file, which
+//! are in force on no node until they were replicated and taken in: [`Barrier::adopt`](crate::cluster::Barrier).
 
-mod barrier;
-mod cipher;
-mod edge;
-mod keyring;
-mod payload;
 mod provider;
 mod seal_file;
 
-use std::path::Path;
+mod barrier;
+mod edge;
+mod keyring;
+mod local;
+mod payload;
+
+mod cipher;
+mod error;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
 pub use edge::{SealedToEdge, seal_to_edge};
+pub use error::SealError;
+pub use keyring::KeyringTerm;
 pub use payload::Binding;
-pub use provider::Provider;
+pub use provider::{NewSeal, Unsealing};
 
-use crate::state::Payload;
+use crate::state::{Millis, Payload};
+use cipher::Key;
 use keyring::Keyring;
-use seal_file::SealFile;
+use seal_file::{SealFile, WrappedRoot};
 
 /// An unsealed vault. Dropping it seals the node again: its keys are overwritten.
 pub struct Vault {
-    keyring: Keyring,
-    seal_file: Vec<u8>,
+    dir: PathBuf,
+    root: Key,
+    derive: Key,
+    local: Key,
+    held: RwLock<Arc<Held>>,
+    adopting: Mutex<()>,
 }
 
-/// Why nothing was sealed, unsealed, wrapped or opened. Names files and reasons, never values.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    #[error(
-        "no vault was made: {0} is there already; unseal that one, or choose an empty data directory"
-    )]
-    AlreadyExists(String),
-    #[error(
-        "nothing was unsealed: {path} is damaged ({what}); restore it from a backup, it cannot be repaired"
-    )]
-    Damaged { path: String, what: &'static str },
-    #[error("nothing was sealed to the edge: its HPKE public key is not a usable X25519 key")]
-    EdgeKey,
-    #[error(
-        "the passphrase is empty: give one, for instance `openssl rand -base64 24` makes a good one"
-    )]
-    EmptyPassphrase,
-    #[error("{doing}: {path}: {source}")]
-    File { doing: &'static str, path: String, source: std::io::Error },
-    #[error(
-        "the key file {0} does not hold 64 hexadecimal digits; give the file that the vault was made with"
-    )]
-    KeyFileMalformed(String),
-    #[error(
-        "the key file {0} is not there; give the path of the file that the vault was made with"
-    )]
-    KeyFileMissing(String),
-    #[error(
-        "the key file {path} can be read by others (mode {mode:03o}); run `chmod 600 {path}` and try again"
-    )]
-    KeyFileMode { path: String, mode: u32 },
-    #[error("nothing was unsealed: there is no {0}; this data directory has no vault yet")]
-    Missing(String),
-    #[error(
-        "the stored secret does not belong to this record, or was changed on disk: nothing was opened"
-    )]
-    Tampered,
-    #[error(
-        "nothing was opened: it was sealed under keyring term {0}, which this vault does not have"
-    )]
-    UnknownTerm(u64),
-    #[error("the key file {0} is not the one that this vault was made with: nothing was unsealed")]
-    WrongKeyFile(String),
-    #[error("wrong passphrase: nothing was unsealed; try again")]
-    WrongPassphrase,
-    #[error(
-        "this vault was made with a {made_with}, not a {given}: nothing was unsealed; give the {made_with}"
-    )]
-    WrongProvider { made_with: &'static str, given: &'static str },
+/// A seal file and what is in it.
+struct Held {
+    file: Vec<u8>,
+    seal: SealFile,
+    keyring: Keyring,
+}
+
+/// A vault that was just made.
+pub struct Created {
+    pub vault: Vault,
+}
+
+/// What anybody who can read the data directory may know of a seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealParameters {
+    /// "key-file" or "passphrase".
+    pub provider: &'static str,
+    /// One more with every change of the seal file.
+    pub revision: u64,
 }
 
 impl Vault {
@@ -93,52 +80,93 @@ impl Vault {
         SealFile::path(dir).exists()
     }
 
+    /// What opens the vault in `dir`.
+    ///
+    /// # Errors
+    /// [`SealError::Missing`], [`SealError::Damaged`] or [`SealError::File`].
+    pub fn parameters(dir: &Path) -> Result<SealParameters, SealError> {
+        let (seal, _) = SealFile::read(dir)?;
+        let provider = seal.wrapped().parameters().name();
+        Ok(SealParameters { provider, revision: seal.revision() })
+    }
+
     /// Makes a root key and a keyring and writes `dir/seal.json`, whole or not at all, never over another. A key
     /// file that does not exist yet is made too. Takes about as long as one Argon2id pass over 64 MiB thrice:
-    /// call it off the async threads.
+    /// call it off the async threads. `now` is when the first term of the keyring begins.
     ///
     /// # Errors
     /// [`SealError`]; nothing was written then, except perhaps a new key file.
-    pub fn create(dir: &Path, provider: &Provider) -> Result<Self, SealError> {
+    pub fn create(dir: &Path, new: NewSeal, now: Millis) -> Result<Created, SealError> {
         if Self::exists(dir) {
             return Err(SealError::AlreadyExists(SealFile::path(dir).display().to_string()));
         }
-        let (parameters, wrapping) = provider.wrapping_key_of_new_vault()?;
+        let provider = new.provider()?;
         let root = cipher::random_key();
-        let keyring = Keyring::first();
-        SealFile::wrap(parameters, &wrapping, &root, &keyring).write(dir)?;
+        let wrapped = WrappedRoot::wrap(provider.as_ref(), &root)?;
+        let keyring = Keyring::first(now);
+        let seal = SealFile::new(1, wrapped, &root, &keyring);
+        let file = seal.encode();
+        seal_file::write_first(dir, &file)?;
         provider.warn();
-        Ok(Self { keyring, seal_file: SealFile::bytes(dir)? })
+        Ok(Created { vault: Self::of(dir, root, Held { file, seal, keyring }) })
     }
 
     /// Opens `dir/seal.json`. As slow as [`Vault::create`].
     ///
     /// # Errors
     /// [`SealError::WrongPassphrase`], [`SealError::Damaged`] and the like; nothing changed.
-    pub fn unseal(dir: &Path, provider: &Provider) -> Result<Self, SealError> {
-        let file = SealFile::read(dir)?;
-        let wrapping = provider.wrapping_key(file.parameters())?;
-        let keyring = file.unwrap(&wrapping, provider)?;
+    pub fn unseal(dir: &Path, unsealing: &Unsealing) -> Result<Self, SealError> {
+        let (seal, file) = SealFile::read(dir)?;
+        let provider = unsealing.provider(seal.wrapped().parameters())?;
+        let root = seal.wrapped().unwrap(provider.as_ref())?;
+        let keyring = seal.open_keyring(&root).ok_or_else(|| SealError::Damaged {
+            path: SealFile::path(dir).display().to_string(),
+            what: "its keyring does not open with its root key",
+        })?;
         provider.warn();
-        Ok(Self { keyring, seal_file: SealFile::bytes(dir)? })
+        Ok(Self::of(dir, root, Held { file, seal, keyring }))
     }
 
-    /// What unseals the vault in `dir`: "key-file" or "passphrase".
+    /// Writes the seal file of a cluster that this node joins to `dir`, where there is none yet. The same again is
+    /// fine.
     ///
     /// # Errors
-    /// [`SealError::Missing`], [`SealError::Damaged`] or [`SealError::File`].
-    pub fn provider_of(dir: &Path) -> Result<&'static str, SealError> {
-        Ok(SealFile::read(dir)?.parameters().name())
+    /// [`SealError::NotASealFile`], [`SealError::AlreadyExists`] or [`SealError::File`]; nothing changed.
+    pub fn install(dir: &Path, seal_file: &[u8]) -> Result<(), SealError> {
+        SealFile::parse(seal_file).map_err(SealError::NotASealFile)?;
+        if fs::read(SealFile::path(dir)).is_ok_and(|there| there == seal_file) {
+            return Ok(());
+        }
+        seal_file::write_first(dir, seal_file)
+    }
+
+    /// The seal file with one more keyring term, which begins `now` and seals from when the file is adopted. Until
+    /// then nothing changes; a file that is never adopted is forgotten. Of several files that were made from the
+    /// same one, a cluster must adopt one and refuse the others.
+    pub fn rotate(&self, now: Millis) -> Vec<u8> {
+        let held = self.held();
+        let (revision, wrapped) = (held.seal.revision() + 1, held.seal.wrapped().clone());
+        SealFile::new(revision, wrapped, &self.root, &held.keyring.rotated(now)).encode()
     }
 
     /// `seal.json` as it stands: wrapped keys only.
     pub fn seal_file(&self) -> Vec<u8> {
-        self.seal_file.clone()
+        self.held().file.clone()
+    }
+
+    /// The keyring term that seals.
+    pub fn keyring_term(&self) -> KeyringTerm {
+        self.held().keyring.newest()
+    }
+
+    /// Whether it is time to [`rotate`](Self::rotate).
+    pub fn rotation_due(&self, now: Millis) -> bool {
+        self.keyring_term().is_due(now)
     }
 
     /// A secret as it is replicated: under a fresh data key, and only ever opened under the same binding.
     pub fn seal_payload(&self, binding: &Binding, secret: &[u8]) -> Payload {
-        payload::seal(&self.keyring, binding, secret)
+        payload::seal(&self.held().keyring, binding, secret)
     }
 
     /// # Errors
@@ -148,12 +176,43 @@ impl Vault {
         binding: &Binding,
         payload: &Payload,
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        payload::open(&self.keyring, binding, payload)
+        payload::open(&self.held().keyring, binding, payload)
     }
 
-    /// Randomness that the same request gives again: 32 bytes for a bearer token or a fake key, of which another
-    /// purpose or other parts tell nothing.
+    /// A secret that is not replicated, such as this node's signing keys, as it may lie on its disk. `context` says
+    /// whose and what it is: it opens under the same only. Rotation does not touch it.
+    pub fn seal_local(&self, context: &[&str], secret: &[u8]) -> Vec<u8> {
+        local::seal(&self.local, context, secret)
+    }
+
+    /// # Errors
+    /// [`SealError::Tampered`] when it was sealed by another vault or under another context, or was changed.
+    pub fn open_local(
+        &self,
+        context: &[&str],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        local::open(&self.local, context, sealed).ok_or(SealError::Tampered)
+    }
+
+    /// Randomness that the same request gives again, on every node and after every rotation: 32 bytes for a bearer
+    /// token or a fake key, of which another purpose or other parts tell nothing.
     pub fn derive(&self, purpose: &str, parts: &[&str]) -> Zeroizing<[u8; 32]> {
-        self.keyring.derive(purpose, parts)
+        keyring::expand(&self.derive, &cipher::parts(purpose, parts))
+    }
+
+    fn of(dir: &Path, root: Key, held: Held) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            derive: keyring::expand(&root, b"countersign/v1/derive"),
+            local: keyring::expand(&root, b"countersign/v1/local"),
+            root,
+            held: RwLock::new(held.into()),
+            adopting: Mutex::new(()),
+        }
+    }
+
+    fn held(&self) -> Arc<Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use barrier::{Barrier, Purpose, Tampered};
+pub use barrier::{Barrier, NotAdopted, Purpose, Tampered};
 pub use clock::{Clock, SystemClock};
 pub use consensus::{Applied, Chain, Entry, LogId, Sealed, StorageError, Types, Vote};
 pub use data_dir::{DataDir, StartError};

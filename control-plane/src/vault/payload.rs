@@ -65,7 +65,7 @@ impl Binding {
 }
 
 pub(super) fn seal(keyring: &Keyring, binding: &Binding, secret: &[u8]) -> Payload {
-    let (keyring_term, keys) = keyring.current();
+    let (keyring_term, keys) = keyring.to_seal();
     let data_key = cipher::random_key();
     Payload::Sealed {
         keyring_term,

@@ -109,8 +109,8 @@ async fn a_closed_intake_lets_nobody_stay() {
 #[test]
 fn a_certificate_request_gives_its_key_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let provider = countersign_control_plane::vault::Provider::KeyFile(dir.path().join("key"));
-    let vault = countersign_control_plane::vault::Vault::create(dir.path(), &provider).unwrap();
+    let seal = countersign_control_plane::vault::NewSeal::KeyFile(dir.path().join("key"));
+    let vault = countersign_control_plane::vault::Vault::create(dir.path(), seal, 0).unwrap().vault;
     let genesis = sign::genesis(&vault, CLUSTER, "o", 1, [0; 32]).unwrap();
 
     let key = KeyPair::generate().unwrap();

@@ -13,7 +13,7 @@ use countersign_control_plane::state::{
     Actor, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake, Genesis, Payload,
     ReleaseClass, Role, VoteWord,
 };
-use countersign_control_plane::vault::{Binding, Provider, Vault};
+use countersign_control_plane::vault::{Binding, NewSeal, Vault};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -113,8 +113,8 @@ impl World {
 
     pub(crate) async fn with(settings: IntakeSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let provider = Provider::KeyFile(dir.path().join("seal.key"));
-        let vault = Arc::new(Vault::create(&dir.path().join("data"), &provider).unwrap());
+        let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
+        let vault = Arc::new(Vault::create(&dir.path().join("data"), seal, 0).unwrap().vault);
         let stored = Settings { data_dir: dir.path().join("data"), snapshot_every: 10_000 };
         let clock = Arc::new(AheadClock::default());
         let surroundings = Surroundings { clock: clock.clone(), ..Default::default() };

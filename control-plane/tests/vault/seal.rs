@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use countersign_control_plane::cluster::{Barrier as _, Purpose};
-use countersign_control_plane::vault::{Provider, SealError, Vault};
+use countersign_control_plane::vault::{NewSeal, SealError, Unsealing, Vault};
 
 use crate::{passphrase, vault};
 
-fn refusal(dir: &Path, provider: &Provider) -> SealError {
+fn refusal(dir: &Path, provider: &Unsealing) -> SealError {
     match Vault::unseal(dir, provider) {
         Ok(_) => panic!("it was unsealed"),
         Err(error) => error,
@@ -19,11 +19,13 @@ fn refusal(dir: &Path, provider: &Provider) -> SealError {
 #[test]
 fn a_passphrase_unseals_and_a_wrong_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
-    let made = Vault::create(dir.path(), &passphrase("correct horse")).unwrap();
+    let made = Vault::create(dir.path(), passphrase("correct horse").try_into().unwrap(), 0)
+        .unwrap()
+        .vault;
     let sealed = made.seal(Purpose::Entry, b"entry");
     drop(made);
 
-    assert_eq!(Vault::provider_of(dir.path()).unwrap(), "passphrase");
+    assert_eq!(Vault::parameters(dir.path()).unwrap().provider, "passphrase");
     let wrong = refusal(dir.path(), &passphrase("wrong horse"));
     assert!(matches!(wrong, SealError::WrongPassphrase), "{wrong}");
     assert!(!wrong.to_string().contains("horse"));
@@ -37,15 +39,15 @@ fn a_passphrase_unseals_and_a_wrong_one_does_not() {
 fn a_key_file_unseals_and_another_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let sealed = vault(dir.path()).seal(Purpose::Snapshot, b"snapshot");
-    let own = Provider::KeyFile(dir.path().join("seal.key"));
+    let own = Unsealing::KeyFile(dir.path().join("seal.key"));
     let opened = Vault::unseal(dir.path(), &own).unwrap().open(Purpose::Snapshot, &sealed).unwrap();
     assert_eq!(opened.as_slice(), b"snapshot");
 
     let other = dir.path().join("other.key");
     fs::write(&other, "0".repeat(64)).unwrap();
     fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
-    assert!(matches!(refusal(dir.path(), &Provider::KeyFile(other)), SealError::WrongKeyFile(_)));
-    let missing = Provider::KeyFile(dir.path().join("no.key"));
+    assert!(matches!(refusal(dir.path(), &Unsealing::KeyFile(other)), SealError::WrongKeyFile(_)));
+    let missing = Unsealing::KeyFile(dir.path().join("no.key"));
     assert!(matches!(refusal(dir.path(), &missing), SealError::KeyFileMissing(_)));
     assert!(!dir.path().join("no.key").exists(), "unsealing makes no key file");
     let refused = refusal(dir.path(), &passphrase("any"));
@@ -62,7 +64,7 @@ fn a_key_file_that_others_can_read_is_refused() {
     let path = dir.path().join("seal.key");
     for mode in [0o640, 0o604, 0o660, 0o644] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        let refused = refusal(dir.path(), &Provider::KeyFile(path.clone()));
+        let refused = refusal(dir.path(), &Unsealing::KeyFile(path.clone()));
         assert!(matches!(refused, SealError::KeyFileMode { .. }), "{mode:o}: {refused}");
         assert!(refused.to_string().contains("chmod 600"), "it says what to do: {refused}");
     }
@@ -75,7 +77,7 @@ fn a_key_file_without_a_key_is_refused() {
     for text in ["", "abc", &"z".repeat(64), &"0".repeat(66)] {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let made = Vault::create(&dir.path().join("data"), &Provider::KeyFile(path.clone()));
+        let made = Vault::create(&dir.path().join("data"), NewSeal::KeyFile(path.clone()), 0);
         assert!(matches!(made, Err(SealError::KeyFileMalformed(_))));
         assert!(!Vault::exists(&dir.path().join("data")));
     }
@@ -86,7 +88,7 @@ fn a_vault_is_never_made_over_another() {
     let dir = tempfile::tempdir().unwrap();
     drop(vault(dir.path()));
     let before = fs::read(dir.path().join("seal.json")).unwrap();
-    let again = Vault::create(dir.path(), &Provider::KeyFile(dir.path().join("seal.key")));
+    let again = Vault::create(dir.path(), NewSeal::KeyFile(dir.path().join("seal.key")), 0);
     assert!(matches!(again, Err(SealError::AlreadyExists(_))));
     assert_eq!(fs::read(dir.path().join("seal.json")).unwrap(), before);
 }
@@ -115,7 +117,7 @@ fn a_seal_with_any_one_byte_changed_is_damaged_and_is_not_called_a_wrong_key() {
     let dir = tempfile::tempdir().unwrap();
     drop(vault(dir.path()));
     let path = dir.path().join("seal.json");
-    let own = Provider::KeyFile(dir.path().join("seal.key"));
+    let own = Unsealing::KeyFile(dir.path().join("seal.key"));
     let whole = fs::read(&path).unwrap();
     for position in (0..whole.len()).filter(|at| !whole[*at].is_ascii_whitespace()) {
         let mut changed = whole.clone();
@@ -155,7 +157,7 @@ fn the_same_request_derives_the_same_token_and_no_other_does() {
     let vault = vault(dir.path());
     let token = vault.derive("agent-token", &["deploy", "1"]);
     assert_eq!(token, vault.derive("agent-token", &["deploy", "1"]));
-    let own = Provider::KeyFile(dir.path().join("seal.key"));
+    let own = Unsealing::KeyFile(dir.path().join("seal.key"));
     assert_eq!(
         token,
         Vault::unseal(dir.path(), &own).unwrap().derive("agent-token", &["deploy", "1"])
