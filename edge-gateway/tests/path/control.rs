@@ -142,6 +142,7 @@ struct Inner {
     root: SigningKey,
     state: Mutex<pb::EdgeState>,
     edge_key: Mutex<[u8; 32]>,
+    authority: Authority,
     session: Mutex<Option<Session>>,
     refuse_sessions: Mutex<Option<Status>>,
     grant_leases: Mutex<bool>,
@@ -199,6 +200,7 @@ impl Control {
             root: SigningKey::from_bytes(&[9; 32]),
             state: Mutex::new(state),
             edge_key: Mutex::default(),
+            authority: authority.clone(),
             session: Mutex::default(),
             refuse_sessions: Mutex::default(),
             grant_leases: Mutex::new(true),
@@ -392,6 +394,7 @@ impl Inner {
             org_id: "org-1".into(),
             edge_id: "edge-1".into(),
             trust_bundle: Some(envelope(gate::TRUST_TYPE, trust, &[signature])),
+            gateway_addresses: Vec::new(),
         }
     }
 
@@ -679,5 +682,13 @@ impl GatewayService for Face {
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<pb::RenewCertificateRequest>,
+    ) -> Result<Response<pb::RenewCertificateResponse>, Status> {
+        let certificate_pem = self.0.authority.sign(&request.into_inner().csr_pem);
+        Ok(Response::new(pb::RenewCertificateResponse { certificate_pem }))
     }
 }

@@ -1,11 +1,15 @@
 //! One edge, one control plane, one upstream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_edge_gateway::Edge;
 use countersign_edge_gateway::config::{Config, Gateway, Identity, Limits};
 use countersign_edge_gateway::upstream::Settings;
-use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair,
+};
 use zeroize::Zeroizing;
 
 use crate::agent::Agent;
@@ -164,7 +168,8 @@ impl World {
 }
 
 /// Signs everybody's certificate.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+#[derive(Clone)]
+pub(crate) struct Authority(Arc<CertifiedIssuer<'static, KeyPair>>);
 
 impl Authority {
     pub(crate) fn new() -> Self {
@@ -172,10 +177,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
-        Self(
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
-                .expect("a certificate"),
-        )
+        let key = KeyPair::generate().expect("a key");
+        Self(Arc::new(CertifiedIssuer::self_signed(params, key).expect("a certificate")))
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -196,7 +199,13 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        let certificate = params.signed_by(&key, &*self.0).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// A certificate for what a PKCS #10 request asks for.
+    pub(crate) fn sign(&self, csr_pem: &str) -> String {
+        let asked = CertificateSigningRequestParams::from_pem(csr_pem).expect("a request");
+        asked.signed_by(&*self.0).expect("a certificate").pem()
     }
 }
