@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 use tonic::Code;
 
 use crate::edge::Process;
-use crate::world::{CLUSTER, Enrolled, World};
+use crate::world::{Enrolled, World, beginning};
 
 async fn refusal(world: &World, enrolled: Enrolled) -> tonic::Status {
     match Process::new(enrolled).attach_with(world, Vec::new()).await {
@@ -49,7 +49,7 @@ async fn c_3_a_certificate_with_another_edges_name_but_not_its_key_is_refused() 
 async fn c_3_a_certificate_of_another_ca_is_refused() {
     let world = World::new().await;
     let enrolled = world.enroll("one").await;
-    let other = sign::genesis(&world.vault, CLUSTER, "o", 1, [0; 32]).unwrap();
+    let other = beginning(&world.vault, &world.keys(), 1);
     let key = KeyPair::from_pem(&enrolled.key_pem).unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
     let forged = sign::issue_edge_certificate(&other, &world.vault, &request, &enrolled.id);
@@ -111,7 +111,8 @@ fn a_certificate_request_gives_its_key_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let seal = countersign_control_plane::vault::NewSeal::KeyFile(dir.path().join("key"));
     let vault = countersign_control_plane::vault::Vault::create(dir.path(), seal, 0).unwrap().vault;
-    let genesis = sign::genesis(&vault, CLUSTER, "o", 1, [0; 32]).unwrap();
+    let keys = sign::SigningKeys::open_or_make(dir.path(), &vault).unwrap();
+    let genesis = beginning(&vault, &keys, 1);
 
     let key = KeyPair::generate().unwrap();
     let mut asked = CertificateParams::new(vec!["control-plane.example".to_owned()]).unwrap();

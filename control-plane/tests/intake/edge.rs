@@ -74,6 +74,7 @@ impl Process {
             version: "test".into(),
             held_request_ids: Vec::new(),
             settled_request_ids: Vec::new(),
+            ..Default::default()
         };
         let hello =
             v1::AttachRequest { sequence: 1, acknowledged: 0, message: Some(In::Hello(hello)) };

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
-use countersign_control_plane::sign::{self, Signer};
+use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys};
 use countersign_control_plane::state::{
-    Actor, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake, Genesis, Payload,
-    ReleaseClass, Role, VoteWord,
+    Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
+    Genesis, Node, Payload, ReleaseClass, Role, VoteWord,
 };
 use countersign_control_plane::vault::{Binding, NewSeal, Vault};
 use rcgen::{CertificateParams, Issuer, KeyPair};
@@ -70,7 +70,7 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) server_ca_pem: String,
     pub(crate) clock: Arc<AheadClock>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// The machine's clocks, and as far ahead of them as a test says.
@@ -114,20 +114,25 @@ impl World {
     pub(crate) async fn with(settings: IntakeSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
-        let vault = Arc::new(Vault::create(&dir.path().join("data"), seal, 0).unwrap().vault);
-        let stored = Settings { data_dir: dir.path().join("data"), snapshot_every: 10_000 };
+        let data_dir = dir.path().join("data");
+        let vault = Arc::new(Vault::create(&data_dir, seal, 0).unwrap().vault);
+        let stored = Settings { data_dir: data_dir.clone(), snapshot_every: 10_000 };
         let clock = Arc::new(AheadClock::default());
         let surroundings = Surroundings { clock: clock.clone(), ..Default::default() };
         let cluster = Cluster::start_in(stored, vault.clone(), surroundings).await.unwrap();
-        let genesis = sign::genesis(&vault, CLUSTER, ORG, cluster.node_id(), [9; 32]).unwrap();
+        let keys = SigningKeys::open_or_make(&data_dir, &vault).unwrap();
+        let genesis = beginning(&vault, &keys, cluster.node_id());
         cluster.propose(Actor::System, Command::Genesis(Box::new(genesis.clone()))).await.unwrap();
-        let signer = Arc::new(Signer::open(&cluster, &vault).await.unwrap());
+        let signer = Arc::new(Signer::open(&cluster, &data_dir, &vault).await.unwrap());
         let intake = Intake::new(cluster.clone(), vault.clone(), signer, settings);
         let (address, server_ca_pem) = serve(&intake, &genesis).await;
-        let world =
-            Self { cluster, vault, intake, genesis, address, server_ca_pem, clock, _dir: dir };
+        let world = Self { cluster, vault, intake, genesis, address, server_ca_pem, clock, dir };
         world.populate().await;
         world
+    }
+
+    pub(crate) fn keys(&self) -> SigningKeys {
+        SigningKeys::open_or_make(&self.dir.path().join("data"), &self.vault).unwrap()
     }
 
     async fn populate(&self) {
@@ -285,6 +290,28 @@ impl World {
     }
 }
 
+/// A cluster's first keys, and a node that it begins with.
+pub(crate) fn beginning(vault: &Vault, keys: &SigningKeys, node: u64) -> Genesis {
+    let node = Node {
+        id: node,
+        name: "node-1".into(),
+        addresses: Addresses::default(),
+        public_keys: Vec::new(),
+        removed: false,
+        joined_at: 0,
+    };
+    let (api_ca_pem, api_ca_key_pem) = ca();
+    let beginning = Beginning {
+        cluster_id: CLUSTER,
+        org_id: ORG,
+        node,
+        admin_token_sha256: [9; 32],
+        api_ca_pem: &api_ca_pem,
+        api_ca_key_pem: &api_ca_key_pem,
+    };
+    sign::genesis(vault, &RootKey::generate(), keys, beginning).unwrap()
+}
+
 /// Serves intake over mTLS on a free port, as the node does.
 async fn serve(intake: &Intake, genesis: &Genesis) -> (SocketAddr, String) {
     let (ca_pem, identity) = server_identity();
@@ -299,12 +326,16 @@ async fn serve(intake: &Intake, genesis: &Genesis) -> (SocketAddr, String) {
     (address, ca_pem)
 }
 
-fn server_identity() -> (String, Identity) {
+fn ca() -> (String, String) {
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-    let ca_key = KeyPair::generate().unwrap();
-    let ca_pem = params.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn server_identity() -> (String, Identity) {
+    let (ca_pem, ca_key) = ca();
+    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&ca_key).unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".to_owned()])
         .unwrap()
