@@ -17,3 +17,5 @@ pub mod vault;
 pub mod cluster;
 pub mod state;
 pub mod telemetry;
+
+mod planted;

@@ -146,7 +146,7 @@ impl Draft {
             agent,
             destination: &self.destination,
             method: &self.method,
-            path: &self.path,
+            path: crate::planted::path(&self.path),
             query: self.query.as_deref(),
             headers: &self.headers,
         }

@@ -43,6 +43,7 @@ mod unseal;
 
 mod clock;
 pub mod config;
+mod planted;
 pub mod telemetry;
 
 use std::future::Future;

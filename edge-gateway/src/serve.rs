@@ -306,7 +306,7 @@ fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Box<Waiting>) -> Result<Be
         agent: &agent.name,
         destination: request.destination(),
         method: request.method(),
-        path: request.path(),
+        path: crate::planted::path(request.path()),
         query: request.query(),
         headers: request.headers(),
     };

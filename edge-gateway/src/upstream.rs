@@ -7,6 +7,8 @@
 mod connection;
 mod dial;
 mod pool;
+#[cfg(feature = "planted-bugs")]
+mod twice;
 
 use std::error::Error;
 use std::fmt;
@@ -121,6 +123,10 @@ impl Upstream {
             return Err(Failure::NotSent { why: "a key leaves over https only".into() });
         }
         let alone = outbound.request_id().is_some();
+        #[cfg(feature = "planted-bugs")]
+        if alone && crate::planted::planted(6) {
+            return self.write_twice(outbound, destination).await;
+        }
         let (head, body) = prepare(outbound.into_parts(), streamed)?;
         let (body, progress) = connection::watched(body);
         let mut request = head.map(|()| body);

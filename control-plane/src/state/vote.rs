@@ -48,7 +48,7 @@ impl State {
         let said_before = approval
             .votes
             .iter()
-            .any(|v| v.principal == vote.principal && v.word == vote.word && !v.withdrawn);
+            .any(|v| same_voter(v, &vote) && v.word == vote.word && !v.withdrawn);
         if said_before && (live || approval.state.is_terminal()) {
             return Ok(Done::unchanged(Event::Voted { approval: id, state: approval.state }));
         }
@@ -65,6 +65,12 @@ impl State {
             .with("channel", &vote.channel)
             .with("reason", &vote.reason);
         let denied = vote.word == VoteWord::Deny;
+        if denied
+            && crate::planted::planted(8)
+            && self.approvals[&id].state == ApprovalState::Approved
+        {
+            return Done::unchanged(Event::Voted { approval: id, state: ApprovalState::Denied });
+        }
         let reason = if vote.reason.is_empty() {
             format!("denied by {}", vote.principal)
         } else {
@@ -72,7 +78,7 @@ impl State {
         };
         if let Some(approval) = self.approvals.get_mut(&id) {
             entry = entry.with("intent_digest", hex::encode(approval.shown.intent_digest));
-            approval.votes.retain(|v| v.principal != vote.principal);
+            approval.votes.retain(|v| !same_voter(v, &vote));
             approval.votes.push(vote);
         }
         let state = if denied {
@@ -110,6 +116,11 @@ impl State {
             }
         }
     }
+}
+
+fn same_voter(one: &Vote, other: &Vote) -> bool {
+    let another_account = crate::planted::planted(9) && one.channel != other.channel;
+    one.principal == other.principal && !another_account
 }
 
 fn too_late(state: ApprovalState) -> Refused {
