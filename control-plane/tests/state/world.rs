@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 
 use countersign_control_plane::state::{
-    Actor, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential, Event, Fake,
-    Genesis, Open, Outcome, Payload, Position, Proposal, Refused, ReleaseClass, ReportedOutcome,
-    Requirement, Role, Shown, State, VoteWord,
+    Actor, Addresses, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential,
+    Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proposal, Refused,
+    ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State, VoteWord,
 };
+use countersign_gate::{KeyState, NodeKey, TRUST_TYPE, Trust, sign};
+use ed25519_dalek::SigningKey;
 
+pub(crate) const CLUSTER: &str = "cluster-1";
+/// Serial of the key that signs trust bundles.
+pub(crate) const ROOT: u8 = 200;
 pub(crate) const START: u64 = 1_700_000_000_000;
 pub(crate) const MINUTE: u64 = 60_000;
 pub(crate) const EXPIRES: u64 = 15 * MINUTE;
@@ -239,18 +244,66 @@ pub(crate) fn credential(id: &str, name: &str) -> Credential {
 }
 
 pub(crate) fn genesis() -> Genesis {
+    let trust = signed_trust(&trust(1, 1, &[(1, 1)]));
     Genesis {
-        cluster_id: "cluster-1".into(),
+        cluster_id: CLUSTER.into(),
         org_id: "org-1".into(),
-        node_id: 1,
-        node_public_key: [1; 32],
-        node_private_key: sealed(2),
-        root_public_key: [2; 32],
-        root_private_key: sealed(3),
+        node: node(1, "first"),
+        root_public_key: signing_key(ROOT).verifying_key().to_bytes(),
+        trust,
+        seal_file: b"seal 1".to_vec(),
         edge_ca_pem: "-----BEGIN CERTIFICATE-----".into(),
         edge_ca_key: sealed(4),
+        node_ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+        node_ca_key: sealed(5),
+        api_ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+        api_ca_key: sealed(6),
         admin_token_sha256: [9; 32],
     }
+}
+
+/// Node `id` with the one key that has its number.
+pub(crate) fn node(id: u8, name: &str) -> Node {
+    Node {
+        id: id.into(),
+        name: name.into(),
+        addresses: Addresses { cluster: format!("10.0.0.{id}:9443"), ..Addresses::default() },
+        public_keys: vec![public_key(id)],
+        removed: false,
+        joined_at: 0,
+    }
+}
+
+pub(crate) fn signing_key(serial: u8) -> SigningKey {
+    SigningKey::from_bytes(&[serial; 32])
+}
+
+pub(crate) fn public_key(serial: u8) -> [u8; 32] {
+    signing_key(serial).verifying_key().to_bytes()
+}
+
+/// A bundle of active keys: (node, serial of the key).
+pub(crate) fn trust(epoch: u64, threshold: u32, keys: &[(u64, u8)]) -> Trust {
+    let key = |(node, serial): &(u64, u8)| NodeKey {
+        node: *node,
+        public: public_key(*serial),
+        state: KeyState::Active,
+    };
+    Trust { cluster: CLUSTER.into(), epoch, threshold, keys: keys.iter().map(key).collect() }
+}
+
+/// By the root key.
+pub(crate) fn signed_trust(trust: &Trust) -> SignedBytes {
+    signed(TRUST_TYPE, trust.encode(), &[ROOT])
+}
+
+pub(crate) fn signed(payload_type: &str, payload: Vec<u8>, signers: &[u8]) -> SignedBytes {
+    let signatures = signers.iter().map(|serial| {
+        let key_id = vec![*serial];
+        let signature = sign(&signing_key(*serial), payload_type, &payload).to_vec();
+        KeySignature { key_id, signature }
+    });
+    SignedBytes { signatures: signatures.collect(), payload }
 }
 
 pub(crate) fn requirement(approvers: &[&str], quorum: u32) -> Requirement {

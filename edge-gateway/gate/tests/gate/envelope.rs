@@ -96,6 +96,35 @@ fn env_dupsig_one_signer_counts_once() {
 }
 
 #[test]
+fn env_dupsig_one_node_with_two_keys_counts_once() {
+    // While a key is rotated, a node has two that count: signing with both makes it no second signer.
+    let key = |node_id, serial: u8, state| NodeKey {
+        node: node_id,
+        public: node(serial).verifying_key().to_bytes(),
+        state,
+    };
+    let keys = vec![
+        key(1, 1, KeyState::Retired),
+        key(1, 11, KeyState::Active),
+        key(2, 2, KeyState::Active),
+        key(2, 12, KeyState::Active),
+    ];
+    let rotating = Trust { keys, ..trust() };
+    let decided = |signers: &[u8]| {
+        let held = held(9, b"{}", 0, 50_000);
+        let envelope = signed(&decision(held.ticket()), signers);
+        verify(held, &envelope, &rotating, NOW)
+    };
+    let one = Unverified::Signatures { valid: 1, needed: 2 };
+    for signers in [&[1, 11][..], &[11, 1], &[2, 12], &[12, 2, 12, 2]] {
+        assert_ignored(decided(signers), one);
+    }
+    for signers in [&[1, 2][..], &[11, 12], &[1, 11, 2], &[12, 2, 11]] {
+        assert!(matches!(decided(signers), Outcome::Release(_)), "{signers:?}");
+    }
+}
+
+#[test]
 fn env_dupsig_a_malleated_signature_is_no_second_one() {
     // s + L: the same signature to a verifier that does not insist on the canonical form.
     const ORDER: [u8; 32] = [
