@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod history;
+pub mod invariants;
 pub mod origin;
 pub mod peers;
 pub mod toxic;

@@ -2,40 +2,13 @@
 
 use base64::Engine as _;
 use bytes::Bytes;
+use countersign_tests::invariants::{forms, holds};
 use countersign_tests::{Origin, REAL_KEY, World};
 use http::Response;
 use http_body_util::Full;
 
 use super::request_path::{bearer, world};
 use super::{HOST, POLICY};
-
-/// The forms in which a key could lie about: raw, base64 at each alignment, base64url, hex, percent, UTF-16.
-fn forms(secret: &str) -> Vec<Vec<u8>> {
-    let mut forms = vec![
-        secret.as_bytes().to_vec(),
-        hex::encode(secret).into_bytes(),
-        hex::encode_upper(secret).into_bytes(),
-    ];
-    for pad in 0..3 {
-        let padded = [&vec![b' '; pad], secret.as_bytes()].concat();
-        for engine in
-            [&base64::prelude::BASE64_STANDARD_NO_PAD, &base64::prelude::BASE64_URL_SAFE_NO_PAD]
-        {
-            let text = engine.encode(&padded);
-            // Characters that depend on neighbours are left out at both ends.
-            forms.push(text.as_bytes()[[0, 2, 3][pad]..text.len() - 1].to_vec());
-        }
-    }
-    forms.push(secret.bytes().flat_map(|b| format!("%{b:02X}").into_bytes()).collect());
-    forms.push(secret.encode_utf16().flat_map(u16::to_le_bytes).collect());
-    forms
-}
-
-fn holds(bytes: &[u8], secret: &str) -> bool {
-    forms(secret)
-        .iter()
-        .any(|form| bytes.windows(form.len()).any(|window| window == form.as_slice()))
-}
 
 #[test]
 fn the_scan_itself_finds_what_is_there() {
