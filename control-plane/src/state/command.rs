@@ -127,9 +127,12 @@ pub enum Command {
         id: u64,
         addresses: Addresses,
     },
+    /// A node's own doing: `by_former` is the signature of a key that it has, over `node::new_key_payload`.
     AddNodeKey {
         id: u64,
         public_key: [u8; 32],
+        #[serde(with = "serde_bytes")]
+        by_former: Vec<u8>,
     },
     RemoveNode {
         id: u64,

@@ -7,7 +7,7 @@ use countersign_gate::{TRUST_TYPE, Trust};
 use super::audit::Entry;
 use super::name::joined;
 use super::node::node_name;
-use super::{Done, Event, Genesis, Node, Principal, Refused, Role, State, name};
+use super::{Done, Event, Genesis, Node, Principal, Refused, Role, State, name, trust};
 
 /// Who can do everything on the first day.
 const FIRST_PRINCIPAL: &str = "admin";
@@ -22,14 +22,17 @@ impl State {
         }
         name::check_id("a cluster", &genesis.cluster_id)?;
         name::check_id("an organization", &genesis.org_id)?;
-        let trusted =
-            Trust::accept(&genesis.trust.as_type(TRUST_TYPE), &genesis.root_public_key, None);
-        if trusted.is_err() || genesis.node.removed {
-            return Err(Refused::Invalid(
-                "the cluster did not begin: its first trust bundle is not signed by its root key"
-                    .into(),
-            ));
+        name::check_name("a node", &genesis.node.name)?;
+        let not = |why: String| Refused::Invalid(format!("the cluster did not begin: {why}"));
+        let trust =
+            Trust::accept(&genesis.trust.as_type(TRUST_TYPE), &genesis.root_public_key, None)
+                .map_err(|_| not("its first trust bundle is not signed by its root key".into()))?;
+        if trust.cluster != genesis.cluster_id || genesis.node.removed {
+            return Err(not("its node, or its first trust bundle, is of another cluster".into()));
         }
+        let node = &genesis.node;
+        trust::check_keys(&trust, |id, public| id == node.id && node.public_keys.contains(public))
+            .map_err(|why| not(format!("of its first trust bundle, {why}")))?;
         self.genesis = Some(Box::new(genesis.clone()));
         self.nodes
             .insert(genesis.node.id, Node { joined_at: self.log_time, ..genesis.node.clone() });
@@ -52,6 +55,6 @@ impl State {
             .with("node_public_keys", joined(genesis.node.public_keys.iter().map(hex::encode)))
             .with("root_public_key", hex::encode(genesis.root_public_key))
             .with("principal", FIRST_PRINCIPAL);
-        Ok(Done::changed(Event::Began, entry))
+        Ok(Done::changed(Event::Began, trust::describe(entry, &trust, &genesis.trust)))
     }
 }

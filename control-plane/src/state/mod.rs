@@ -70,6 +70,8 @@ pub struct State {
     nodes: BTreeMap<u64, Node>,
     invitations: BTreeMap<String, Invitation>,
     trust_bundles: Vec<SignedBytes>,
+    /// Bundles of an epoch below this one are refused: the edges may know higher ones.
+    least_trust_epoch: u64,
     seal_file: Vec<u8>,
     /// Index of the last entry that changed what edges decide with.
     bundle_revision: u64,
@@ -186,7 +188,9 @@ impl State {
             }
             Command::JoinNode { token_sha256, node } => self.join_node(actor, token_sha256, node),
             Command::DescribeNode { id, addresses } => self.describe_node(actor, *id, addresses),
-            Command::AddNodeKey { id, public_key } => self.add_node_key(actor, *id, public_key),
+            Command::AddNodeKey { id, public_key, by_former } => {
+                self.add_node_key(actor, *id, public_key, by_former)
+            }
             Command::RemoveNode { id, reason } => self.remove_node(actor, *id, reason),
             Command::SetTrust(signed) => self.set_trust(actor, signed),
             Command::SetSeal { seal_file, former_sha256, what } => {

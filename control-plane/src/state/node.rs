@@ -1,16 +1,35 @@
 //! Nodes of the cluster: invited by name, joined with a one-time token, removed for ever. Ids are never used again.
 
+use std::collections::BTreeSet;
+
+use countersign_gate::{KeyState, NodeKey, Trust};
 use serde::{Deserialize, Serialize};
 
-use super::audit::Entry;
-use super::name::{REASON_BYTES, check_name, clipped};
-use super::{Actor, Done, Event, Millis, Refused, Role, State};
+use super::audit::{Entry, put_text};
+use super::name::{REASON_BYTES, check_name, clipped, joined};
+use super::{Actor, Done, Event, KeySignature, Millis, Refused, Role, SignedBytes, State};
 
-/// How long an invitation is good for, and how often its token may be got wrong.
+/// How long an invitation is good for, how often its token may be got wrong, and how many are open at a time.
 const INVITATION_MS: Millis = 10 * 60 * 1000;
 const TRIES: u8 = 5;
+const INVITATIONS: usize = 64;
 /// A node signs with the key it is about to leave and the one it goes to, and no more.
 const KEYS: usize = 2;
+/// Of one address, and how many a node may name.
+const ADDRESS_BYTES: usize = 300;
+const OWN: usize = 64;
+
+/// DSSE payload type of [`new_key_payload`].
+pub const NEW_KEY_TYPE: &str = "application/vnd.countersign.node-key.v1";
+
+/// What a node signs with a key of its own when it makes itself another one: nobody else can name a key for it.
+pub fn new_key_payload(cluster_id: &str, node: u64, public_key: &[u8; 32]) -> Vec<u8> {
+    let mut out = b"countersign/v1/node-key\0".to_vec();
+    put_text(&mut out, cluster_id);
+    out.extend(node.to_be_bytes());
+    out.extend(public_key);
+    out
+}
 
 /// A node, member of the Raft group or not yet or no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +79,7 @@ impl State {
 
     /// Invitations that can still be used.
     pub fn invitations(&self) -> impl Iterator<Item = &Invitation> {
-        self.invitations.values().filter(|i| i.expires_at > self.log_time && i.tries_left > 0)
+        self.invitations.values().filter(|invitation| invitation.is_open(self.log_time))
     }
 
     pub(super) fn invite_node(
@@ -76,6 +95,11 @@ impl State {
                 "nobody was invited: there is a node {name}; remove it first, or choose another name"
             )));
         }
+        if self.invitations().filter(|open| open.name != name).count() >= INVITATIONS {
+            return Err(Refused::Precondition(format!(
+                "nobody was invited: {INVITATIONS} invitations are open; wait until one was used or has expired"
+            )));
+        }
         let expires_at = self.log_time.saturating_add(INVITATION_MS);
         let invitation = Invitation {
             name: name.to_owned(),
@@ -83,13 +107,15 @@ impl State {
             expires_at,
             tries_left: TRIES,
         };
-        self.invitations.retain(|_, i| i.expires_at > self.log_time && i.tries_left > 0);
+        let now = self.log_time;
+        self.invitations.retain(|_, invitation| invitation.is_open(now));
         self.invitations.insert(name.to_owned(), invitation);
         let entry = Entry::new("node.invite", name).with("expires_at", expires_at);
         Ok(Done::changed(Event::NodeInvited { name: name.to_owned(), expires_at }, entry))
     }
 
-    /// A wrong token costs the invitation one of its tries, and is recorded.
+    /// A wrong token costs the invitation one of its tries, and is recorded. Without an open invitation there is
+    /// the same answer and no record: nobody who was not invited can make the log grow.
     pub(super) fn join_node(
         &mut self,
         actor: &Actor,
@@ -99,32 +125,30 @@ impl State {
         self.demand_role(actor, &[])?;
         let name = clipped(&joining.name, REASON_BYTES);
         let now = self.log_time;
-        let Some(invitation) = self
-            .invitations
-            .get_mut(&joining.name)
-            .filter(|i| i.expires_at > now && i.tries_left > 0)
-        else {
-            return Ok(Done::changed(
-                Event::JoinRefused { name: name.clone() },
-                Entry::new("node.join_refused", &name).with("why", "no open invitation"),
-            ));
+        let invitation = self.invitations.get_mut(&joining.name).filter(|i| i.is_open(now));
+        let Some(invitation) = invitation else {
+            return Ok(Done::unchanged(Event::JoinRefused { name }));
         };
         if invitation.token_sha256 != *token_sha256 {
             invitation.tries_left -= 1;
-            let left = invitation.tries_left;
-            return Ok(Done::changed(
-                Event::JoinRefused { name: name.clone() },
-                Entry::new("node.join_refused", &name)
-                    .with("why", "wrong token")
-                    .with("tries_left", left),
-            ));
+            let entry = Entry::new("node.join_refused", &name)
+                .with("why", "wrong token")
+                .with("tries_left", invitation.tries_left);
+            return Ok(Done::changed(Event::JoinRefused { name }, entry));
         }
-        if self.nodes.contains_key(&joining.id) || joining.public_keys.len() != 1 {
-            return Err(Refused::Precondition(format!(
-                "node {name} did not join: its id was used before, or it has not exactly one key; start it anew"
+        let [public_key] = joining.public_keys[..] else {
+            return Err(Refused::Invalid(format!(
+                "node {name} did not join: it names {} signing keys, and a node begins with one",
+                joining.public_keys.len()
+            )));
+        };
+        joining.addresses.check()?;
+        if joining.id == 0 || self.nodes.contains_key(&joining.id) {
+            return Err(Refused::AlreadyExists(format!(
+                "node {name} did not join: its id was used before, and ids are never used again; let it join under another one"
             )));
         }
-        if self.nodes.values().any(|node| node.public_keys.contains(&joining.public_keys[0])) {
+        if self.is_key_known(&public_key) {
             return Err(Refused::AlreadyExists(format!(
                 "node {name} did not join: its signing key is another node's; start it with an empty data directory"
             )));
@@ -145,8 +169,8 @@ impl State {
         addresses: &Addresses,
     ) -> Result<Done, Refused> {
         self.demand_role(actor, &[])?;
-        let node =
-            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        addresses.check()?;
+        let node = self.member(id)?;
         if node.addresses == *addresses {
             return Ok(Done::unchanged(Event::NodeChanged { id }));
         }
@@ -155,26 +179,59 @@ impl State {
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 
-    /// A node made itself another signing key; the oldest of more than two goes.
+    /// A node made itself another signing key, and signed for it with one that it had. Of more than two, one goes
+    /// that no bundle names, or that is retired; never one that is active.
     pub(super) fn add_node_key(
         &mut self,
         actor: &Actor,
         id: u64,
         public_key: &[u8; 32],
+        by_former: &[u8],
     ) -> Result<Done, Refused> {
         self.demand_role(actor, &[Role::Admin])?;
-        if self.nodes.values().any(|node| node.public_keys.contains(public_key)) {
-            return Err(Refused::AlreadyExists("the key was not added: it is in use".into()));
+        let trust = self.trust();
+        let cluster = self.genesis().map(|genesis| genesis.cluster_id.clone()).unwrap_or_default();
+        let known = self.is_key_known(public_key);
+        let node = self.member(id)?;
+        if node.public_keys.last() == Some(public_key) {
+            return Ok(Done::unchanged(Event::NodeChanged { id }));
         }
-        let node =
-            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        if known {
+            return Err(Refused::AlreadyExists(
+                "the key was not added: it is in use already; make another one".into(),
+            ));
+        }
+        if !node.signed(&new_key_payload(&cluster, id, public_key), by_former) {
+            return Err(Refused::Denied(format!(
+                "the key was not added: none of the keys of node {} signed for it",
+                node_name(id)
+            )));
+        }
+        if node.public_keys.len() >= KEYS {
+            let standing = |public: &[u8; 32]| {
+                let keys = trust.as_ref().map_or(&[][..], |trust| &trust.keys);
+                keys.iter().find(|key| key.public == *public).map(|key| key.state)
+            };
+            let dispensable = [None, Some(KeyState::Revoked), Some(KeyState::Next)];
+            let place =
+                node.public_keys.iter().position(|key| dispensable.contains(&standing(key)));
+            let retired = |key: &[u8; 32]| standing(key) == Some(KeyState::Retired);
+            let place = place.or_else(|| node.public_keys.iter().position(retired));
+            let Some(place) = place else {
+                return Err(Refused::Precondition(
+                    "the key was not added: edges count both keys that this node has; sign the next trust bundle first"
+                        .into(),
+                ));
+            };
+            node.public_keys.remove(place);
+        }
         node.public_keys.push(*public_key);
-        let surplus = node.public_keys.len().saturating_sub(KEYS);
-        node.public_keys.drain(..surplus);
         let entry = node.entry("node.key");
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 
+    /// From here on no node takes it for one of this cluster, nor its signatures for anything; edges still count
+    /// them until a trust bundle is signed without it. It cannot go when too few would be left to sign anything.
     pub(super) fn remove_node(
         &mut self,
         actor: &Actor,
@@ -182,28 +239,87 @@ impl State {
         reason: &str,
     ) -> Result<Done, Refused> {
         self.demand_role(actor, &[Role::Admin])?;
-        if self.nodes.values().filter(|node| !node.removed && node.id != id).count() == 0 {
+        self.member(id)?;
+        if self.nodes.values().all(|node| node.removed || node.id == id) {
             return Err(Refused::Precondition(
                 "nothing was removed: it is the only node of this cluster".into(),
             ));
         }
-        let node =
-            self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))?;
+        if let Some(trust) = self.signers() {
+            let (going, staying): (Vec<_>, Vec<_>) =
+                signing_nodes(&trust).partition(|node| *node == id);
+            let left = staying.len();
+            if !going.is_empty() && left < trust.threshold as usize {
+                return Err(Refused::Precondition(format!(
+                    "nothing was removed: edges demand the signatures of {} nodes, and {left} of those that they count would be left; \
+                     add another node and sign the trust bundle with it first",
+                    trust.threshold
+                )));
+            }
+        }
+        let node = self.member(id)?;
         node.removed = true;
         let entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
+
+    fn member(&mut self, id: u64) -> Result<&mut Node, Refused> {
+        self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| {
+            Refused::NotFound(format!(
+                "there is no node {} in this cluster: `countersign cluster status` lists them",
+                node_name(id)
+            ))
+        })
+    }
+
+    /// Of any node that there ever was.
+    fn is_key_known(&self, public_key: &[u8; 32]) -> bool {
+        self.nodes.values().any(|node| node.public_keys.contains(public_key))
+    }
+}
+
+impl Addresses {
+    fn check(&self) -> Result<(), Refused> {
+        let Self { cluster, api, gateway, own } = self;
+        let mut all = [cluster, api, gateway].into_iter().chain(own);
+        if own.len() <= OWN && all.all(|address| address.len() <= ADDRESS_BYTES) {
+            return Ok(());
+        }
+        Err(Refused::Invalid(format!(
+            "the node's addresses were not taken: there are more than {OWN} of them, or one is longer than {ADDRESS_BYTES} bytes"
+        )))
+    }
+}
+
+impl Invitation {
+    fn is_open(&self, now: Millis) -> bool {
+        self.expires_at > now && self.tries_left > 0
+    }
 }
 
 impl Node {
-    fn entry(&self, action: &str) -> Entry {
-        let keys = self.public_keys.iter().map(hex::encode).collect::<Vec<_>>().join(",");
+    /// Whether one of its keys made this signature over a [`NEW_KEY_TYPE`].
+    fn signed(&self, payload: &[u8], signature: &[u8]) -> bool {
+        let key =
+            |public: &[u8; 32]| NodeKey { node: self.id, public: *public, state: KeyState::Active };
+        let itself = Trust {
+            cluster: String::new(),
+            epoch: 0,
+            threshold: 1,
+            keys: self.public_keys.iter().map(key).collect(),
+        };
+        let signature = KeySignature { key_id: Vec::new(), signature: signature.to_vec() };
+        let signed = SignedBytes { payload: payload.to_vec(), signatures: vec![signature] };
+        itself.check(&signed.as_type(NEW_KEY_TYPE), NEW_KEY_TYPE).is_ok()
+    }
+
+    pub(super) fn entry(&self, action: &str) -> Entry {
         Entry::new(action, &self.name)
             .with("id", node_name(self.id))
             .with("cluster_address", &self.addresses.cluster)
             .with("api_address", &self.addresses.api)
             .with("gateway_address", &self.addresses.gateway)
-            .with("public_keys", keys)
+            .with("public_keys", joined(self.public_keys.iter().map(hex::encode)))
     }
 }
 
@@ -212,9 +328,9 @@ pub fn node_name(id: u64) -> String {
     format!("{id:016x}")
 }
 
-fn no_node(id: u64) -> Refused {
-    Refused::NotFound(format!(
-        "there is no node {} in this cluster: `countersign cluster status` lists them",
-        node_name(id)
-    ))
+/// Nodes with a key that counts, each once.
+pub(super) fn signing_nodes(trust: &Trust) -> impl Iterator<Item = u64> {
+    let live =
+        trust.keys.iter().filter(|key| matches!(key.state, KeyState::Active | KeyState::Retired));
+    live.map(|key| key.node).collect::<BTreeSet<_>>().into_iter()
 }

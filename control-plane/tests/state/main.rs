@@ -2,7 +2,10 @@
 
 mod approvals;
 mod audit;
+mod checkpoints;
+mod nodes;
 mod objects;
 mod properties;
 mod releases;
+mod trust;
 mod world;

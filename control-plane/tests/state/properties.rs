@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::Value;
 use countersign_control_plane::state::{
-    Actor, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest, Open, Outcome,
-    Position, Proposal, ReportedOutcome, Requirement, Role, State, VoteWord,
+    Actor, Addresses, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest,
+    Open, Outcome, Position, Proposal, ReportedOutcome, Requirement, Role, State, VoteWord,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+use sha2::{Digest as _, Sha256};
 
+use crate::checkpoints::checkpointed;
+use crate::nodes::add_key;
 use crate::world::{
     MINUTE, PRINCIPALS, START, World, add_principal, beginning, command_id, create_agent,
-    credential, encoded, open, requirement, sealed, shown, vote,
+    credential, encoded, node, open, requirement, sealed, shown, signed_trust, trust, vote,
 };
 
 #[derive(Clone, Debug)]
@@ -23,7 +26,7 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let some = prop_oneof![6 => step().prop_map(|step| vec![step]), 1 => story()];
+    let some = prop_oneof![12 => step().prop_map(|step| vec![step]), 2 => story(), 1 => joining()];
     proptest::collection::vec(some, 1..40).prop_map(|some| some.concat())
 }
 
@@ -45,6 +48,25 @@ fn story() -> impl Strategy<Value = Vec<Step>> {
             ];
             let steps = commands.into_iter().zip(kept).filter(|(_, kept)| *kept);
             steps.map(|(command, _)| Step { wait: 0, actor: Actor::System, command }).collect()
+        },
+    )
+}
+
+/// A node joins and is trusted, with some of the steps left out, and some others after.
+fn joining() -> impl Strategy<Value = Vec<Step>> {
+    let rest = proptest::collection::vec(nodes(), 0..4);
+    (2u8..4, 2u64..4, proptest::collection::vec(prop::bool::weighted(0.9), 3), rest).prop_map(
+        |(id, epoch, kept, rest)| {
+            let name = if id == 2 { "second" } else { "third" };
+            let keys = [(1, 1), (u64::from(id), id)];
+            let commands = [
+                Command::InviteNode { name: name.into(), token_sha256: [1; 32] },
+                Command::JoinNode { token_sha256: [1; 32], node: node(id, name) },
+                Command::SetTrust(signed_trust(&trust(epoch, 1, &keys))),
+            ];
+            let kept = commands.into_iter().zip(kept).filter(|(_, kept)| *kept);
+            let commands = kept.map(|(command, _)| command).chain(rest);
+            commands.map(|command| Step { wait: 0, actor: Actor::System, command }).collect()
         },
     )
 }
@@ -103,6 +125,7 @@ fn command() -> impl Strategy<Value = Command> {
             add_principal(name, &[Role::Approver], if ops { &["ops"] } else { &[] })
         }),
         1 => rare(),
+        3 => nodes(),
     ]
 }
 
@@ -138,6 +161,49 @@ fn rare() -> impl Strategy<Value = Command> {
             agent: "a1".into(),
             ttl_ms: 1,
         }),
+    ]
+}
+
+/// Nodes 2 and 3 come and go, keys change, and bundles and checkpoints are signed by some of them.
+fn nodes() -> impl Strategy<Value = Command> {
+    let id = || 2u8..4;
+    let name = || select(vec!["second", "third"]);
+    let token = || prop_oneof![4 => Just([1; 32]), 1 => Just([2; 32])];
+    let bundles = vec![
+        vec![(1, 1)],
+        vec![(1, 1), (2, 2)],
+        vec![(1, 1), (2, 2), (3, 3)],
+        vec![(1, 1), (2, 12), (2, 2)],
+    ];
+    let checkpoints = World::begun();
+    prop_oneof![
+        3 => (name(), token()).prop_map(|(name, token_sha256)| {
+            Command::InviteNode { name: name.into(), token_sha256 }
+        }),
+        4 => (id(), name(), token()).prop_map(|(id, name, token_sha256)| {
+            Command::JoinNode { token_sha256, node: node(id, name) }
+        }),
+        1 => (1u64..4, "[a-z]{0,3}").prop_map(|(id, api)| {
+            Command::DescribeNode { id, addresses: Addresses { api, ..Addresses::default() } }
+        }),
+        1 => (id(), 11u8..14, select(vec![2u8, 12, 13])).prop_map(|(id, new, former)| {
+            add_key(id, new, former)
+        }),
+        1 => (1u64..4).prop_map(|id| Command::RemoveNode { id, reason: String::new() }),
+        4 => (2u64..5, 1u32..3, select(bundles)).prop_map(|(epoch, threshold, keys)| {
+            Command::SetTrust(signed_trust(&trust(epoch, threshold, &keys)))
+        }),
+        1 => (1u8..4, 1u8..4).prop_map(|(former, next)| Command::SetSeal {
+            seal_file: format!("seal {next}").into_bytes(),
+            former_sha256: Sha256::digest(format!("seal {former}")).into(),
+            what: "rekey".into(),
+        }),
+        1 => any::<u64>().prop_map(|index| Command::Checkpoint { index, chain: [0; 32] }),
+        2 => (1u64..10, 1u64..4, select(vec![vec![1], vec![1, 2], vec![3]])).prop_map(
+            move |(index, epoch, signers)| {
+                Command::CheckpointAudit(checkpointed(&checkpoints, index, epoch, &signers))
+            }
+        ),
     ]
 }
 
@@ -225,6 +291,7 @@ struct Onlooker {
 impl Onlooker {
     fn check(&mut self, before: &State, after: &State, command: &Command, outcome: &Outcome) {
         assert!(after.log_time() >= before.log_time(), "I14");
+        check_nodes(before, after);
         if let Ok(Event::Claimed { approval: Some(id), claim, .. }) = outcome {
             let fresh = self.released.entry(*id).or_default().insert(claim.position);
             assert_eq!(self.released[id].len(), 1, "I2: two releases of {id}");
@@ -288,6 +355,21 @@ impl Onlooker {
             assert!(approval.votes.is_empty() && approval.claim.is_none());
         }
     }
+}
+
+/// C-5: a node stays what it was, and gone once gone; bundles only follow; enough are left to sign.
+fn check_nodes(before: &State, after: &State) {
+    for node in before.nodes() {
+        let now = after.node(node.id).expect("ids are kept for ever");
+        assert!(now.removed >= node.removed && now.name == node.name);
+    }
+    assert!(after.trust_bundles().starts_with(before.trust_bundles()));
+    assert!(after.audit_checkpoints().starts_with(before.audit_checkpoints()));
+    let (Some(was), Some(is)) = (before.trust(), after.trust()) else { return };
+    assert!(is.epoch >= was.epoch && is.threshold >= was.threshold);
+    let signers: BTreeSet<_> =
+        after.signers().expect("is set").keys.iter().map(|k| k.node).collect();
+    assert!(signers.len() >= is.threshold as usize, "nothing can be signed any more");
 }
 
 /// Whether the requirements are met, counted from scratch.
@@ -395,7 +477,10 @@ proptest! {
                 }
                 // Possibly to the very token or key that was there.
                 (
-                    Command::EnrollEdge { .. } | Command::RotateAgent { .. } | Command::RotatePrincipal { .. },
+                    Command::EnrollEdge { .. }
+                    | Command::InviteNode { .. }
+                    | Command::RotateAgent { .. }
+                    | Command::RotatePrincipal { .. },
                     Ok(_),
                 ) => prop_assert_eq!(appended, 1),
                 (_, Ok(_)) => prop_assert_eq!(appended, usize::from(changed), "{:?}", command),
@@ -533,11 +618,20 @@ fn the_vocabulary_reaches_every_state() {
     let mut reached = BTreeSet::new();
     let mut claimed_without_approval = false;
     let mut releases = 0;
+    let mut of_nodes = [0; 4];
     for _ in 0..300 {
         let steps = steps().new_tree(&mut runner).expect("grows").current();
         let mut state = State::default();
         for (n, batch) in log(&steps).iter().enumerate() {
             let outcomes = state.apply(Position { term: 1, index: n as u64 }, batch);
+            let changed = match outcomes[..] {
+                [Ok(Event::NodeChanged { .. })] => Some(0),
+                [Ok(Event::TrustChanged { .. })] => Some(1),
+                [Ok(Event::AuditCheckpointed { .. })] => Some(2),
+                [Ok(Event::SealChanged)] => Some(3),
+                _ => None,
+            };
+            of_nodes[changed.unwrap_or(0)] += usize::from(changed.is_some());
             releases +=
                 usize::from(matches!(outcomes[..], [Ok(Event::Claimed { approval: Some(_), .. })]));
             reached.extend(state.approvals().map(|a| a.state));
@@ -552,4 +646,5 @@ fn the_vocabulary_reaches_every_state() {
     assert_eq!(reached.len(), 9, "{reached:?}");
     assert!(claimed_without_approval);
     assert!(releases > 100, "{releases} releases in 300 sequences");
+    assert!(of_nodes.iter().all(|times| *times > 5), "{of_nodes:?}");
 }
