@@ -1,21 +1,24 @@
 //! The vault: keys for what is stored, and for what is sent to edges.
 //!
 //! ```text
-//! provider (key file | passphrase) ─ wraps ─▶ root key ─ wraps ─▶ keyring {term → barrier key}
-//!                                             │                    ├─ "raft-entry", "snapshot", …  (Barrier)
-//!                                             │                    └─ "payload" ─ wraps ─▶ one data key per secret
-//!                                             ├─ "local"           (secrets of this node's disk)
-//!                                             └─ "derive"          (bearer tokens)
+//! provider ─ wraps ─▶ root key ─ wraps ─▶ keyring {term → barrier key}
+//!  key file            │                    ├─ "raft-entry", "snapshot", …  (Barrier)
+//!  passphrase          │                    └─ "payload" ─ wraps ─▶ one data key per secret
+//!  shares, k of n      ├─ "local"           (secrets of this node's disk)
+//!  PKCS#11 token       └─ "derive"          (bearer tokens)
 //! ```
 //!
 //! It owns `seal.json` and knows no Raft, no state and no policy: what a secret may be used for reaches it as a
 //! [`Binding`], which is authenticated with the ciphertext. Nothing here prints, copies or compares a key.
 //!
-//! `seal.json` is the same on every node. What changes it ([`Vault::rotate`]) gives the bytes of a new file, which
+//! `seal.json` is the same on every node. What changes it ([`Vault::rotate`], [`Rekey`]) gives the bytes of a new file, which
 //! are in force on no node until they were replicated and taken in: [`Barrier::adopt`](crate::cluster::Barrier).
 
 mod provider;
+mod rekey;
 mod seal_file;
+mod shares;
+pub mod sharing;
 
 mod barrier;
 mod edge;
@@ -33,10 +36,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use zeroize::Zeroizing;
 
 pub use edge::{SealedToEdge, seal_to_edge};
-pub use error::SealError;
+pub use error::{SealError, ShareError, TokenError};
 pub use keyring::KeyringTerm;
 pub use payload::Binding;
-pub use provider::{NewSeal, Unsealing};
+pub use provider::{NewSeal, Pin, Token, Unsealing};
+pub use rekey::{Authority, Rekey, Verified};
+pub use shares::{EncryptedShare, Progress, Recipient, Share, ShareSet, UnsealProgress};
 
 use crate::state::{Millis, Payload};
 use cipher::Key;
@@ -63,15 +68,19 @@ struct Held {
 /// A vault that was just made.
 pub struct Created {
     pub vault: Vault,
+    /// For their keepers; empty unless it is sealed with shares. They are nowhere else.
+    pub shares: Vec<EncryptedShare>,
 }
 
 /// What anybody who can read the data directory may know of a seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealParameters {
-    /// "key-file" or "passphrase".
+    /// "key-file", "passphrase", "pkcs11" or "shamir".
     pub provider: &'static str,
     /// One more with every change of the seal file.
     pub revision: u64,
+    /// What opens it, if shares do.
+    pub shares: Option<ShareSet>,
 }
 
 impl Vault {
@@ -86,8 +95,12 @@ impl Vault {
     /// [`SealError::Missing`], [`SealError::Damaged`] or [`SealError::File`].
     pub fn parameters(dir: &Path) -> Result<SealParameters, SealError> {
         let (seal, _) = SealFile::read(dir)?;
-        let provider = seal.wrapped().parameters().name();
-        Ok(SealParameters { provider, revision: seal.revision() })
+        let parameters = seal.wrapped().parameters();
+        Ok(SealParameters {
+            provider: parameters.name(),
+            revision: seal.revision(),
+            shares: parameters.share_set().cloned(),
+        })
     }
 
     /// Makes a root key and a keyring and writes `dir/seal.json`, whole or not at all, never over another. A key
@@ -100,7 +113,7 @@ impl Vault {
         if Self::exists(dir) {
             return Err(SealError::AlreadyExists(SealFile::path(dir).display().to_string()));
         }
-        let provider = new.provider()?;
+        let (provider, shares) = new.provider()?;
         let root = cipher::random_key();
         let wrapped = WrappedRoot::wrap(provider.as_ref(), &root)?;
         let keyring = Keyring::first(now);
@@ -108,7 +121,7 @@ impl Vault {
         let file = seal.encode();
         seal_file::write_first(dir, &file)?;
         provider.warn();
-        Ok(Created { vault: Self::of(dir, root, Held { file, seal, keyring }) })
+        Ok(Created { vault: Self::of(dir, root, Held { file, seal, keyring }), shares })
     }
 
     /// Opens `dir/seal.json`. As slow as [`Vault::create`].

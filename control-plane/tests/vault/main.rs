@@ -5,8 +5,13 @@
 mod edge;
 mod local;
 mod payload;
+mod rekey;
 mod rotation;
 mod seal;
+mod shares;
+mod sharing;
+mod team;
+mod token;
 
 use std::path::Path;
 
