@@ -108,7 +108,7 @@ pub enum ShareError {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     #[error(
-        "nothing was sealed: {0} keys of token {1:?} are labelled {2:?}; rename all but one, or choose another label"
+        "nothing was done: {0} keys of token {1:?} are labelled {2:?}; rename all but one, or choose another label"
     )]
     KeyAmbiguous(usize, String, String),
     #[error(

@@ -51,7 +51,7 @@ pub struct Verified {
 
 impl Vault {
     /// Opens the seal in force once more, as unsealing does: with its passphrase, its key file, its token, or its
-    /// threshold of shares.
+    /// threshold of shares. As slow as [`Vault::unseal`].
     ///
     /// # Errors
     /// Those of [`Vault::unseal`].
@@ -99,6 +99,7 @@ impl Rekey {
     }
 
     /// Opens the new seal with what is presented back: the threshold of new shares, or the passphrase that was meant.
+    /// As slow as [`Vault::unseal`].
     ///
     /// # Errors
     /// Those of [`Vault::unseal`]; it can be tried again.
