@@ -22,7 +22,7 @@ pub struct Authority {
 /// A new seal that nobody has shown to be able to open: there is no way from here to a seal file but
 /// [`Rekey::verify`].
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// use countersign_control_plane::vault::{Rekey, Vault};
 ///
 /// fn unverified(vault: &Vault, rekey: Rekey) {
@@ -30,7 +30,7 @@ pub struct Authority {
 /// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use countersign_control_plane::vault::{Rekey, Verified};
 ///
 /// fn forged(rekey: Rekey) -> Verified {
