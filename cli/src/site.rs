@@ -72,7 +72,7 @@ impl Site {
             web_listen: Some(plan.web_listen),
             seal: SealConfig::KeyFile(data_dir.join("seal.key")),
             org_id: "dev".into(),
-            server_names: Vec::new(),
+            ..NodeConfig::default()
         })
         .await?;
         match attach(&control, plan).await {

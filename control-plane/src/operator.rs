@@ -114,6 +114,7 @@ impl AdminService for Operator {
         &self,
         _request: Request<JoinClusterRequest>,
     ) -> Result<Response<JoinClusterResponse>, Status> {
+        self.node.unsealed().ok_or_else(refuse::sealed)?;
         Err(Status::unimplemented("JoinCluster"))
     }
 

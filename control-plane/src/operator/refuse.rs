@@ -1,6 +1,7 @@
 //! Every way to say no: what happened inside to a gRPC status with `google.rpc` details. The only table of codes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -66,6 +67,15 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
         "INTERNAL",
         "something failed inside the control plane: its log says what; nothing is known to have changed",
     )
+}
+
+/// Somebody tries too often.
+pub(super) fn too_many(what: &str, wait: Duration) -> Status {
+    let mut details = with_reason("TOO_MANY_TRIES");
+    details.set_retry_info(Some(wait));
+    let seconds = wait.as_secs() + 1;
+    let message = format!("{what}: there were too many tries; try again in {seconds} s");
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 pub(crate) fn unavailable(error: &Unavailable) -> Status {

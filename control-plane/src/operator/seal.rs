@@ -29,6 +29,7 @@ pub(super) async fn unseal(
     request: v1::UnsealRequest,
 ) -> Result<v1::UnsealResponse, Status> {
     let passphrase = text_of(request.passphrase)?;
+    node.unsealing.take().map_err(|wait| refuse::too_many("nothing was unsealed", wait))?;
     // A task of its own: a caller that goes away leaves nothing half open.
     let opening = node.clone();
     let opened = tokio::spawn(async move { opening.unseal(passphrase, token_sha256).await });

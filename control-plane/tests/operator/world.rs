@@ -46,7 +46,7 @@ pub(crate) fn config(data_dir: &Path, seal: SealConfig) -> Config {
         web_listen: Some(any),
         seal,
         org_id: "test".into(),
-        server_names: Vec::new(),
+        ..Config::default()
     }
 }
 
