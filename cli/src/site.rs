@@ -173,8 +173,12 @@ async fn enroll(admin: &mut Admin) -> Result<(EdgeIdentity, Gateway), Failure> {
     let request =
         v1::EnrollEdgeRequest { request_id: client::request_id(), name: EDGE.into(), csr_pem };
     let enrolled = admin.enroll_edge(request).await?.into_inner();
-    let identity =
-        EdgeIdentity { name: EDGE.into(), certificate_pem: enrolled.certificate_pem, key_pem };
+    let identity = EdgeIdentity {
+        name: EDGE.into(),
+        certificate_pem: enrolled.certificate_pem,
+        key_pem,
+        certificate_file: None,
+    };
     Ok((
         identity,
         gateway(enrolled.gateway_address, enrolled.gateway_ca_pem, &enrolled.root_public_key)?,
@@ -182,12 +186,17 @@ async fn enroll(admin: &mut Admin) -> Result<(EdgeIdentity, Gateway), Failure> {
 }
 
 fn gateway(address: String, ca_pem: String, root_key: &[u8]) -> anyhow::Result<Gateway> {
-    let Some((host, _)) = address.rsplit_once(':') else {
+    if address.is_empty() {
         bail!("the control plane names no gateway address")
-    };
-    let server_name = host.trim_matches(['[', ']']).to_owned();
+    }
     let root_key = root_key.try_into().context("the control plane's root key is not 32 bytes")?;
-    Ok(Gateway { addresses: vec![address], server_name, ca_pem, root_key })
+    Ok(Gateway {
+        addresses: vec![address],
+        server_name: None,
+        ca_pem,
+        root_key,
+        passthrough_when_disconnected: true,
+    })
 }
 
 /// As one new version, unless exactly this text is in force.

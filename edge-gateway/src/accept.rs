@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Badge;
-use crate::control::Link;
 use crate::refuse::{Refusal, answer, whole};
 use crate::serve::{Entrance, Rooms, serve};
 use crate::upstream::BoxBody;
@@ -161,8 +160,8 @@ async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<
 }
 
 fn healthz(rooms: &Rooms) -> Response<BoxBody> {
-    match (rooms.control.in_force(), rooms.control.link()) {
-        (Some(_), Link::Attached) => answer(StatusCode::OK, "text/plain", "ok\n".into()),
+    match (rooms.control.in_force(), rooms.control.away()) {
+        (Some(_), None) => answer(StatusCode::OK, "text/plain", "ok\n".into()),
         (Some(_), _) => {
             answer(StatusCode::OK, "text/plain", "ok, without the control plane\n".into())
         }
@@ -174,7 +173,7 @@ fn healthz(rooms: &Rooms) -> Response<BoxBody> {
 
 /// Whom the proxy serves. Without a bundle nobody is known, which is not the agent's fault.
 fn admitted(rooms: &Rooms, request: &Request<Incoming>) -> Result<Badge, Refusal> {
-    let force = rooms.control.in_force().ok_or_else(|| wait::unreachable(rooms.control.link()))?;
+    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
     let badge = Badge::read(request.headers()).ok_or(Refusal::ProxyCredential)?;
     force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
     Ok(badge)
@@ -209,7 +208,9 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
 fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
     let Some(force) = rooms.control.in_force() else { return false };
     force.bundle.policy.names_host(destination)
-        || force.bundle.agent(badge).is_some_and(|agent| rooms.hall.seats(&agent.id).stray())
+        || force.bundle.agent(badge).is_some_and(|agent| {
+            rooms.hall.seats(&agent.id).stray(rooms.control.clock().boottime_ms())
+        })
 }
 
 fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {

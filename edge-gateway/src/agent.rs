@@ -10,7 +10,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
-use crate::clock;
 use crate::config::Limits;
 use crate::refuse::Refusal;
 
@@ -100,12 +99,12 @@ impl Seats {
         Self::take(&self.held, "requests waiting for approval")
     }
 
-    /// Counts a tunnel to a host that no rule names; false when there were too many within the minute.
-    pub(crate) fn stray(&self) -> bool {
+    /// Counts a tunnel to a host that no rule names, by the boot-time clock; false when there were too many within the
+    /// minute.
+    pub(crate) fn stray(&self, now_ms: u64) -> bool {
         let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::boottime_ms();
-        if now >= strays.since + 60_000 {
-            *strays = Strays { since: now, count: 0 };
+        if now_ms >= strays.since + 60_000 {
+            *strays = Strays { since: now_ms, count: 0 };
         }
         strays.count = strays.count.saturating_add(1);
         strays.count <= STRAYS

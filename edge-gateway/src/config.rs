@@ -6,16 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use countersign_gate::Digest;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::addresses::Network;
+pub use crate::identity::Identity;
 use crate::upstream::{self, ConnectTo};
 
 /// All that an edge is told before it starts.
@@ -33,25 +30,19 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Who this edge is to the control plane.
-pub struct Identity {
-    pub name: String,
-    pub certificate_pem: String,
-    /// PKCS #8.
-    pub key_pem: Zeroizing<String>,
-}
-
 /// Where the control plane is, and how it is recognised.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    /// `host:port` of every node; they are tried in turn.
+    /// `host:port` of nodes. One that can be reached is enough: it names the others.
     pub addresses: Vec<String>,
-    /// The name in the nodes' certificates.
-    pub server_name: String,
+    /// The name in the nodes' certificates. None: each names the host that it is reached at.
+    pub server_name: Option<String>,
     /// The authority that signed those certificates.
     pub ca_pem: String,
     /// The cluster's root key (Ed25519), pinned when this edge was enrolled.
     pub root_key: [u8; 32],
+    /// Whether requests that the policy allows, and that want no key, go on while no node can be reached.
+    pub passthrough_when_disconnected: bool,
 }
 
 /// How much is taken on.
@@ -92,20 +83,6 @@ impl fmt::Display for Mistakes {
 }
 
 impl std::error::Error for Mistakes {}
-
-impl Identity {
-    /// SHA-256 of the certificate's SubjectPublicKeyInfo: what requests are bound to.
-    ///
-    /// # Errors
-    /// When the certificate cannot be read.
-    pub fn key_digest(&self) -> anyhow::Result<Digest> {
-        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
-            .context("this edge's certificate")?;
-        let (_, certificate) =
-            X509Certificate::from_der(&der).context("this edge's certificate")?;
-        Ok(Sha256::digest(certificate.public_key().raw).into())
-    }
-}
 
 impl Config {
     /// Reads the file, then the variables that `variable` knows, which win.
@@ -158,6 +135,7 @@ struct GatewayText {
     server_name: Option<String>,
     ca_file: Option<PathBuf>,
     root_key: Option<String>,
+    passthrough_when_disconnected: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -197,6 +175,12 @@ impl Text {
         number("LIMITS_MAX_HELD_PER_AGENT", &mut self.limits.max_held_per_agent);
         number("LIMITS_MAX_CONNECTIONS", &mut self.limits.max_connections);
 
+        let key = "CONTROL_PLANE_PASSTHROUGH_WHEN_DISCONNECTED";
+        if let Some(text) = read(key) {
+            let value =
+                reading.note(&name(key), text.parse().map_err(|_| "neither true nor false"));
+            replace(&mut self.control_plane.passthrough_when_disconnected, value);
+        }
         replace(&mut self.listen, read("LISTEN"));
         replace(&mut self.metrics_listen, read("METRICS_LISTEN"));
         replace(&mut self.ca_file, path("CA_FILE"));
@@ -294,10 +278,15 @@ impl Reading {
 
     fn identity(&mut self, text: IdentityText) -> Option<Identity> {
         let name = self.needed("identity.name", text.name);
+        let certificate_file = text.certificate_file.clone();
         let certificate_pem = self.file("identity.certificate_file", text.certificate_file);
         let key_pem = self.file("identity.key_file", text.key_file).map(Zeroizing::new);
-        let identity =
-            Identity { name: name?, certificate_pem: certificate_pem?, key_pem: key_pem? };
+        let identity = Identity {
+            name: name?,
+            certificate_pem: certificate_pem?,
+            key_pem: key_pem?,
+            certificate_file,
+        };
         self.note(
             "identity.certificate_file",
             identity.key_digest().map_err(|why| format!("{why:#}")),
@@ -315,15 +304,12 @@ impl Reading {
             let bytes = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
             self.note("control_plane.root_key", bytes.ok_or("not 64 hexadecimal digits"))
         });
-        let host = |address: &String| {
-            address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).to_owned()
-        };
-        let server_name = text.server_name.or_else(|| text.addresses.first().map(host));
         Some(Gateway {
-            server_name: server_name?,
+            server_name: text.server_name,
             addresses: text.addresses,
             ca_pem: ca_pem?,
             root_key: root_key?,
+            passthrough_when_disconnected: text.passthrough_when_disconnected.unwrap_or(true),
         })
     }
 

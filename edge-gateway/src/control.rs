@@ -5,8 +5,14 @@
 //! followed by another: what is held is announced again, and what was not acknowledged is sent again. Every message
 //! is idempotent by its request id.
 
+mod attaching;
+mod freshness;
 mod lease;
+mod nodes;
+mod opening;
+mod renewal;
 mod session;
+mod verified;
 mod wire;
 
 use std::collections::{HashMap, VecDeque};
@@ -20,22 +26,27 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::InForce;
+use crate::clock::Clock;
 use crate::config;
+use crate::identity::Passport;
 use crate::telemetry::Metrics;
 use crate::unseal::{Incarnation, Sealed};
 
 pub(crate) use lease::NotLeased;
+pub(crate) use opening::Opening;
 
 /// The edge's end of the session.
 pub(crate) struct Control {
     incarnation: Incarnation,
-    /// SHA-256 of our certificate's SubjectPublicKeyInfo.
-    edge_key: [u8; 32],
+    passport: Passport,
+    clock: Clock,
     in_force: watch::Sender<Option<Arc<InForce>>>,
     link: watch::Sender<Link>,
-    trust: Mutex<Option<Arc<Trust>>>,
+    verified: verified::Verified,
+    freshness: freshness::Freshness,
+    passes_when_away: bool,
     held: Mutex<HashMap<RequestId, Entry>>,
-    settled: Mutex<Settled>,
+    settled: Mutex<opening::Settled>,
     leases: lease::Leases,
     outbox: Mutex<VecDeque<Out>>,
     outbox_filled: Notify,
@@ -46,11 +57,23 @@ pub(crate) type RequestId = [u8; 16];
 
 /// What state the session is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
+enum Link {
     Attached,
     Down,
-    /// The control plane answers, but its vault is sealed.
+    /// A node said so.
+    Evicted,
+    /// Every node that answers says that its vault is sealed.
     Sealed,
+}
+
+/// Why the control plane cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// It can be, but our clock and its own are too far apart.
+    ClockOff,
+    Evicted,
+    Sealed,
+    Unreachable,
 }
 
 /// What the control plane says of a held request.
@@ -72,6 +95,7 @@ pub(crate) enum Reason {
     AlreadyExecuted,
     Cancelled,
     Denied,
+    Evicted,
     Expired,
     Invalid,
     OutcomeUnknown,
@@ -110,19 +134,12 @@ pub(crate) struct Alarm {
     pub(crate) detail: String,
 }
 
-/// A held request's line to the control plane. Dropped before it is finished, it says that the agent went away.
-pub(crate) struct Opening {
-    request_id: RequestId,
-    answers: mpsc::Receiver<Box<Answer>>,
-    control: Arc<Control>,
-    fate: Option<Fate>,
-}
-
-/// What became of a held request at this edge. One that was dropped here was certainly not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Carried,
-    Dropped,
+impl Alarm {
+    /// One that is about no agent.
+    fn of_the_edge(kind: &'static str, detail: String) -> Self {
+        let nobody = String::new;
+        Self { kind, agent_id: nobody(), credential_id: nobody(), host: nobody(), detail }
+    }
 }
 
 /// A held request as it is announced, as often as sessions begin.
@@ -152,24 +169,31 @@ enum Kept {
 const OUTBOX: usize = 100_000;
 /// Answers that one held request may have waiting.
 const ANSWERS: usize = 16;
-/// How many settled requests are remembered, to tell a late decision from a stray one.
-const SETTLED: usize = 8_192;
 
 impl Control {
     /// Starts the session, which goes on until `stop`.
+    ///
+    /// # Errors
+    /// A certificate that cannot be read or has ended, and an address that cannot be dialled.
     pub(crate) fn start(
         gateway: config::Gateway,
-        identity: &config::Identity,
+        identity: config::Identity,
+        clock: Clock,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let dialler = session::Dialler::new(gateway, identity)?;
+        let passport = Passport::new(identity, clock.wall_ms())?;
+        let until = i64::try_from(passport.until_ms() / 1_000).unwrap_or(i64::MAX);
+        metrics.certificate_until.set(until);
         let control = Arc::new(Self {
             incarnation: Incarnation::new(),
-            edge_key: identity.key_digest()?,
+            passport,
+            clock: clock.clone(),
             in_force: watch::Sender::new(None),
             link: watch::Sender::new(Link::Down),
-            trust: Mutex::default(),
+            verified: verified::Verified::new(gateway.root_key),
+            freshness: freshness::Freshness::new(clock),
+            passes_when_away: gateway.passthrough_when_disconnected,
             held: Mutex::default(),
             settled: Mutex::default(),
             leases: lease::Leases::default(),
@@ -177,7 +201,9 @@ impl Control {
             outbox_filled: Notify::new(),
             metrics,
         });
-        tokio::spawn(session::keep_attached(Arc::clone(&control), dialler, stop));
+        control.metrics.add(lease::Remaining::new(&control)?)?;
+        let (dialler, nodes) = attaching::Dialler::new(gateway, &control)?;
+        tokio::spawn(attaching::keep_attached(Arc::clone(&control), dialler, nodes, stop));
         Ok(control)
     }
 
@@ -191,8 +217,23 @@ impl Control {
         self.in_force.subscribe()
     }
 
-    pub(crate) fn link(&self) -> Link {
+    fn link(&self) -> Link {
         *self.link.borrow()
+    }
+
+    /// Why it cannot be asked, if so.
+    pub(crate) fn away(&self) -> Option<Away> {
+        match self.link() {
+            Link::Attached if self.freshness.clock_off() => Some(Away::ClockOff),
+            Link::Attached if self.freshness.in_contact() => None,
+            Link::Attached | Link::Down => Some(Away::Unreachable),
+            Link::Evicted => Some(Away::Evicted),
+            Link::Sealed => Some(Away::Sealed),
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     pub(crate) fn incarnation(&self) -> &Incarnation {
@@ -200,34 +241,55 @@ impl Control {
     }
 
     pub(crate) fn edge_key(&self) -> [u8; 32] {
-        self.edge_key
+        self.passport.key_digest()
     }
 
     /// Whose signatures count right now.
     pub(crate) fn trust(&self) -> Option<Arc<Trust>> {
-        lock(&self.trust).clone()
+        self.verified.trust()
     }
 
-    /// Waits for the session, for as long as a new request may: a second.
+    /// Changes of whose signatures count.
+    pub(crate) fn changes_of_trust(&self) -> watch::Receiver<Option<Arc<Trust>>> {
+        self.verified.changes_of_trust()
+    }
+
+    /// A decision verified.
+    pub(crate) fn saw_decision(&self, payload: &[u8]) {
+        self.verified.decision(payload);
+    }
+
+    /// Waits until people can be asked, for as long as a new request may: a second.
     ///
     /// # Errors
-    /// The state that it is in instead.
-    pub(crate) async fn attached(&self) -> Result<(), Link> {
+    /// Why they cannot be.
+    pub(crate) async fn attached(&self) -> Result<(), Away> {
         const PATIENCE: Duration = Duration::from_secs(1);
         let mut link = self.link.subscribe();
-        let waiting = link.wait_for(|link| *link != Link::Down);
-        let link = match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Ok(link)) => *link,
-            Ok(Err(_)) | Err(_) => Link::Down,
-        };
-        if link == Link::Attached { Ok(()) } else { Err(link) }
+        // Whether in time or not, what is the case then is what counts.
+        let _ = tokio::time::timeout(PATIENCE, link.wait_for(|link| *link != Link::Down)).await;
+        self.away().map_or(Ok(()), Err)
+    }
+
+    /// Whether a request that the policy allows, and that wants no key, may go on.
+    ///
+    /// # Errors
+    /// Why not: the control plane is away, and the edge is told to wait for it even so.
+    pub(crate) async fn lets_through(&self) -> Result<(), Away> {
+        if self.passes_when_away || self.link() == Link::Attached {
+            return Ok(());
+        }
+        match self.attached().await {
+            Err(Away::ClockOff) | Ok(()) => Ok(()),
+            Err(away) => Err(away),
+        }
     }
 
     /// Announces a held request.
     pub(crate) fn open(self: &Arc<Self>, held: &Held, why: &Why) -> Opening {
         let request_id = held.ticket().circumstances.request_id;
         let answers = self.announce(held, why);
-        Opening { request_id, answers, control: Arc::clone(self), fate: None }
+        Opening::new(request_id, answers, Arc::clone(self))
     }
 
     /// Says how a released request ended.
@@ -281,107 +343,6 @@ impl Control {
         outbox.push_back(out);
         drop(outbox);
         self.outbox_filled.notify_one();
-    }
-}
-
-impl Opening {
-    /// The next thing said of it.
-    pub(crate) async fn answer(&mut self) -> Option<Answer> {
-        self.answers.recv().await.map(|answer| *answer)
-    }
-
-    /// Announces the same request anew, judged by a newer policy.
-    pub(crate) fn again(&mut self, held: &Held, why: &Why) {
-        self.answers = self.control.announce(held, why);
-    }
-
-    /// A decision released it: it is being carried out.
-    pub(crate) fn carried(mut self) {
-        self.fate = Some(Fate::Carried);
-    }
-
-    /// The control plane said no, and needs no telling.
-    pub(crate) fn refused(mut self) {
-        self.fate = Some(Fate::Dropped);
-    }
-
-    /// This edge gives up waiting.
-    pub(crate) fn given_up(self, reason: &str) {
-        self.control.cancel(self.request_id, reason);
-        self.refused();
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        lock(&self.control.held).remove(&self.request_id);
-        let fate = self.fate.unwrap_or(Fate::Dropped);
-        lock(&self.control.settled).remember(self.request_id, fate);
-        if self.fate.is_none() {
-            self.control.cancel(self.request_id, "the agent went away");
-        }
-    }
-}
-
-impl Control {
-    fn cancel(&self, request_id: RequestId, reason: &str) {
-        let message = pb::HeldCancelled {
-            request_id: Bytes::copy_from_slice(&request_id),
-            reason: reason.to_owned(),
-        };
-        self.push(Out::Kept(Kept::Cancelled(message)));
-        // While nobody listens it may have been claimed, and its decision lost on the way. Said of a request that
-        // was not claimed, this changes nothing.
-        if self.link() != Link::Attached {
-            self.receipt(request_id, None, Receipt::NotSent, &Bytes::new());
-        }
-    }
-
-    /// A decision that nobody waits for any more. If this edge dropped its request, nothing was sent, and saying so
-    /// frees the approval; if it was carried out, its receipt says so already.
-    fn orphan(&self, request_id: RequestId, approval_id: Option<[u8; 16]>) {
-        let fate = lock(&self.settled).fate(&request_id);
-        self.metrics.decisions_ignored.with_label_values(&["orphan"]).inc();
-        match fate {
-            Some(Fate::Carried) => {}
-            Some(Fate::Dropped) => {
-                self.receipt(request_id, approval_id, Receipt::NotSent, &Bytes::new())
-            }
-            None => self.alarm(Alarm {
-                kind: "orphan_decision",
-                agent_id: String::new(),
-                credential_id: String::new(),
-                host: String::new(),
-                detail: format!(
-                    "a decision about request {}, which this edge never held",
-                    hex::encode(request_id)
-                ),
-            }),
-        }
-    }
-}
-
-/// The last requests that were settled here, oldest first.
-#[derive(Default)]
-struct Settled {
-    fates: HashMap<RequestId, Fate>,
-    order: VecDeque<RequestId>,
-}
-
-impl Settled {
-    fn remember(&mut self, request_id: RequestId, fate: Fate) {
-        if self.fates.insert(request_id, fate).is_none() {
-            self.order.push_back(request_id);
-        }
-        while self.order.len() > SETTLED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.fates.remove(&oldest);
-            }
-        }
-    }
-
-    fn fate(&self, request_id: &RequestId) -> Option<Fate> {
-        self.fates.get(request_id).copied()
     }
 }
 

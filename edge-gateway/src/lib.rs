@@ -1,5 +1,5 @@
 //! The edge gateway: it intercepts what agents send, freezes what is risky until people or the policy release it,
-//! swaps fake keys for real ones, and forwards. It writes nothing to disk save its authority's certificate.
+//! swaps fake keys for real ones, and forwards. It writes nothing to disk save its authority's certificate and, when it is renewed, its own.
 //!
 //! # Layout
 //!
@@ -19,7 +19,7 @@
 //! redact  no real key reaches the agent
 //! refuse  every way to say no; the only table of statuses
 //! control the only files that know proto; unseal: the key that keys are sealed to; bundle: what is decided with
-//! config, clock, telemetry
+//! identity  who we are to the control plane; config, clock, telemetry
 //! ```
 
 mod accept;
@@ -41,8 +41,9 @@ mod bundle;
 mod control;
 mod unseal;
 
-mod clock;
+pub mod clock;
 pub mod config;
+mod identity;
 mod planted;
 pub mod telemetry;
 
@@ -57,10 +58,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
 use crate::serve::Rooms;
 use crate::telemetry::Metrics;
+use crate::upstream::{Resolve, SystemResolver};
 
 /// A running edge.
 pub struct Edge {
@@ -72,6 +75,19 @@ pub struct Edge {
     /// The session with the control plane, which ends last.
     detach: CancellationToken,
     open: TaskTracker,
+}
+
+/// What an edge asks its machine for.
+pub struct Surroundings {
+    pub clock: Clock,
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl Default for Surroundings {
+    /// The machine's own.
+    fn default() -> Self {
+        Self { clock: Clock::system(), resolver: Arc::new(SystemResolver) }
+    }
 }
 
 /// How long a shutdown waits for answers that are under way.
@@ -94,8 +110,17 @@ impl Edge {
     /// Listens, and begins to attach to the control plane. Until the first verified bundle everything is refused.
     ///
     /// # Errors
-    /// When an address is taken, the CA file cannot be written, or a certificate cannot be read.
+    /// When an address is taken, the CA file cannot be written, or a certificate cannot be read or has ended.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_in(config, Surroundings::default()).await
+    }
+
+    /// The same, with another clock and another way to find addresses.
+    ///
+    /// # Errors
+    /// As [`Edge::start`].
+    pub async fn start_in(config: Config, surroundings: Surroundings) -> anyhow::Result<Self> {
+        let Surroundings { clock, resolver } = surroundings;
         let Config { listen, metrics_listen, ca_file, identity, gateway, mut upstream, limits } =
             config;
         let (stop, drain, detach) =
@@ -116,11 +141,12 @@ impl Edge {
             }
         };
         upstream.forbidden.extend([proxy_addr].into_iter().chain(metrics_addr));
-        let control = Control::start(gateway, &identity, Arc::clone(&metrics), detach.clone())?;
+        let control =
+            Control::start(gateway, identity, clock, Arc::clone(&metrics), detach.clone())?;
         let rooms = Arc::new(Rooms {
             authority,
             control,
-            upstream: upstream::Upstream::new(upstream)?,
+            upstream: upstream::Upstream::with_resolver(upstream, resolver)?,
             hall: agent::Hall::new(limits),
             limits,
             metrics,

@@ -53,6 +53,7 @@ pub(crate) enum Refusal {
         limit: usize,
     },
     BodyTooSlow,
+    ClockOff,
     ControlPlaneUnavailable,
     DestinationMismatch {
         why: String,
@@ -60,6 +61,7 @@ pub(crate) enum Refusal {
     Draining {
         approval_id: Option<ApprovalId>,
     },
+    Evicted,
     FakeKeyMisplaced {
         why: String,
     },
@@ -84,6 +86,8 @@ pub(crate) enum Refusal {
         rule: Option<String>,
         detail: Option<String>,
     },
+    /// The policy could not be asked about it.
+    PolicyFailed,
     ProxyCredential,
     Sealed,
     UpstreamFailed {
@@ -124,6 +128,9 @@ impl Refusal {
             Self::BodyTooSlow => {
                 (S::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time")
             }
+            Self::ClockOff => {
+                (S::SERVICE_UNAVAILABLE, "clock_off", "This gateway's clock is wrong")
+            }
             Self::ControlPlaneUnavailable => (
                 S::SERVICE_UNAVAILABLE,
                 "control_plane_unavailable",
@@ -137,6 +144,7 @@ impl Refusal {
             Self::Draining { .. } => {
                 (S::SERVICE_UNAVAILABLE, "draining", "This gateway is going down")
             }
+            Self::Evicted => (S::SERVICE_UNAVAILABLE, "edge_evicted", "This gateway is out of use"),
             Self::FakeKeyMisplaced { .. } => {
                 (S::FORBIDDEN, "fake_key_misplaced", "A key is where it must not be")
             }
@@ -155,6 +163,9 @@ impl Refusal {
             Self::Overloaded { .. } => (S::SERVICE_UNAVAILABLE, "overloaded", "Too much at once"),
             Self::PolicyDenied { .. } => {
                 (S::FORBIDDEN, "policy_denied", "The policy does not allow it")
+            }
+            Self::PolicyFailed => {
+                (S::FORBIDDEN, "policy_failed", "The policy could not be applied")
             }
             Self::ProxyCredential => {
                 (S::PROXY_AUTHENTICATION_REQUIRED, "proxy_credential", "Who is asking is not known")
@@ -206,6 +217,10 @@ impl Refusal {
             Self::BodyTooSlow => "Not sent: the body did not arrive whole within 30 seconds. Nothing was opened for \
                  approval. Send it again."
                 .into(),
+            Self::ClockOff => "Not sent: the clock of this gateway and that of the control plane are more than 30 seconds \
+                 apart, so that it cannot be told whether an approval still holds. An operator has to set the clock \
+                 right; try again later."
+                .into(),
             Self::ControlPlaneUnavailable => "Not sent: the control plane, which has the keys and the policy, cannot \
                  be reached right now. Try again in a few seconds."
                 .into(),
@@ -214,6 +229,9 @@ impl Refusal {
             ),
             Self::Draining { .. } => "Not sent: this gateway is going down. Repeat the identical request: another one \
                  takes it, and an approval that is open stays open."
+                .into(),
+            Self::Evicted => "Not sent: this gateway was evicted by an operator, and forwards nothing any more. Repeating \
+                 the request here changes nothing; ask an operator which gateway to use."
                 .into(),
             Self::FakeKeyMisplaced { why } => format!(
                 "Not sent: {why}. A key belongs only in its own place of requests to its own host. This was reported. \
@@ -246,6 +264,9 @@ impl Refusal {
                  changes nothing; ask an operator to add a rule if it is needed.",
                 after(detail.as_deref().unwrap_or_default())
             ),
+            Self::PolicyFailed => "Not sent: something went wrong while the policy was applied to this request, and what \
+                 cannot be judged is refused. Repeating it as it is changes nothing; report it to an operator."
+                .into(),
             Self::ProxyCredential => "Not sent: the proxy needs the agent's name and token, as in \
                  HTTPS_PROXY=http://NAME:TOKEN@HOST:PORT, and none that it knows was given."
                 .into(),
@@ -273,6 +294,7 @@ impl Refusal {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::ApprovalPending { .. } => Some(15),
+            Self::ClockOff => Some(30),
             Self::ControlPlaneUnavailable => Some(5),
             Self::Draining { .. } => Some(2),
             Self::Overloaded { .. } => Some(1),

@@ -1,5 +1,6 @@
 //! The story: one request, from its head to its answer.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use countersign_gate::{
     Request as Frozen, Scheme, Verdict, classify, seal_context, seal_info,
 };
 use countersign_policy::{Body, Head, Need, Subject, Then};
+use futures::FutureExt as _;
 use http::header::HeaderValue;
 use http::{Request, Response};
 use http_body::Body as _;
@@ -80,7 +82,8 @@ async fn story(
     request: Request<Incoming>,
 ) -> Result<Response<BoxBody>, Refusal> {
     // Boxed, so that what it took to judge a request is gone while it waits: thousands do.
-    let (mut became, _seat) = Box::pin(judged(rooms, badge, entrance, request)).await?;
+    let judging = Box::pin(judged(rooms, badge, entrance, request));
+    let (mut became, _seat) = refused_if_it_fails(judging).await?;
     loop {
         became = match became {
             Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
@@ -88,10 +91,22 @@ async fn story(
                 Ended::Released { request_id, released, sealed } => {
                     return released_by_decision(rooms, request_id, *released, sealed).await;
                 }
-                Ended::Reopened(waiting) => judge_again(rooms, badge, waiting)?,
+                Ended::Reopened(waiting) => {
+                    refused_if_it_fails(async { judge_again(rooms, badge, waiting) }).await?
+                }
             },
         }
     }
+}
+
+/// A request that makes the judging itself fail is refused, as whatever cannot be judged is. Nothing of it was sent.
+async fn refused_if_it_fails<T>(
+    judging: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    AssertUnwindSafe(judging).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request could not be judged: what failed is said on stderr");
+        Err(Refusal::PolicyFailed)
+    })
 }
 
 /// A request that was not refused.
@@ -117,7 +132,7 @@ async fn judged(
     request: Request<Incoming>,
 ) -> Result<(Became, Seat), Refusal> {
     // Who asks: judged anew for every request, so that a revoked agent is out at once.
-    let force = rooms.control.in_force().ok_or_else(|| wait::unreachable(rooms.control.link()))?;
+    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
     let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
     let seats = rooms.hall.seats(&agent.id);
     let seat = seats.moving()?;
@@ -180,6 +195,9 @@ async fn judged(
     match classify(frozen, judgement.verdict) {
         Class::Refuse(no) => Err(not_classified(no, judgement.reason)),
         Class::Pass(released) => {
+            if credential.is_none() {
+                rooms.control.lets_through().await.map_err(wait::unreachable)?;
+            }
             let agent = agent.clone();
             let passing = Passing { force, agent, released, credential, streamed };
             Ok((Became::Passing(Box::new(passing)), seat))
@@ -283,7 +301,7 @@ fn key_agrees(
 
 /// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
 fn judge_again(rooms: &Rooms, badge: &Badge, waiting: Box<Waiting>) -> Result<Became, Refusal> {
-    let force = rooms.control.in_force().ok_or(Refusal::ControlPlaneUnavailable)?;
+    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
     let agent = force.bundle.agent(badge).cloned().ok_or(Refusal::ProxyCredential)?;
     let request = waiting.held.request();
     let mut injections = request.injections().to_vec();
@@ -359,7 +377,7 @@ async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<BoxBody>, Refu
                 NotLeased::Refused(detail) => {
                     Refusal::LeaseRefused { credential: credential.name.clone(), detail }
                 }
-                NotLeased::Unreachable(link) => wait::unreachable(link),
+                NotLeased::Away(away) => wait::unreachable(away),
             })?;
             pool_key.push('\0');
             pool_key.push_str(&credential.id);
@@ -556,5 +574,19 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.held.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_a_request_is_judged_is_a_403() {
+        let judging = async { panic!("of the policy engine") };
+        let refused: Result<(), Refusal> = refused_if_it_fails(judging).await;
+        let answer = refused.expect_err("it is refused").into_response();
+        assert_eq!(answer.status(), 403);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
     }
 }

@@ -18,6 +18,7 @@ use opentelemetry::trace::{
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -98,6 +99,8 @@ pub(crate) struct Metrics {
     pub(crate) attached: IntGauge,
     pub(crate) bundle_revision: IntGauge,
     pub(crate) leases: IntGauge,
+    pub(crate) trust_epoch: IntGauge,
+    pub(crate) certificate_until: IntGauge,
     pub(crate) alarms: IntCounterVec,
     pub(crate) decisions_ignored: IntCounterVec,
     pub(crate) outbox_dropped: IntCounter,
@@ -137,6 +140,11 @@ impl Metrics {
             attached: gauge("attached", "Whether the session with the control plane is up.")?,
             bundle_revision: gauge("bundle_revision", "Revision of the bundle in force.")?,
             leases: gauge("leases", "Leased keys in memory.")?,
+            trust_epoch: gauge("trust_epoch", "Epoch of the trust bundle in force.")?,
+            certificate_until: gauge(
+                "certificate_not_after_seconds",
+                "When this edge's certificate ends, in seconds since 1970.",
+            )?,
             alarms: counters("alarms_total", "Alarms by kind.", "kind")?,
             decisions_ignored: counters(
                 "decisions_ignored_total",
@@ -146,6 +154,11 @@ impl Metrics {
             outbox_dropped,
             registry,
         }))
+    }
+
+    /// Serves what this collects as well.
+    pub(crate) fn add(&self, collector: impl Collector + 'static) -> anyhow::Result<()> {
+        Ok(self.registry.register(Box::new(collector))?)
     }
 
     fn text(&self) -> anyhow::Result<String> {

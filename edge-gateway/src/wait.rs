@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_gate::{Circumstances, Held, Judged, Outcome, Released, Unverified, Word, verify};
+use countersign_gate::{
+    Circumstances, Decision, Held, Judged, Outcome, Released, Signed, Unverified, Word, verify,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
-use crate::control::{Answer, Control, Link, Opening, Reason, Receipt, RequestId, Why};
+use crate::control::{Answer, Away, Control, Opening, Reason, Receipt, RequestId, Why};
 use crate::refuse::Refusal;
 use crate::telemetry::Metrics;
 use crate::unseal::Sealed;
@@ -56,7 +57,7 @@ pub(crate) fn circumstances(
         incarnation: control.incarnation().id,
         protocol: protocol.to_owned(),
         policy_version,
-        started_ms: clock::wall_ms(),
+        started_ms: control.clock().wall_ms(),
         hold_ms: hold.as_millis() as u64,
         nonce: rand::random(),
     }
@@ -70,7 +71,7 @@ impl Waiting {
         circumstances: Circumstances,
         why: Why,
     ) -> Self {
-        let held = judged.hold(circumstances, clock::boottime_ms());
+        let held = judged.hold(circumstances, control.clock().boottime_ms());
         let opening = control.open(&held, &why);
         Self { held, opening, why, approval_id: None }
     }
@@ -97,10 +98,17 @@ impl Waiting {
     ) -> Result<Ended, Refusal> {
         let deadline = self.held.deadline();
         let request_id = self.held.ticket().circumstances.request_id;
+        let mut trust_changes = control.changes_of_trust();
+        // A decision that too few of those whom we trust have signed: who that is may change.
+        let mut unproven: Option<(Signed, Vec<Sealed>)> = None;
+        let mut reminded_epoch = 0;
         loop {
             let answer = tokio::select! {
                 answer = self.opening.answer() => answer,
-                () = clock::reached(deadline) => return Err(self.ran_out(control).await),
+                Ok(()) = trust_changes.changed(), if unproven.is_some() => {
+                    unproven.take().map(|(signed, sealed)| Answer::Signed { signed, sealed })
+                }
+                () = control.clock().reached(deadline) => return Err(self.ran_out(control).await),
                 () = drain.cancelled() => {
                     self.opening.given_up("the edge is going down");
                     return Err(Refusal::Draining { approval_id: self.approval_id });
@@ -113,24 +121,46 @@ impl Waiting {
                 }
                 Some(Answer::Reopen) => return Ok(Ended::Reopened(self)),
                 Some(Answer::Settled { reason, approval_id, detail }) => {
+                    if reason == Reason::Evicted {
+                        self.opening.given_up("the edge was evicted");
+                        return Err(Refusal::Evicted);
+                    }
                     self.opening.refused();
                     return Err(settled(reason, approval_id.or(self.approval_id), detail));
                 }
+                Some(Answer::Signed { .. }) if control.in_force().is_none() => {
+                    self.opening.given_up("the edge was evicted");
+                    return Err(nothing_in_force(control));
+                }
                 Some(Answer::Signed { signed, sealed }) => {
                     let Some(trust) = control.trust() else { continue };
-                    match verify(self.held, &signed, &trust, clock::now()) {
+                    match verify(self.held, &signed, &trust, control.clock().now()) {
                         Outcome::Release(released) => {
+                            control.saw_decision(&signed.payload);
                             self.opening.carried();
                             let released = Box::new(released);
                             return Ok(Ended::Released { request_id, released, sealed });
                         }
                         Outcome::Deny(word) => {
+                            control.saw_decision(&signed.payload);
                             self.opening.refused();
                             return Err(denied(word, self.approval_id));
                         }
                         Outcome::Ignore(held, why) => {
                             self.held = held;
+                            self.opening.undecided();
                             ignored(&self.held, why, self.approval_id.as_deref(), control, metrics);
+                            if matches!(why, Unverified::Signatures { .. }) {
+                                // Signed before those whom we trust changed: they sign it anew if they are asked.
+                                let signed_in = Decision::decode(&signed.payload).map(|d| d.epoch);
+                                if signed_in.is_ok_and(|epoch| epoch < trust.epoch)
+                                    && reminded_epoch < trust.epoch
+                                {
+                                    reminded_epoch = trust.epoch;
+                                    self.opening.remind();
+                                }
+                                unproven = Some((signed, sealed));
+                            }
                         }
                     }
                 }
@@ -140,10 +170,7 @@ impl Waiting {
 
     async fn ran_out(mut self: Box<Self>, control: &Control) -> Refusal {
         let opened = async {
-            while self.approval_id.is_none()
-                && !self.why.allowed
-                && control.link() == Link::Attached
-            {
+            while self.approval_id.is_none() && !self.why.allowed && control.away().is_none() {
                 match self.opening.answer().await {
                     Some(Answer::Opened { approval_id }) => self.approval_id = approval_id,
                     Some(Answer::Settled { reason, approval_id, detail }) => {
@@ -160,24 +187,31 @@ impl Waiting {
         if let Some(refusal) = refused {
             return refusal;
         }
-        match (control.link(), self.approval_id) {
-            (Link::Attached, Some(approval_id)) => {
+        match (control.away(), self.approval_id) {
+            (None, Some(approval_id)) => {
                 let (method, at) =
                     (self.held.request().method(), self.held.request().destination().authority());
                 let request = format!("{method} {at}{}", self.held.request().path());
                 Refusal::ApprovalPending { approval_id, request }
             }
-            (link, _) => unreachable(link),
+            (away, _) => unreachable(away.unwrap_or(Away::Unreachable)),
         }
     }
 }
 
 /// The refusal for a control plane that cannot be asked.
-pub(crate) fn unreachable(link: Link) -> Refusal {
-    match link {
-        Link::Sealed => Refusal::Sealed,
-        Link::Attached | Link::Down => Refusal::ControlPlaneUnavailable,
+pub(crate) fn unreachable(away: Away) -> Refusal {
+    match away {
+        Away::ClockOff => Refusal::ClockOff,
+        Away::Evicted => Refusal::Evicted,
+        Away::Sealed => Refusal::Sealed,
+        Away::Unreachable => Refusal::ControlPlaneUnavailable,
     }
+}
+
+/// The refusal of an edge without a bundle.
+pub(crate) fn nothing_in_force(control: &Control) -> Refusal {
+    unreachable(control.away().unwrap_or(Away::Unreachable))
 }
 
 /// A decision that does not count leaves the request held. One that came too late was claimed for nothing: nothing
@@ -229,6 +263,7 @@ fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refus
     match reason {
         Reason::AlreadyExecuted => Refusal::AlreadyExecuted { approval_id },
         Reason::Cancelled => Refusal::ApprovalCancelled { approval_id, detail },
+        Reason::Evicted => Refusal::Evicted,
         Reason::Denied | Reason::Revoked => Refusal::ApprovalDenied { approval_id, detail },
         Reason::Expired => Refusal::ApprovalExpired { approval_id },
         Reason::Invalid | Reason::PolicyDenied => {

@@ -2,17 +2,20 @@
 //! it, it is renewed early, and it is used until its end even when the control plane cannot be reached.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use countersign_gate::{lease_context, seal_info};
 use countersign_proto::v1 as pb;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, Opts};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::{Control, Link, Out, lock, wire};
+use super::{Away, Control, Out, lock, wire};
 use crate::bundle::{Agent, Credential};
-use crate::clock;
 use crate::redact::Redactor;
 
 /// An opened lease.
@@ -25,13 +28,15 @@ pub(crate) struct Leased {
     /// Boot-time clock, milliseconds.
     renew_from: u64,
     ends: u64,
+    /// When it was last handed out.
+    used: AtomicU64,
 }
 
 /// Why there is no lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotLeased {
     Refused(String),
-    Unreachable(Link),
+    Away(Away),
 }
 
 /// The leases of this edge, by credential id.
@@ -54,6 +59,12 @@ struct Line {
 const ASK_AGAIN_MS: u64 = 2_000;
 /// A refusal is everybody's answer for so long.
 const REFUSED_FOR_MS: u64 = 1_000;
+/// How long a first request waits for its lease.
+const PATIENCE_MS: u64 = 5_000;
+/// After the loss of a session, first requests wait so long for the next one; then they are refused at once.
+const BRIDGED_MS: u64 = 2_000;
+/// No lease lasts longer, whatever was said of it.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 impl Control {
     /// A key for a credential that may be leased.
@@ -65,20 +76,21 @@ impl Control {
         credential: &Credential,
         agent: &Agent,
     ) -> Result<Arc<Leased>, NotLeased> {
-        let patience = match self.link() {
-            Link::Attached => Duration::from_secs(5),
-            Link::Down | Link::Sealed => Duration::from_secs(2),
-        };
-        let given_up = clock::boottime_ms() + patience.as_millis() as u64;
+        let began = self.clock.boottime_ms();
         loop {
             let news = match self.look(credential, agent) {
                 Look::Have(lease) => return Ok(lease),
                 Look::Refused(detail) => return Err(NotLeased::Refused(detail)),
                 Look::Wait(news) => news,
             };
-            let left = given_up.saturating_sub(clock::boottime_ms());
+            let given_up = match self.away() {
+                None => began.saturating_add(PATIENCE_MS),
+                Some(Away::Unreachable) => self.freshness.lost_ms().saturating_add(BRIDGED_MS),
+                Some(away) => return Err(NotLeased::Away(away)),
+            };
+            let left = given_up.saturating_sub(self.clock.boottime_ms());
             if left == 0 {
-                return Err(NotLeased::Unreachable(self.link()));
+                return Err(NotLeased::Away(self.away().unwrap_or(Away::Unreachable)));
             }
             // Bounded, because news between the look and the wait would be missed.
             let pause = Duration::from_millis(left.min(50));
@@ -87,34 +99,42 @@ impl Control {
     }
 
     fn look(&self, credential: &Credential, agent: &Agent) -> Look {
-        let now = clock::boottime_ms();
+        let now = self.clock.boottime_ms();
+        let bundle_counts = self.freshness.bundle_counts();
         let mut lines = lock(&self.leases.by_credential);
         if !lines.contains_key(&credential.id) {
             lines.insert(credential.id.clone(), Line::default());
         }
         let Some(line) = lines.get_mut(&credential.id) else { return Look::Refused(String::new()) };
-        let live = line
-            .lease
-            .clone()
-            .filter(|lease| lease.version == credential.version && now < lease.ends);
+        let live = line.lease.clone().filter(|lease| {
+            lease.version == credential.version && now < lease.ends && bundle_counts
+        });
         if live.as_ref().is_none_or(|lease| now >= lease.renew_from) {
-            if live.is_none()
-                && let Some((since, detail)) = &line.refused
+            let refused = line.refused.as_ref().filter(|(since, _)| now < since + REFUSED_FOR_MS);
+            if let Some((_, detail)) = refused
+                && live.is_none()
             {
-                if now < since + REFUSED_FOR_MS {
-                    return Look::Refused(detail.clone());
-                }
-                line.refused = None;
+                return Look::Refused(detail.clone());
             }
-            if line.asked.as_ref().is_none_or(|(asked, _)| now >= asked + ASK_AGAIN_MS) {
+            let asked = line.asked.as_ref().is_some_and(|(asked, _)| now < asked + ASK_AGAIN_MS);
+            if refused.is_none() && !asked {
                 line.asked = Some((now, agent.id.clone()));
-                self.push(Out::Lease {
-                    credential_id: credential.id.clone(),
-                    agent_id: agent.id.clone(),
-                });
+                // While it is away nothing is queued: whoever attaches asks for whatever is wanted then.
+                if self.away().is_none() {
+                    self.push(Out::Lease {
+                        credential_id: credential.id.clone(),
+                        agent_id: agent.id.clone(),
+                    });
+                }
             }
         }
-        live.map_or_else(|| Look::Wait(Arc::clone(&line.news)), Look::Have)
+        match live {
+            None => Look::Wait(Arc::clone(&line.news)),
+            Some(lease) => {
+                lease.used.store(now, Ordering::Relaxed);
+                Look::Have(lease)
+            }
+        }
     }
 
     pub(super) fn take_lease(&self, lease: pb::Lease, cluster: &str, edge: &str) {
@@ -126,17 +146,25 @@ impl Control {
             tracing::error!(credential = sealed.credential, "a lease that does not open");
             return;
         };
-        let now = clock::boottime_ms();
+        let now = self.clock.boottime_ms();
+        let ttl_ms = lease.ttl_ms.min(LONGEST.as_millis() as u64);
+        // At a third of its time at the latest: so two thirds are left when the control plane goes away. Leases that
+        // were had together are not renewed together.
+        let renew_after = (ttl_ms as f64 / 3.0 * rand::random_range(0.8..1.0)) as u64;
         let leased = Leased {
             version: sealed.version,
             sealed: sealed.digest(),
             redactor: Redactor::new(&[secret.as_slice()]),
             secret,
-            renew_from: now + lease.ttl_ms / 3,
-            ends: now + lease.ttl_ms,
+            renew_from: now + renew_after,
+            ends: now + ttl_ms,
+            used: AtomicU64::new(now),
         };
         let mut lines = lock(&self.leases.by_credential);
-        let line = lines.entry(sealed.credential).or_default();
+        let Some(line) = lines.get_mut(&sealed.credential) else {
+            tracing::warn!(credential = sealed.credential, "a lease that nobody asked for");
+            return;
+        };
         line.lease = Some(Arc::new(leased));
         line.asked = None;
         line.refused = None;
@@ -162,9 +190,9 @@ impl Leases {
         lines.iter().filter_map(wanted).collect()
     }
 
-    pub(super) fn refuse(&self, credential_id: &str, detail: String) {
+    pub(super) fn refuse(&self, credential_id: &str, detail: String, now_ms: u64) {
         if let Some(line) = lock(&self.by_credential).get_mut(credential_id) {
-            line.refused = Some((clock::boottime_ms(), detail));
+            line.refused = Some((now_ms, detail));
             line.asked = None;
             line.news.notify_waiters();
         }
@@ -183,5 +211,45 @@ impl Leases {
 
     pub(super) fn clear(&self) {
         lock(&self.by_credential).clear();
+    }
+
+    /// Milliseconds until the first of the leases that are in use ends. One that nobody used since it should have been
+    /// renewed may end.
+    fn remaining_ms(&self, now_ms: u64) -> Option<u64> {
+        let lines = lock(&self.by_credential);
+        let leases = lines.values().filter_map(|line| line.lease.as_ref());
+        let in_use = |lease: &&Arc<Leased>| {
+            let used = lease.used.load(Ordering::Relaxed);
+            now_ms < lease.renew_from || used >= lease.renew_from
+        };
+        leases.filter(in_use).map(|lease| lease.ends.saturating_sub(now_ms)).min()
+    }
+}
+
+/// How long leases still last, as a metric. There is none while there is no lease.
+pub(super) struct Remaining {
+    control: Weak<Control>,
+    seconds: Gauge,
+}
+
+impl Remaining {
+    pub(super) fn new(control: &Arc<Control>) -> anyhow::Result<Self> {
+        let help = "Time until the first leased key in use ends, if the control plane renews none.";
+        let seconds = Gauge::with_opts(Opts::new("countersign_lease_remaining_seconds", help))?;
+        Ok(Self { control: Arc::downgrade(control), seconds })
+    }
+}
+
+impl Collector for Remaining {
+    fn desc(&self) -> Vec<&Desc> {
+        self.seconds.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let control = self.control.upgrade();
+        let left = control.and_then(|c| c.leases.remaining_ms(c.clock.boottime_ms()));
+        let Some(left_ms) = left else { return Vec::new() };
+        self.seconds.set(left_ms as f64 / 1_000.0);
+        self.seconds.collect()
     }
 }

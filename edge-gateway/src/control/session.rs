@@ -1,151 +1,108 @@
-//! One session after another: attach, say hello, announce what is held, then read and write until it ends.
+//! One session: hello, what is held is announced, then reading and writing until it ends.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use countersign_gate::{Decision, Trust};
+use countersign_gate::Decision;
 use countersign_proto::v1 as pb;
 use countersign_proto::v1::gateway_service_client::GatewayServiceClient;
-use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status, Streaming};
+use tonic::Streaming;
+use tonic::transport::Channel;
 
-use super::{Answer, Control, Kept, Link, Out, RequestId, lock, wire};
-use crate::bundle::{Bundle, InForce};
-use crate::{clock, config};
+use super::{Alarm, Answer, Control, Kept, Out, RequestId, lock, wire};
 
-/// DSSE payload type of an edge bundle.
-const BUNDLE_TYPE: &str = "application/vnd.countersign.edge-bundle.v1";
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A control plane that takes nothing in for this long has lost us.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// One that says nothing for this long as well: it pings every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(60);
 const LARGEST_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Where the control plane is, and who we are to it.
-pub(super) struct Dialler {
-    endpoints: Vec<Endpoint>,
-    root_key: [u8; 32],
+/// A session after its HelloAck.
+pub(super) struct Session {
+    writer: Writer,
+    incoming: Streaming<pb::AttachResponse>,
+    names: Names,
 }
 
-impl Dialler {
-    pub(super) fn new(
-        gateway: config::Gateway,
-        identity: &config::Identity,
-    ) -> anyhow::Result<Self> {
-        let endpoint = |address: &String| {
-            let tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(&gateway.ca_pem))
-                .identity(Identity::from_pem(
-                    &identity.certificate_pem,
-                    identity.key_pem.as_bytes(),
-                ))
-                .domain_name(&gateway.server_name);
-            Endpoint::from_shared(format!("https://{address}"))
-                .and_then(|endpoint| endpoint.tls_config(tls))
-                .map(|endpoint| {
-                    endpoint
-                        .connect_timeout(Duration::from_secs(3))
-                        .tcp_nodelay(true)
-                        .http2_keep_alive_interval(Duration::from_secs(10))
-                        .keep_alive_timeout(Duration::from_secs(5))
-                        .keep_alive_while_idle(true)
-                })
-                .with_context(|| format!("the control plane's address {address}"))
+/// The names of a session.
+#[derive(Clone)]
+pub(super) struct Names {
+    pub(super) cluster: String,
+    pub(super) org: String,
+    pub(super) edge: String,
+}
+
+/// Why a node that answers is left.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("this edge was evicted: {0}")]
+    Evicted(String),
+    /// What it says cannot be worked with.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl Session {
+    /// Says hello and hears the answer: the session, and where the node says that all of them are.
+    ///
+    /// # Errors
+    /// A [`Fault`], the node's own status, or what became of the connection.
+    pub(super) async fn begin(
+        control: &Control,
+        channel: Channel,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        use pb::attach_response::Message;
+        let (mut writer, outgoing) = Writer::new();
+        writer.write(hello(control)).await?;
+        let mut incoming = subscribe(channel, outgoing).await?;
+        let first = incoming.message().await.context("the answer to Hello")?;
+        let (sequence, ack) = match first.map(|first| (first.sequence, first.message)) {
+            Some((sequence, Some(Message::HelloAck(ack)))) => (sequence, ack),
+            Some((_, Some(Message::Evicted(evicted)))) => bail!(Fault::Evicted(evicted.reason)),
+            _ => bail!(Fault::Unusable("it began with something other than HelloAck".into())),
         };
-        let endpoints =
-            gateway.addresses.iter().map(endpoint).collect::<anyhow::Result<Vec<_>>>()?;
-        if endpoints.is_empty() {
-            bail!("no address of the control plane");
+        let named = wire::addresses(&ack.gateway_addresses);
+        let names = accept(control, ack).map_err(|why| Fault::Unusable(format!("{why:#}")))?;
+        writer.taken_in.store(sequence, Ordering::Relaxed);
+        Ok((Self { writer, incoming, names }, named))
+    }
+
+    /// Announces what is held, then reads and writes. It never ends well: `Ok` cannot be.
+    pub(super) async fn serve(self, control: &Arc<Control>) -> anyhow::Result<Infallible> {
+        let Self { mut writer, mut incoming, names } = self;
+        announce_all(control);
+        let (taken_in, acknowledged) =
+            (Arc::clone(&writer.taken_in), Arc::clone(&writer.acknowledged));
+        let mut unacknowledged = Unacknowledged { control, messages: VecDeque::new() };
+        tokio::select! {
+            ended = write(control, &mut writer, &mut unacknowledged.messages) => ended,
+            ended = read(control, &mut incoming, &names, &taken_in, &acknowledged) => ended,
         }
-        Ok(Self { endpoints, root_key: gateway.root_key })
     }
 }
 
-/// Keeps a session up, or tries to, until `stop`.
-pub(super) async fn keep_attached(
-    control: Arc<Control>,
-    dialler: Dialler,
-    stop: CancellationToken,
-) {
-    let mut pause = FIRST_PAUSE;
-    for endpoint in dialler.endpoints.iter().cycle() {
-        let attached = stop
-            .run_until_cancelled(attach(&control, endpoint, &dialler.root_key, &mut pause))
-            .await;
-        let Some(Err(ended)) = attached else { break };
-        let link = if is_sealed(&ended) { Link::Sealed } else { Link::Down };
-        let before = control.link.send_replace(link);
-        control.metrics.attached.set(0);
-        if before != link {
-            tracing::warn!(why = format!("{ended:#}"), "the session with the control plane ended");
-        }
-        let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
-        if stop.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
-            break;
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-    control.link.send_replace(Link::Down);
+/// What the control plane may not have taken in. However the session ends, it goes out again in the next one, before
+/// anything newer.
+struct Unacknowledged<'a> {
+    control: &'a Control,
+    messages: VecDeque<(u64, Kept)>,
 }
 
-fn is_sealed(ended: &anyhow::Error) -> bool {
-    let status = ended.chain().find_map(|cause| cause.downcast_ref::<Status>());
-    status.is_some_and(|status| {
-        status.code() == Code::Unavailable && status.message().starts_with("sealed")
-    })
-}
-
-/// One session, from its beginning to its end. It never ends well: `Ok` cannot be.
-async fn attach(
-    control: &Arc<Control>,
-    endpoint: &Endpoint,
-    root_key: &[u8; 32],
-    pause: &mut Duration,
-) -> anyhow::Result<std::convert::Infallible> {
-    let channel = endpoint.connect().await.context("connecting to the control plane")?;
-    let (mut writer, outgoing) = Writer::new();
-    writer.write(hello(control)).await?;
-    let mut incoming = subscribe(channel, outgoing).await?;
-
-    let first = tokio::time::timeout(HELLO_PATIENCE, incoming.message())
-        .await
-        .context("no answer to hello")??;
-    let Some((sequence, pb::attach_response::Message::HelloAck(ack))) =
-        first.and_then(|first| Some((first.sequence, first.message?)))
-    else {
-        bail!("the control plane began with something other than HelloAck");
-    };
-    let names = accept(control, ack, root_key)?;
-    writer.taken_in.store(sequence, Ordering::Relaxed);
-    let taken_in = Arc::clone(&writer.taken_in);
-    let acknowledged = Arc::clone(&writer.acknowledged);
-
-    announce_all(control);
-    control.link.send_replace(Link::Attached);
-    control.metrics.attached.set(1);
-    *pause = FIRST_PAUSE;
-    tracing::info!(edge = names.edge, cluster = names.cluster, "attached to the control plane");
-
-    let mut unacknowledged = VecDeque::new();
-    let ended = tokio::select! {
-        ended = write(control, &mut writer, &mut unacknowledged) => ended,
-        ended = read(control, &mut incoming, &names, &taken_in, &acknowledged) => ended,
-    };
-    // What the control plane may not have taken in goes out again in the next session, before anything newer.
-    let mut outbox = lock(&control.outbox);
-    for (_, kept) in unacknowledged.into_iter().rev() {
-        outbox.push_front(Out::Kept(kept));
+impl Drop for Unacknowledged<'_> {
+    fn drop(&mut self) {
+        let mut outbox = lock(&self.control.outbox);
+        for (_, kept) in self.messages.drain(..).rev() {
+            outbox.push_front(Out::Kept(kept));
+        }
     }
-    ended
 }
 
 async fn subscribe(
@@ -155,38 +112,31 @@ async fn subscribe(
     let mut client = GatewayServiceClient::new(channel)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
-    let attached =
-        tokio::time::timeout(HELLO_PATIENCE, client.attach(ReceiverStream::new(outgoing)));
-    Ok(attached.await.context("no answer to attaching")?.context("attaching")?.into_inner())
+    let attached = client.attach(ReceiverStream::new(outgoing)).await.context("attaching")?;
+    Ok(attached.into_inner())
 }
 
 fn hello(control: &Control) -> pb::attach_request::Message {
     let ids = |ids: &mut dyn Iterator<Item = &RequestId>| {
         ids.map(|id| Bytes::copy_from_slice(id)).collect()
     };
+    let floor = control.verified.floor();
     pb::attach_request::Message::Hello(pb::EdgeHello {
         incarnation: Bytes::copy_from_slice(&control.incarnation.id),
         hpke_public_key: Bytes::copy_from_slice(&control.incarnation.public),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         held_request_ids: ids(&mut lock(&control.held).keys()),
         settled_request_ids: ids(&mut lock(&control.settled).order.iter()),
-        ..Default::default()
+        fence_term: floor.fence.0,
+        fence_index: floor.fence.1,
+        bundle_revision: floor.bundle_revision,
+        trust_epoch: control.trust().map_or(0, |trust| trust.epoch),
     })
 }
 
-/// The names of a session.
-struct Names {
-    cluster: String,
-    org: String,
-    edge: String,
-}
-
-/// Checks the trust bundle against the pinned root key and puts it in force.
-fn accept(control: &Control, ack: pb::HelloAck, root_key: &[u8; 32]) -> anyhow::Result<Names> {
-    let signed = wire::signed(ack.trust_bundle.context("HelloAck without a trust bundle")?)?;
-    let mut known = lock(&control.trust);
-    let trust = Trust::accept(&signed, root_key, known.as_deref())
-        .map_err(|why| anyhow::anyhow!("the trust bundle is refused: {why:?}"))?;
+/// Puts the session's trust bundle in force, if it counts.
+fn accept(control: &Control, ack: pb::HelloAck) -> anyhow::Result<Names> {
+    let trust = control.take_trust(ack.trust_bundle.context("HelloAck without a trust bundle")?)?;
     if trust.cluster != ack.cluster_id {
         bail!(
             "the control plane says it is cluster {}, but its trust bundle is of {}",
@@ -194,13 +144,12 @@ fn accept(control: &Control, ack: pb::HelloAck, root_key: &[u8; 32]) -> anyhow::
             trust.cluster
         );
     }
-    *known = Some(Arc::new(trust));
     Ok(Names { cluster: ack.cluster_id, org: ack.org_id, edge: ack.edge_id })
 }
 
-/// Whatever is still held goes to the front of the outbox, and leases are asked for anew.
+/// Whatever is still held is announced, and leases are asked for anew. From when on the link is up, leases are asked for
+/// in the outbox as well: what is asked for in between is asked for twice, rather than not at all.
 fn announce_all(control: &Control) {
-    let wanted = control.leases.wanted();
     // Locked before what is held is read: a request that is opened meanwhile queues behind, at worst a second time.
     let mut outbox = lock(&control.outbox);
     let held: Vec<RequestId> = lock(&control.held).keys().copied().collect();
@@ -208,10 +157,10 @@ fn announce_all(control: &Control) {
     for request_id in held {
         outbox.push_back(Out::Open(request_id));
     }
-    for (credential_id, agent_id) in wanted {
-        outbox.push_back(Out::Lease { credential_id, agent_id });
-    }
     drop(outbox);
+    for (credential_id, agent_id) in control.leases.wanted() {
+        control.push(Out::Lease { credential_id, agent_id });
+    }
     control.outbox_filled.notify_one();
 }
 
@@ -251,7 +200,7 @@ async fn write(
     control: &Control,
     writer: &mut Writer,
     unacknowledged: &mut VecDeque<(u64, Kept)>,
-) -> anyhow::Result<std::convert::Infallible> {
+) -> anyhow::Result<Infallible> {
     use pb::attach_request::Message;
     loop {
         let acknowledged = writer.acknowledged.load(Ordering::Relaxed);
@@ -290,7 +239,9 @@ async fn write(
                 }
             }
             Out::Pong => {
-                writer.write(Message::Pong(pb::Pong { edge_unix_ms: clock::wall_ms() })).await?;
+                writer
+                    .write(Message::Pong(pb::Pong { edge_unix_ms: control.clock.wall_ms() }))
+                    .await?;
             }
         }
     }
@@ -302,21 +253,24 @@ async fn read(
     names: &Names,
     taken_in: &AtomicU64,
     acknowledged: &AtomicU64,
-) -> anyhow::Result<std::convert::Infallible> {
+) -> anyhow::Result<Infallible> {
     /// So many messages without a word of ours, and we say which we have taken in.
-    const SILENCE: u64 = 64;
+    const UNANSWERED: u64 = 64;
+    let mut confirmed = false;
     loop {
-        let Some(response) = incoming.message().await.context("the session")? else {
-            bail!("the control plane closed the session");
-        };
+        let said = timeout(SILENCE, incoming.message()).await;
+        let said = said.context("the control plane is silent")?.context("the session")?;
+        let Some(response) = said else { bail!("the control plane closed the session") };
         acknowledged.fetch_max(response.acknowledged, Ordering::Relaxed);
         let bundle = matches!(response.message, Some(pb::attach_response::Message::Bundle(_)));
         if let Some(message) = response.message {
             take_in(control, message, names)?;
         }
+        confirmed |= bundle;
+        control.freshness.heard(confirmed);
         let before = taken_in.fetch_max(response.sequence, Ordering::Relaxed);
         // Whoever changed what we decide with is answered once we say that it is in force.
-        if bundle || before / SILENCE != response.sequence / SILENCE {
+        if bundle || before / UNANSWERED != response.sequence / UNANSWERED {
             control.push(Out::Pong);
         }
     }
@@ -333,8 +287,9 @@ fn take_in(
     let answer = match message {
         Message::HelloAck(_) => bail!("a second HelloAck"),
         Message::Bundle(bundle) => {
-            return take_bundle(control, bundle, names)
-                .context("a bundle that cannot be put in force");
+            return control.take_bundle(bundle, names).map_err(|why| {
+                Fault::Unusable(format!("its bundle is not put in force: {why:#}")).into()
+            });
         }
         Message::Decision(decision) => wire::decision(decision),
         Message::Opened(opened) => wire::opened(&opened),
@@ -345,23 +300,26 @@ fn take_in(
             return Ok(());
         }
         Message::LeaseRefused(refused) => {
-            control.leases.refuse(&refused.credential_id, refused.detail);
+            let now_ms = control.clock.boottime_ms();
+            control.leases.refuse(&refused.credential_id, refused.detail, now_ms);
             return Ok(());
         }
-        Message::Evicted(evicted) => {
-            tracing::error!(
-                reason = evicted.reason,
-                "this edge was evicted: nothing is forwarded any more"
-            );
-            control.in_force.send_replace(None);
-            control.leases.clear();
-            bail!("this edge was evicted");
-        }
-        Message::Ping(_) => {
+        Message::Evicted(evicted) => bail!(Fault::Evicted(evicted.reason)),
+        Message::Ping(ping) => {
+            if let Some(skew_ms) = control.freshness.told_time(ping.log_time_unix_ms) {
+                let detail = format!(
+                    "its clock is {} seconds off the control plane's: until it is set right, nothing is held and no \
+                     key is lent here",
+                    skew_ms / 1_000
+                );
+                control.alarm(Alarm::of_the_edge("clock_off", detail));
+            }
             control.push(Out::Pong);
             return Ok(());
         }
-        Message::TrustBundle(_) => {
+        Message::TrustBundle(envelope) => {
+            // What is wrong with it was said; the one in force stays, and the session with it.
+            let _ = control.take_trust(envelope);
             return Ok(());
         }
     };
@@ -391,41 +349,4 @@ fn deliver(control: &Control, request_id: RequestId, answer: Answer) -> anyhow::
         // Rather the session than the decision: the next one brings it again.
         Err(mpsc::error::TrySendError::Full(_)) => bail!("a held request takes no more answers"),
     }
-}
-
-/// Verifies a bundle and puts it in force. An older one than that in force is refused.
-fn take_bundle(control: &Control, bundle: pb::EdgeBundle, names: &Names) -> anyhow::Result<()> {
-    let signed = wire::signed(bundle.envelope.context("a bundle without its envelope")?)?;
-    let trust = control.trust().context("a bundle before any trust")?;
-    trust
-        .check(&signed, BUNDLE_TYPE)
-        .map_err(|why| anyhow::anyhow!("it is not signed as it must be: {why:?}"))?;
-    let state = pb::EdgeState::decode(signed.payload.as_slice())
-        .context("a payload that is no EdgeState")?;
-    let known = control.in_force().map(|known| known.bundle.revision);
-    match known {
-        Some(known) if state.revision < known => {
-            bail!("its revision {} is lower than {known}", state.revision)
-        }
-        Some(known) if state.revision == known => return Ok(()),
-        _ => {}
-    }
-    let bundle = Bundle::new(wire::bundle(state)?)?;
-    tracing::info!(
-        revision = bundle.revision,
-        policy_version = bundle.policy_version,
-        "a bundle is in force"
-    );
-    control.metrics.bundle_revision.set(i64::try_from(bundle.revision).unwrap_or(i64::MAX));
-    control.leases.keep(|id, version| {
-        bundle.credential(id).is_some_and(|c| c.version == version && c.leasable)
-    });
-    let Names { cluster, org, edge } = names;
-    control.in_force.send_replace(Some(Arc::new(InForce {
-        cluster: cluster.clone(),
-        org: org.clone(),
-        edge: edge.clone(),
-        bundle,
-    })));
-    Ok(())
 }

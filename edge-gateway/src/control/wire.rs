@@ -245,6 +245,17 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     })
 }
 
+/// The nodes that a node named: what is not `host:port` is left out.
+pub(super) fn addresses(named: &[String]) -> Vec<String> {
+    /// More than any cluster has.
+    const MOST: usize = 64;
+    let dialled = |address: &&String| {
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        address.len() <= 262 && port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    named.iter().filter(dialled).take(MOST).cloned().collect()
+}
+
 pub(super) fn id(bytes: &Bytes) -> anyhow::Result<RequestId> {
     bytes.as_ref().try_into().context("a request id that is not 16 bytes")
 }

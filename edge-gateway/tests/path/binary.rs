@@ -74,7 +74,8 @@ fn variables_win_over_the_file() {
         |name: &str| (name == "COUNTERSIGN_EDGE_LISTEN").then(|| "127.0.0.1:2".to_owned());
     let Ok(config) = Config::read(Some(path.as_ref()), variable) else { panic!("it is accepted") };
     assert_eq!(config.listen.port(), 2);
-    assert_eq!(config.gateway.server_name, "control.test");
+    assert_eq!(config.gateway.server_name, None);
+    assert!(config.gateway.passthrough_when_disconnected);
     assert_eq!(config.gateway.root_key, [0xab; 32]);
     assert_eq!(config.limits.max_held_per_agent, 256);
 }

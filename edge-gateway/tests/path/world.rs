@@ -140,12 +140,14 @@ impl World {
                 name: "edge-1".into(),
                 certificate_pem,
                 key_pem: Zeroizing::new(key_pem),
+                certificate_file: None,
             },
             gateway: Gateway {
                 addresses: vec![control.addr().to_string()],
-                server_name: "control.test".into(),
+                server_name: Some("control.test".into()),
                 ca_pem: authority.pem(),
                 root_key: control.root_key(),
+                passthrough_when_disconnected: true,
             },
             upstream: Settings {
                 extra_roots: vec![authority.0.der().clone()],
