@@ -1,6 +1,5 @@
 //! An upstream that records what arrives: TLS with a CA of its own, HTTP/1.1 and HTTP/2.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -30,6 +29,9 @@ pub struct Seen {
     /// When all of it was there, by a clock that is never set.
     pub arrived: Instant,
 }
+
+/// On an answer of a test's handler: hang up instead of answering.
+pub const HANG_UP: &str = "x-hang-up";
 
 /// A client's own name for what it does, the same in each of its tries.
 pub const OPERATION: &str = "x-operation";
@@ -195,7 +197,11 @@ async fn accept(
                         arrived: Instant::now(),
                     };
                     seen.lock().unwrap().push(arrived.clone());
-                    Ok::<_, Infallible>(handler(&arrived))
+                    let answer = handler(&arrived);
+                    if answer.headers().contains_key(HANG_UP) {
+                        return Err(std::io::Error::other("hung up, as it was told"));
+                    }
+                    Ok(answer)
                 }
             });
             let _ = auto::Builder::new(TokioExecutor::new())

@@ -1,0 +1,203 @@
+//! All that a run left behind, put together for the checker.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use countersign_proto::v1::ApprovalState;
+use http::Method;
+
+use super::load::Load;
+use super::people::card;
+use super::robot::{Errand, Robot};
+use super::{ClusterWorld, HOST, READ_KEY, WRITE_KEY, http_get, tap};
+use crate::history::{Op, Operation, Told};
+use crate::invariants::{Arrival, Evidence, Node, Service};
+
+/// Evidence, and how much of it there is.
+pub struct Gathered {
+    pub evidence: Evidence,
+    /// Approvals with a history.
+    pub histories: usize,
+}
+
+impl ClusterWorld {
+    /// After the last fault: an agent asks at each edge, a person approves, the upstream gets it. Each is timed from
+    /// `healed`.
+    pub fn serve_again(&self, robot: &Robot, healed: Instant) -> Vec<Service> {
+        let mut services = Vec::new();
+        for edge in self.edges.iter().filter(|edge| edge.process.is_running()) {
+            let what = format!("an approval at {}", edge.name());
+            let target = format!("/after/{}/{}", edge.name(), services.len());
+            let errand = Errand::new(Method::DELETE, HOST, &target).with(r#"{"after":"all"}"#);
+            let served = async {
+                let sent = async {
+                    loop {
+                        let Some(way) = edge.way() else { continue };
+                        match robot.send(&way, &errand).await {
+                            Ok(reply) if reply.status == 200 => return reply.answered,
+                            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                        }
+                    }
+                };
+                tokio::select! {
+                    at = sent => Some(at),
+                    () = self.approve_whatever_asks(&target) => None,
+                    () = tokio::time::sleep(super::SOON) => None,
+                }
+            };
+            let completed = self.block_on(served);
+            services.push(Service { what, healed, completed });
+        }
+        services
+    }
+
+    /// Approves this path's approvals, at whichever node answers, for as long as it is polled.
+    pub async fn approve_whatever_asks(&self, path: &str) {
+        let desks = self.desks(&self.people[0]);
+        for desk in desks.iter().cycle() {
+            let listed = tokio::time::timeout(
+                Duration::from_secs(2),
+                desk.approvals(ApprovalState::Pending),
+            );
+            let pending = listed.await.map_or(Vec::new(), Result::unwrap_or_default);
+            for approval in pending.iter().filter(|approval| approval.path == path) {
+                let id = &approval.approval_id;
+                tap(&desks, &self.journal, id, true, Duration::from_secs(10)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every running node has the same records, and takes down everything that can be seen.
+    pub fn gather(&self, loads: &[&Load], services: Vec<Service>, healed: Instant) -> Gathered {
+        let running: Vec<usize> =
+            (0..self.nodes.len()).filter(|n| self.nodes[*n].process.is_running()).collect();
+        let nodes = self.read_alike(&running);
+        let arrivals: Vec<Arrival> = self
+            .origin
+            .seen()
+            .iter()
+            .map(|seen| Arrival {
+                at: seen.arrived,
+                method: seen.method.to_string(),
+                target: seen.target.clone(),
+                body_sha256: seen.body_sha256(),
+                keyed: seen.carries(READ_KEY) || seen.carries(WRITE_KEY),
+                risky: !seen.method.is_safe(),
+            })
+            .collect();
+        let mut operations = self.journal.operations();
+        operations.extend(claims(&arrivals, &nodes, loads));
+        let histories = operations
+            .iter()
+            .map(|o| o.approval.as_str())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len();
+        let evidence = Evidence {
+            arrivals,
+            operations,
+            quorum: 1,
+            nodes,
+            sinks: self.sinks(),
+            secrets: vec![READ_KEY.into(), WRITE_KEY.into()],
+            attempts: Vec::new(),
+            services,
+            harmless: loads.iter().flat_map(|load| load.harmless()).collect(),
+            healed_for: healed.elapsed(),
+        };
+        Gathered { evidence, histories }
+    }
+
+    fn read_alike(&self, running: &[usize]) -> Vec<Node> {
+        let start = Instant::now();
+        loop {
+            let read = running.iter().map(|place| {
+                self.block_on(async {
+                    let desk = self.desk(*place);
+                    let cards = desk.approvals(ApprovalState::Unspecified).await?;
+                    let audit = desk.audit().await?;
+                    Ok::<_, tonic::Status>(Node {
+                        name: desk.node.clone(),
+                        cards: cards.iter().map(card).collect(),
+                        audit,
+                    })
+                })
+            });
+            let read: Result<Vec<Node>, _> = read.collect();
+            let alike = read.as_ref().is_ok_and(|nodes| {
+                nodes.windows(2).all(|pair| {
+                    pair[0].audit.len() == pair[1].audit.len() && pair[0].cards == pair[1].cards
+                })
+            });
+            // Whoever still differs by then is for the checker to name.
+            if alike || start.elapsed() > super::SOON {
+                return read.expect("every running node answers");
+            }
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+    }
+
+    /// Every place where bytes end up: disks, logs, metrics, and what a wiretap has.
+    pub fn sinks(&self) -> Vec<(String, Vec<u8>)> {
+        let mut sinks = Vec::new();
+        for node in &self.nodes {
+            sinks.push((format!("the log of {}", node.name()), node.process.log().into_bytes()));
+            for (path, bytes) in node.files() {
+                sinks.push((path.display().to_string(), bytes));
+            }
+            if let Some((_, text)) = http_get(node.web, "/metrics") {
+                sinks.push((format!("the metrics of {}", node.name()), text.into_bytes()));
+            }
+        }
+        for edge in &self.edges {
+            sinks.push((format!("the log of {}", edge.name()), edge.process.log().into_bytes()));
+            if let Some((_, text)) = http_get(edge.metrics, "/metrics") {
+                sinks.push((format!("the metrics of {}", edge.name()), text.into_bytes()));
+            }
+        }
+        sinks
+    }
+}
+
+/// The releases that the upstream saw, as operations: the n-th arrival of some bytes belongs to the n-th claim of an
+/// approval that shows them.
+fn claims(arrivals: &[Arrival], nodes: &[Node], loads: &[&Load]) -> Vec<Operation> {
+    let Some(node) = nodes.first() else { return Vec::new() };
+    let place: BTreeMap<&str, u64> = node
+        .audit
+        .iter()
+        .filter(|record| record.action == "request.claim")
+        .filter_map(|record| Some((record.detail("approval")?, record.index)))
+        .collect();
+    let asked: BTreeMap<String, Instant> = loads
+        .iter()
+        .flat_map(|load| load.went())
+        .map(|(target, went)| (target, went.first_asked))
+        .collect();
+    let mut groups: BTreeMap<(&str, &str, &str), Vec<&Arrival>> = BTreeMap::new();
+    for arrival in arrivals.iter().filter(|arrival| arrival.keyed && arrival.risky) {
+        let bytes = (&*arrival.method, &*arrival.target, &*arrival.body_sha256);
+        groups.entry(bytes).or_default().push(arrival);
+    }
+    let mut operations = Vec::new();
+    for ((method, target, body), mut arrived) in groups {
+        arrived.sort_by_key(|arrival| arrival.at);
+        let same = node.cards.iter().filter(|card| {
+            (&*card.method, &*card.target, &*card.body_sha256) == (method, target, body)
+        });
+        let mut cards: Vec<_> = same.collect();
+        cards.sort_by_key(|card| place.get(&*card.id).copied().unwrap_or(u64::MAX));
+        for (number, arrival) in arrived.iter().enumerate() {
+            // What nobody was shown, another check finds.
+            let Some(card) = cards.get(number).or(cards.last()) else { continue };
+            operations.push(Operation {
+                approval: card.id.clone(),
+                op: Op::Claim(format!("arrival {number}")),
+                at: "edge".into(),
+                invoked: asked.get(target).copied().unwrap_or(arrival.at),
+                returned: Some((arrival.at, Told::Accepted)),
+            });
+        }
+    }
+    operations
+}
