@@ -391,7 +391,7 @@ impl ClusterWorld {
     pub fn serving(&self, node: usize) {
         self.eventually(&format!("{} serves", self.nodes[node].name()), || {
             let status = self.block_on(self.desk(node).status()).ok()?;
-            (!status.sealed && !status.leader_node_id.is_empty()).then_some(())
+            (!status.sealed && (status.leader || !status.leader_node_id.is_empty())).then_some(())
         });
     }
 

@@ -189,7 +189,7 @@ fn claims(arrivals: &[Arrival], nodes: &[Node], loads: &[&Load]) -> Vec<Operatio
         cards.sort_by_key(|card| place.get(&*card.id).copied().unwrap_or(u64::MAX));
         for (number, arrival) in arrived.iter().enumerate() {
             // What nobody was shown, another check finds.
-            let Some(card) = cards.get(number).or(cards.last()) else { continue };
+            let Some(card) = cards.get(number).or_else(|| cards.last()) else { continue };
             operations.push(Operation {
                 approval: card.id.clone(),
                 op: Op::Claim(format!("arrival {number}")),

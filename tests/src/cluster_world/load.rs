@@ -169,13 +169,12 @@ impl Load {
         self.calling.closed.store(true, Ordering::Relaxed);
         for task in self.agents.drain(..).chain(self.people.drain(..)) {
             // A tap under way is still written down.
-            let ended = world.block_on(async {
+            world.block_on(async {
                 let abort = task.abort_handle();
                 if tokio::time::timeout(Duration::from_secs(12), task).await.is_err() {
                     abort.abort();
                 }
             });
-            ended
         }
         self.went()
             .into_iter()
