@@ -1,5 +1,8 @@
 //! What can be typed: the one source of `--help`, of shell completions and of man pages.
 
+mod cluster;
+mod vault;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +11,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use countersign_edge_gateway::addresses::Network;
 use countersign_edge_gateway::upstream::ConnectTo;
 
+pub(crate) use cluster::{Add, Cluster, Init, Remove, Signing, Trust};
+pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
+
 /// The gateway of consent for AI agents: agents hold fake keys, people decide, and only then does the real key leave.
 ///
 /// The control plane is found through COUNTERSIGN_ADDR, COUNTERSIGN_TOKEN and COUNTERSIGN_CA, else through the context
-/// that `login` saved, else through the one that `dev` saved in ./.countersign.
+/// that `login` saved, else through the one that `dev` saved in ./.countersign. COUNTERSIGN_ADDR may name several nodes,
+/// with commas between them: what one of them cannot take, the next one is asked.
 ///
 /// Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable.
 #[derive(Debug, Parser)]
@@ -38,6 +45,9 @@ pub(crate) enum Command {
     /// The audit log: everything that was decided, as a hash chain
     #[command(subcommand)]
     Audit(Audit),
+    /// The cluster: the nodes of the control plane
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Credentials: the real keys, which nothing here can show
@@ -291,32 +301,39 @@ pub(crate) enum Audit {
     /// List the records, oldest first
     List(Show),
     /// Check that nothing in the log was changed, removed or reordered
+    ///
+    /// An exported file is verified only against what does not come from it: the cluster's public root key, and a
+    /// checkpoint that was kept elsewhere.
     Verify {
         /// An exported file to check here, without a control plane
         file: Option<PathBuf>,
         #[command(flatten)]
+        against: Against,
+        #[command(flatten)]
         show: Show,
     },
-    /// Write every record as a line of JSON
+    /// Write the log as lines of JSON: whose it is, every record, and the checkpoints that its nodes signed
     Export {
         /// Into this file; else to standard output
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+    /// Print the newest checkpoint that enough nodes signed: keep it elsewhere
+    Checkpoint,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Vault {
-    /// Whether the vault is sealed, and what opens it
-    Status(Show),
-    /// Open the vault with its passphrase, from standard input or a file
-    Unseal {
-        /// Read the passphrase from this file
-        #[arg(long, value_name = "FILE")]
-        passphrase_file: Option<PathBuf>,
-    },
-    /// Close the vault: nothing is released until it is opened again
-    Seal,
+/// What a file is held against.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Against {
+    /// The cluster's public root key, 64 hexadecimal digits: `cluster trust` shows it
+    #[arg(long, value_name = "HEX", requires = "file", conflicts_with = "root_key_file")]
+    pub(crate) root_key: Option<String>,
+    /// Read the public root key from this file
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub(crate) root_key_file: Option<PathBuf>,
+    /// A checkpoint that was kept: the file has to go on from it
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -379,9 +396,12 @@ pub(crate) enum EnvFormat {
 /// The token comes from --token-file or standard input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Login {
-    /// The control plane's admin API
-    #[arg(long, env = "COUNTERSIGN_ADDR", value_name = "https://HOST:PORT")]
+    /// The control plane's admin API: one address, or several with commas between them
+    #[arg(long, env = "COUNTERSIGN_ADDR", value_name = "https://HOST:PORT[,…]")]
     pub(crate) addr: String,
+    /// Wait this long until it answers, such as 30s
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) wait: Option<Duration>,
     /// The authority that signed its certificate (PEM); the system's unless given
     #[arg(long, env = "COUNTERSIGN_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! The line to the control plane: TLS with the context's authority, a bearer token, and gRPC.
 
+mod nodes;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,13 +10,14 @@ use countersign_proto::v1::admin_service_client::AdminServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
+use self::nodes::Nodes;
 use crate::context::Context;
 use crate::failure::Failure;
 
-pub(crate) type Admin = AdminServiceClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type Admin = AdminServiceClient<InterceptedService<Nodes, Bearer>>;
 
 /// How long one answer may take. Streams have no end of their own.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,16 +59,60 @@ pub(crate) async fn connect_to_sealed(context: &Context) -> Result<Admin, Failur
     connect_with(context, Some(PATIENCE)).await
 }
 
+/// As [`connect_to_sealed`], to the first node that answers, and to no other after it: for what one node keeps to itself,
+/// such as a cluster that is to begin. The context is of that node.
+pub(crate) async fn connect_to_first(context: &Context) -> Result<(Context, Admin), Failure> {
+    let mut silent = Vec::new();
+    for one in context.each() {
+        match connect_with(&one, Some(PATIENCE)).await {
+            Ok(admin) => return Ok((one, admin)),
+            Err(Failure::Unreachable(why)) => silent.push(why),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Unreachable(silent.join("; ")))
+}
+
 /// The identity of one mutation: the same one again does nothing twice.
 pub(crate) fn request_id() -> String {
     hex::encode(rand::random::<[u8; 16]>())
 }
 
+/// Connects to the first node that answers; the others are called when that one cannot take a call.
 async fn connect_with(context: &Context, timeout: Option<Duration>) -> Result<Admin, Failure> {
-    let usage =
-        |why: &str| Failure::Usage(format!("{} (from {}) {why}", context.addr, context.source));
+    let endpoints = context.nodes.iter().map(|addr| endpoint(context, addr, timeout));
+    let endpoints: Vec<Endpoint> = endpoints.collect::<Result<_, _>>()?;
+    let mut channels: Vec<_> = endpoints.iter().map(Endpoint::connect_lazy).collect();
+    let mut silent = Vec::new();
+    let mut reached = None;
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        match endpoint.connect().await {
+            Ok(channel) => {
+                channels[index] = channel;
+                reached = Some(index);
+                break;
+            }
+            Err(error) => silent.push(chain(&error)),
+        }
+    }
+    let reached = reached.ok_or_else(|| unreachable(context, &silent))?;
+    let bearer = match context.token.as_deref() {
+        None => Bearer(None),
+        Some(token) => {
+            let value = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
+            let mut value = value.map_err(|_| Failure::usage("the token is not a token"))?;
+            value.set_sensitive(true);
+            Bearer(Some(value))
+        }
+    };
+    Ok(AdminServiceClient::with_interceptor(Nodes::new(channels, reached), bearer)
+        .max_decoding_message_size(64 * 1024 * 1024))
+}
+
+fn endpoint(context: &Context, addr: &str, timeout: Option<Duration>) -> Result<Endpoint, Failure> {
+    let usage = |why: &str| Failure::Usage(format!("{addr} (from {}) {why}", context.source));
     let endpoint =
-        Endpoint::from_shared(context.addr.clone()).map_err(|_| usage("is not an address"))?;
+        Endpoint::from_shared(addr.to_owned()).map_err(|_| usage("is not an address"))?;
     let host = endpoint.uri().host().ok_or_else(|| usage("names no host"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let tls = ClientTlsConfig::new()
@@ -81,22 +128,10 @@ async fn connect_with(context: &Context, timeout: Option<Duration>) -> Result<Ad
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_while_idle(true);
-    let endpoint = match timeout {
+    Ok(match timeout {
         Some(timeout) => endpoint.timeout(timeout),
         None => endpoint,
-    };
-    let channel = endpoint.connect().await.map_err(|error| unreachable(context, &chain(&error)))?;
-    let bearer = match context.token.as_deref() {
-        None => Bearer(None),
-        Some(token) => {
-            let value = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
-            let mut value = value.map_err(|_| Failure::usage("the token is not a token"))?;
-            value.set_sensitive(true);
-            Bearer(Some(value))
-        }
-    };
-    Ok(AdminServiceClient::with_interceptor(channel, bearer)
-        .max_decoding_message_size(64 * 1024 * 1024))
+    })
 }
 
 fn authorities(ca: Option<&Path>) -> Result<Vec<Certificate>, Failure> {
@@ -127,14 +162,17 @@ fn ca_failure(ca: Option<&Path>, why: &str) -> Failure {
     }
 }
 
-fn unreachable(context: &Context, why: &str) -> Failure {
-    let addr = &context.addr;
-    let advice = if why.contains("certificate") {
+/// `why` is of each node, in their order.
+fn unreachable(context: &Context, why: &[String]) -> Failure {
+    let advice = if why.iter().any(|why| why.contains("certificate")) {
         "is that the right address, and COUNTERSIGN_CA its authority?"
     } else {
         "is it running, and is the address right?"
     };
-    Failure::Unreachable(format!("{addr} cannot be reached ({why}): {advice}"))
+    let each = context.nodes.iter().zip(why);
+    let said: Vec<_> =
+        each.map(|(addr, why)| format!("{addr} cannot be reached ({why})")).collect();
+    Failure::Unreachable(format!("{}: {advice}", said.join("; ")))
 }
 
 /// An error with what caused it, each said once.

@@ -5,6 +5,7 @@ pub(crate) mod approval;
 pub(crate) mod approver;
 pub(crate) mod audit;
 pub(crate) mod card;
+pub(crate) mod cluster;
 pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod edge;

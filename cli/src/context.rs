@@ -13,15 +13,59 @@ use crate::failure::Failure;
 use crate::secret;
 
 /// What every command needs to know before it says a word.
+#[derive(Clone)]
 pub(crate) struct Context {
-    /// `https://host:port` of the admin API.
-    pub(crate) addr: String,
+    /// Where the admin API is.
+    pub(crate) nodes: Nodes,
     /// PEM file of the authority to trust; none: the system's.
     pub(crate) ca: Option<PathBuf>,
     pub(crate) token: Option<Zeroizing<String>>,
     pub(crate) edge: Edge,
     /// Where this was found, for messages.
     pub(crate) source: String,
+}
+
+/// `https://host:port` of each node that is known, in the order in which they are tried; never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Nodes(Vec<String>);
+
+impl Nodes {
+    /// Addresses with commas between them.
+    ///
+    /// # Errors
+    /// Whichever is none that can be called; `source` says where they come from.
+    pub(crate) fn parse(text: &str, source: &str) -> Result<Self, Failure> {
+        let mut nodes: Vec<String> = Vec::new();
+        for addr in text.split(',').map(|addr| addr.trim().trim_end_matches('/')) {
+            if !addr.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) {
+                return Err(Failure::Usage(format!(
+                    "{addr:?} (from {source}) is not an https:// address, such as https://127.0.0.1:7443"
+                )));
+            }
+            if !nodes.iter().any(|known| known == addr) {
+                nodes.push(addr.to_owned());
+            }
+        }
+        Ok(Self(nodes))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn shares_one_with(&self, other: &Self) -> bool {
+        self.iter().any(|addr| other.iter().any(|known| known == addr))
+    }
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
 }
 
 /// The edge that agents of this context go through, as far as it is known.
@@ -36,6 +80,7 @@ pub(crate) struct Edge {
 /// A context as it lies on disk, mode 0600.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Saved {
+    /// One address, or several with commas between them.
     pub(crate) addr: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
@@ -61,8 +106,10 @@ impl Context {
         let mut context = match (named, variable("COUNTERSIGN_ADDR")) {
             (Some(path), _) => Self::saved(path)?.ok_or_else(|| missing(path))?,
             (None, Some(addr)) => {
-                let edge = edge_of(&addr, ca.as_deref(), &variable);
-                Self { addr, ca: None, token: None, edge, source: "COUNTERSIGN_ADDR".into() }
+                let source = "COUNTERSIGN_ADDR".to_owned();
+                let nodes = Nodes::parse(&addr, &source)?;
+                let edge = edge_of(&nodes, ca.as_deref(), &variable);
+                Self { nodes, ca: None, token: None, edge, source }
             }
             (None, None) => saved_contexts(&variable)
                 .into_iter()
@@ -73,24 +120,36 @@ impl Context {
         context.ca = ca.or(context.ca);
         context.edge.proxy = variable("COUNTERSIGN_EDGE").or(context.edge.proxy).map(with_scheme);
         context.edge.ca = variable("COUNTERSIGN_EDGE_CA").map(PathBuf::from).or(context.edge.ca);
-        if !context.addr.starts_with("https://") {
-            let (addr, source) = (&context.addr, &context.source);
-            return Err(Failure::Usage(format!(
-                "{addr} (from {source}) is not an https:// address, such as https://127.0.0.1:7443"
-            )));
-        }
         Ok(context)
+    }
+
+    /// A context for each node by itself, for what is said to one node and not to the cluster.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
+        self.nodes.iter().map(|addr| self.only(addr))
+    }
+
+    /// The same, but this node is tried first, and then those behind it.
+    pub(crate) fn beginning_with(&self, index: usize) -> Self {
+        let mut nodes = self.nodes.clone();
+        nodes.0.rotate_left(index % self.nodes.len());
+        Self { nodes, ..self.clone() }
+    }
+
+    /// The same, but for one node.
+    pub(crate) fn only(&self, addr: &str) -> Self {
+        Self { nodes: Nodes(vec![addr.to_owned()]), ..self.clone() }
     }
 
     /// None when there is no such file.
     fn saved(path: &Path) -> Result<Option<Self>, Failure> {
         let Some(saved) = Saved::read(path)? else { return Ok(None) };
+        let source = path.display().to_string();
         Ok(Some(Self {
-            addr: saved.addr,
+            nodes: Nodes::parse(&saved.addr, &source)?,
             ca: saved.ca,
             token: Some(saved.token),
             edge: Edge { proxy: saved.edge_proxy, ca: saved.edge_ca },
-            source: path.display().to_string(),
+            source,
         }))
     }
 }
@@ -130,7 +189,7 @@ impl Saved {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("addr", &self.addr)
+            .field("nodes", &self.nodes)
             .field("source", &self.source)
             .finish_non_exhaustive()
     }
@@ -174,15 +233,15 @@ fn saved_contexts(variable: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
 }
 
 /// The edge that a saved context names for the same control plane; `dev` saves one beside its CA file.
-fn edge_of(addr: &str, ca: Option<&Path>, variable: &impl Fn(&str) -> Option<String>) -> Edge {
+fn edge_of(nodes: &Nodes, ca: Option<&Path>, variable: &impl Fn(&str) -> Option<String>) -> Edge {
     let beside = ca.map(|ca| ca.with_file_name(DEV_FILE));
     let known = beside
         .into_iter()
         .chain(saved_contexts(variable))
         .filter_map(|path| Saved::read(&path).ok().flatten());
-    let same = known
-        .into_iter()
-        .find(|saved| saved.addr.trim_end_matches('/') == addr.trim_end_matches('/'));
+    let same = known.into_iter().find(|saved| {
+        Nodes::parse(&saved.addr, "").is_ok_and(|known| known.shares_one_with(nodes))
+    });
     same.map(|saved| Edge { proxy: saved.edge_proxy, ca: saved.edge_ca }).unwrap_or_default()
 }
 
@@ -277,7 +336,7 @@ mod tests {
         let context =
             Context::find(None, variables(&[("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]))
                 .unwrap();
-        assert_eq!(context.addr, "https://saved:1");
+        assert_eq!(context.nodes.to_string(), "https://saved:1");
         assert_eq!(context.token.unwrap().as_str(), "cs_adm_saved");
         assert_eq!(context.edge.proxy.as_deref(), Some("http://edge:2"));
     }
@@ -304,9 +363,19 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_refused() {
-        let failure =
-            Context::find(None, variables(&[("COUNTERSIGN_ADDR", "http://x:1")])).unwrap_err();
-        assert!(matches!(failure, Failure::Usage(_)));
+    fn plain_http_is_refused_also_as_one_of_several() {
+        for addr in ["http://x:1", "https://x:1,http://y:1", "https://x:1,", "https://"] {
+            let found = Context::find(None, variables(&[("COUNTERSIGN_ADDR", addr)]));
+            assert!(matches!(found, Err(Failure::Usage(_))), "{addr}");
+        }
+    }
+
+    #[test]
+    fn several_addresses_are_kept_in_their_order_and_once() {
+        let addr = "https://b:1/, https://a:1,https://b:1";
+        let context = Context::find(None, variables(&[("COUNTERSIGN_ADDR", addr)])).unwrap();
+        assert_eq!(context.nodes.to_string(), "https://b:1,https://a:1");
+        let each: Vec<_> = context.each().map(|one| one.nodes.to_string()).collect();
+        assert_eq!(each, ["https://b:1", "https://a:1"]);
     }
 }

@@ -146,7 +146,7 @@ async fn introduce(
     ensure!(fake_key.len() == real_key.len(), "the fake key has another length than the real one");
     tell(&format!(
         "The control plane at {} keeps that key, sealed, and made a fake one of the same shape.",
-        site.context.addr
+        site.context.nodes
     ))?;
     let request = v1::CreateAgentRequest {
         request_id: client::request_id(),

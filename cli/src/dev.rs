@@ -32,7 +32,7 @@ pub(crate) async fn run(command: Dev) -> Done {
     if announced.is_ok() {
         tracing::info!(
             edge = site.proxy(),
-            api = site.context.addr,
+            api = %site.context.nodes,
             web = site.web(),
             "everything serves"
         );
@@ -82,7 +82,7 @@ fn compiled(file: &Path) -> Result<Policy, Failure> {
 fn announce(site: &Site, data_dir: &Path, ready_file: Option<ReadyFile>) -> Done {
     let context = &site.context;
     let saved = Saved {
-        addr: context.addr.clone(),
+        addr: context.nodes.to_string(),
         ca: context.ca.clone(),
         token: site::token(context),
         edge_proxy: context.edge.proxy.clone(),
@@ -90,10 +90,10 @@ fn announce(site: &Site, data_dir: &Path, ready_file: Option<ReadyFile>) -> Done
     };
     saved.write(&data_dir.join(DEV_FILE))?;
     let Some(ready_file) = ready_file else { return Ok(()) };
-    let token = site::token(context);
+    let (token, addr) = (site::token(context), context.nodes.to_string());
     let ready = Ready {
         edge: Proxy { proxy: site.proxy(), ca: context.edge.ca.clone() },
-        api: Api { addr: &context.addr, ca: context.ca.as_deref() },
+        api: Api { addr: &addr, ca: context.ca.as_deref() },
         web: site.web(),
         admin_token: &token,
         pid: std::process::id(),

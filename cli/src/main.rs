@@ -7,7 +7,8 @@
 //! args       what can be typed                       cmd/*    a noun each: words in, one or two calls, words out
 //! context    which control plane, as whom            dev      a whole site in one process, on loopback
 //! client     the line to it                          demo     the story, played and checked
-//! secret print failure    in, out, and not at all     site     what dev and demo start
+//! secret keep             in, and out                 site     what dev and demo start
+//! print progress failure  what is said
 //! ```
 
 mod args;
@@ -17,7 +18,9 @@ mod context;
 mod demo;
 mod dev;
 mod failure;
+mod keep;
 mod print;
+mod progress;
 mod secret;
 mod site;
 
@@ -52,6 +55,7 @@ async fn run(args: Args) -> Done {
         Command::Approval(command) => cmd::approval::run(&context()?, command).await,
         Command::Approver(command) => cmd::approver::run(&context()?, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,
+        Command::Cluster(command) => cmd::cluster::run(context, command).await,
         Command::Completions(command) => cmd::manual::completions(&command),
         Command::Credential(command) => cmd::credential::run(&context()?, command).await,
         Command::Demo(command) => demo::run(&command).await,

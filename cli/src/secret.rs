@@ -1,4 +1,5 @@
-//! How a secret comes in: from a file, a pipe, or a terminal that does not echo it. Never from the command line.
+//! How a secret, or a yes, comes in: from a file, a pipe, or a terminal that does not echo it. Never from the command
+//! line.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
@@ -51,6 +52,52 @@ pub(crate) fn read(file: Option<&Path>, what: &str) -> Result<Zeroizing<Vec<u8>>
         )));
     }
     Ok(secret)
+}
+
+/// As [`read`], for what is to be known from now on: typed twice, when it is typed.
+///
+/// # Errors
+/// Those of [`read`], and when it was not the same both times.
+pub(crate) fn read_new(file: Option<&Path>, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let secret = read(file, what)?;
+    if file.is_none_or(|path| path.as_os_str() == "-") && std::io::stdin().is_terminal() {
+        let again = read(None, &format!("{what} once more"))?;
+        if *again != *secret {
+            return Err(Failure::Usage(format!("{what} was not the same both times")));
+        }
+    }
+    Ok(secret)
+}
+
+/// As [`read`] from standard input, but nothing may be the answer.
+///
+/// # Errors
+/// When it cannot be read, or is too large.
+pub(crate) fn read_any(what: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    match read(None, what) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(Failure::Usage(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether somebody can be asked.
+pub(crate) fn can_ask() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// Asks, on a terminal, and takes nothing but a yes for one.
+///
+/// # Errors
+/// When the terminal cannot be read.
+pub(crate) fn confirmed(question: &str) -> Result<bool, Failure> {
+    eprint!("{question} [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::Refused(format!("the terminal cannot be read: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// As [`read`], for what has to be text on one line, such as a token.

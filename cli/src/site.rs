@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::client::{self, Admin};
 use crate::cmd::edge::Identity;
-use crate::context::{Context, Edge as KnownEdge};
+use crate::context::{Context, Edge as KnownEdge, Nodes};
 use crate::failure::Failure;
 
 /// The edge's name, whenever it starts.
@@ -113,7 +113,7 @@ impl Site {
 async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), Failure> {
     let ca_file = plan.data_dir.join("edge-ca.pem");
     let mut context = Context {
-        addr: format!("https://{}", control.api_addr()),
+        nodes: Nodes::parse(&format!("https://{}", control.api_addr()), "this process")?,
         ca: Some(control.api_ca_path().to_path_buf()),
         token: Some(control.admin_token()?),
         edge: KnownEdge { proxy: None, ca: Some(ca_file.clone()) },

@@ -1,8 +1,11 @@
 //! `countersign approval`.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use countersign_proto::v1;
+use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout_at};
 use v1::ApprovalState::{Approved, Completed, Pending, Released};
 
@@ -15,6 +18,9 @@ use crate::{client, print};
 
 /// Between two attempts to reach a control plane that went away: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long a watch over several nodes goes on without any of them.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(context: &Context, command: Approval) -> Done {
     match command {
@@ -177,25 +183,86 @@ async fn answered(context: &Context, approval_id: &str) -> Result<Option<v1::App
     Ok(None)
 }
 
+/// Where several nodes are known, one that goes away is followed by the next, and what changed meanwhile is printed
+/// before what changes then. Where there is one, its end is ours: whoever relies on this has to know.
 async fn watch(context: &Context, show: &Show) -> Done {
-    let mut admin = client::connect_to_watch(context).await?;
-    let mut changes =
-        admin.watch_approvals(v1::WatchApprovalsRequest::default()).await?.into_inner();
-    while let Some(change) = changes.message().await? {
-        let approval = part(change.approval)?;
-        match show.output {
-            Output::Json => print::json_line(&Card::from(&approval))?,
-            Output::Table => {
-                let state = card::state_name(approval.state());
-                print::line(&format!(
-                    "{}  {state:9}  {}",
-                    approval.approval_id,
-                    card::summary(&approval)
-                ))?;
+    let several = context.nodes.len() > 1;
+    let mut seen = Seen::default();
+    let mut lost: Option<Instant> = None;
+    for first in (0..context.nodes.len()).cycle() {
+        let began = Instant::now();
+        match follow(&context.beginning_with(first), several, &mut seen, show).await {
+            Ok(()) if several => lost = None,
+            Ok(()) => break,
+            Err(Failure::Unreachable(why)) if several => {
+                if lost.get_or_insert(began).elapsed() > PATIENCE {
+                    return Err(Failure::Unreachable(why));
+                }
             }
+            Err(failure) => return Err(failure),
+        }
+        if began.elapsed() < BACKOFF.0 {
+            sleep(BACKOFF.0).await;
         }
     }
     Err(Failure::Unreachable("the control plane ended the stream: watch again".into()))
+}
+
+/// What was last known of each approval.
+#[derive(Default)]
+struct Seen {
+    digests: HashMap<String, u64>,
+    /// All of them were looked at once.
+    all: bool,
+}
+
+impl Seen {
+    /// Whether this is news.
+    fn news(&mut self, approval: &v1::Approval) -> bool {
+        let mut digest = DefaultHasher::new();
+        approval.encode_to_vec().hash(&mut digest);
+        let digest = digest.finish();
+        self.digests.insert(approval.approval_id.clone(), digest) != Some(digest)
+    }
+}
+
+/// Prints changes until the stream ends.
+async fn follow(context: &Context, several: bool, seen: &mut Seen, show: &Show) -> Done {
+    let mut admin = client::connect_to_watch(context).await?;
+    let mut changes =
+        admin.watch_approvals(v1::WatchApprovalsRequest::default()).await?.into_inner();
+    if several {
+        // The stream is open, so nothing falls between it and this list.
+        let again = std::mem::replace(&mut seen.all, true);
+        let state = v1::ApprovalState::Unspecified.into();
+        let all = every_page!(admin, list_approvals, ListApprovalsRequest { state }, approvals);
+        for approval in all.iter().rev() {
+            if seen.news(approval) && again {
+                print_change(approval, show)?;
+            }
+        }
+    }
+    while let Some(change) = changes.message().await? {
+        let approval = part(change.approval)?;
+        if !several || seen.news(&approval) {
+            print_change(&approval, show)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_change(approval: &v1::Approval, show: &Show) -> Done {
+    match show.output {
+        Output::Json => print::json_line(&Card::from(approval)),
+        Output::Table => {
+            let state = card::state_name(approval.state());
+            print::line(&format!(
+                "{}  {state:9}  {}",
+                approval.approval_id,
+                card::summary(approval)
+            ))
+        }
+    }
 }
 
 fn sentence_case(word: &str) -> String {

@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::env;
+use super::cluster::standing::Trouble;
+use super::{env, status};
 use crate::args::{Doctor, Output};
 use crate::context::Context;
 use crate::failure::{Done, Failure};
@@ -90,9 +91,10 @@ async fn control_plane(context: &Context) -> Vec<Finding> {
     let reached = async {
         let mut admin = client::connect(context).await?;
         let status = admin.get_status(v1::GetStatusRequest {}).await?.into_inner();
-        Ok::<_, Failure>((status, SystemTime::now()))
+        let now = SystemTime::now();
+        Ok::<_, Failure>((status, now, status::cluster(context, &mut admin).await?))
     };
-    let (status, now) = match reached.await {
+    let (status, now, cluster) = match reached.await {
         Ok(reached) => reached,
         Err(Failure::Usage(why) | Failure::Refused(why) | Failure::Unreachable(why)) => {
             return vec![Finding::bad(WHAT, why, "")];
@@ -100,13 +102,20 @@ async fn control_plane(context: &Context) -> Vec<Finding> {
         Err(Failure::Left) => return Vec::new(),
     };
     let mut findings =
-        vec![Finding::good(WHAT, format!("{} answers, version {}", context.addr, status.version))];
+        vec![Finding::good(WHAT, format!("{} answers, version {}", context.nodes, status.version))];
     findings.extend(
         status
             .log_time
             .and_then(|at| SystemTime::try_from(at).ok())
             .map(|theirs| clock(theirs, now)),
     );
+    if let Some(cluster) = cluster {
+        let bad = |trouble: &Trouble| Finding::bad("cluster", &trouble.found, &trouble.advice);
+        findings.extend(cluster.troubles.iter().map(bad));
+        if cluster.troubles.is_empty() {
+            findings.push(Finding::good("cluster", cluster.summary()));
+        }
+    }
     if status.policy_version == 0 {
         findings.push(Finding::bad(
             "policy",

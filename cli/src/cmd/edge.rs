@@ -58,7 +58,10 @@ struct Enrolled {
     key: Option<PathBuf>,
     certificate: PathBuf,
     gateway_ca: PathBuf,
+    /// Of the node that answered.
     gateway_address: String,
+    /// Of every node.
+    gateway_addresses: Vec<String>,
     root_public_key: String,
     config: Option<PathBuf>,
 }
@@ -117,6 +120,10 @@ async fn enroll(
     let edge = part(answer.edge)?;
     let certificate = keep(&out, "edge-cert.pem", answer.certificate_pem.as_bytes())?;
     let gateway_ca = keep(&out, "gateway-ca.pem", answer.gateway_ca_pem.as_bytes())?;
+    let mut gateway_addresses = answer.gateway_addresses;
+    if gateway_addresses.is_empty() {
+        gateway_addresses.push(answer.gateway_address.clone());
+    }
     let mut enrolled = Enrolled {
         edge: edge.name,
         id: edge.edge_id,
@@ -124,6 +131,7 @@ async fn enroll(
         certificate,
         gateway_ca,
         gateway_address: answer.gateway_address,
+        gateway_addresses,
         root_public_key: hex::encode(answer.root_public_key),
         config: None,
     };
@@ -136,7 +144,7 @@ async fn enroll(
     print::facts(&[
         ("edge", enrolled.edge),
         ("certificate", enrolled.certificate.display().to_string()),
-        ("gateway", enrolled.gateway_address),
+        ("gateway", enrolled.gateway_addresses.join(", ")),
         ("gateway ca", enrolled.gateway_ca.display().to_string()),
         ("root key", enrolled.root_public_key),
     ])?;
@@ -155,11 +163,11 @@ fn config(enrolled: &Enrolled, key: &Path) -> String {
     format!(
         "listen = \"127.0.0.1:7080\"\n\n\
          [identity]\nname = {}\ncertificate_file = {}\nkey_file = {}\n\n\
-         [control_plane]\naddresses = [{}]\nca_file = {}\nroot_key = {}\n",
+         [control_plane]\naddresses = {}\nca_file = {}\nroot_key = {}\n",
         text(&enrolled.edge),
         path(&enrolled.certificate),
         path(key),
-        text(&enrolled.gateway_address),
+        serde_json::Value::from(enrolled.gateway_addresses.clone()),
         path(&enrolled.gateway_ca),
         text(&enrolled.root_public_key),
     )

@@ -2,12 +2,14 @@
 
 use countersign_proto::v1;
 use serde::Serialize;
+use tonic::Code;
 
+use super::cluster::standing::{Standing, Trouble, standing};
 use super::{approver, yes_no};
 use crate::args::{Output, Show};
 use crate::client;
 use crate::context::Context;
-use crate::failure::Done;
+use crate::failure::{Done, Failure};
 use crate::print;
 
 #[derive(Serialize)]
@@ -23,14 +25,20 @@ struct Status {
     connected_edges: u32,
     principal: String,
     roles: Vec<&'static str>,
+    /// Of the node that answered, and of the one that leads, as that one knows it.
+    node_id: String,
+    leader_node_id: String,
+    /// What is wrong with the cluster; empty too for whoever may not know.
+    troubles: Vec<Trouble>,
 }
 
 pub(crate) async fn run(context: &Context, show: &Show) -> Done {
     let mut admin = client::connect(context).await?;
     let answer = admin.get_status(v1::GetStatusRequest {}).await?.into_inner();
     let me = admin.who_am_i(v1::WhoAmIRequest {}).await?.into_inner();
+    let standing = cluster(context, &mut admin).await?;
     let status = Status {
-        addr: context.addr.clone(),
+        addr: context.nodes.to_string(),
         log_time: print::time(answer.log_time.as_ref()),
         cluster_id: answer.cluster_id,
         version: answer.version,
@@ -41,6 +49,9 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
         connected_edges: answer.connected_edges,
         roles: me.roles().map(approver::role_name).collect(),
         principal: me.principal,
+        node_id: answer.node_id,
+        leader_node_id: answer.leader_node_id,
+        troubles: standing.as_ref().map(|it| it.troubles.clone()).unwrap_or_default(),
     };
     if show.output == Output::Json {
         return print::json(&status);
@@ -49,7 +60,7 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
         0 => "none: everything is refused until `countersign policy set FILE`".into(),
         version => format!("version {version}"),
     };
-    print::facts(&[
+    let mut facts = vec![
         ("control plane", status.addr),
         ("cluster", status.cluster_id),
         ("version", status.version),
@@ -60,5 +71,24 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
         ("policy", policy),
         ("edges", status.connected_edges.to_string()),
         ("you are", format!("{} ({})", status.principal, status.roles.join(", "))),
-    ])
+    ];
+    if let Some(standing) = &standing {
+        facts.insert(2, ("nodes", standing.summary()));
+    }
+    print::facts(&facts)?;
+    status.troubles.iter().try_for_each(Trouble::tell)
+}
+
+/// How the cluster stands; None for a caller who may not know, and where the control plane knows of no clusters.
+pub(super) async fn cluster(
+    context: &Context,
+    admin: &mut client::Admin,
+) -> Result<Option<Standing>, Failure> {
+    match admin.get_cluster(v1::GetClusterRequest {}).await {
+        Ok(answer) => Ok(Some(standing(context, answer.into_inner()).await)),
+        Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unimplemented) => {
+            Ok(None)
+        }
+        Err(status) => Err(status.into()),
+    }
 }

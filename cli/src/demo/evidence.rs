@@ -9,11 +9,11 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
 use crate::client::Admin;
-use crate::cmd::audit::{self, Line, Verdict};
+use crate::cmd::audit::{self, Entry, Line, Verdict};
 
 /// The audit log, verified.
 pub(super) struct Trail {
-    lines: Vec<Line>,
+    entries: Vec<Entry>,
     verdict: Verdict,
 }
 
@@ -24,16 +24,20 @@ impl Trail {
         let verdict = audit::verified(&lines)
             .map_err(|position| anyhow!("record {position} of the audit log is not one"))?;
         ensure!(verdict.ok, "the audit log does not verify");
-        Ok(Self { lines, verdict })
+        let entries = lines.into_iter().filter_map(|line| match line {
+            Line::Record(entry) => Some(entry),
+            Line::Checkpoint(_) | Line::Preamble(_) => None,
+        });
+        Ok(Self { entries: entries.collect(), verdict })
     }
 
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
-        self.lines.iter().map(Line::brief).collect()
+        self.entries.iter().map(Entry::brief).collect()
     }
 
     /// How many records of this action name the approval.
     pub(super) fn count(&self, action: &str, approval: &str) -> usize {
-        self.lines.iter().filter(|line| line.action == action && line.names(approval)).count()
+        self.entries.iter().filter(|entry| entry.action == action && entry.names(approval)).count()
     }
 
     pub(super) fn entries(&self) -> u64 {

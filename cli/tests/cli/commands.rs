@@ -249,49 +249,6 @@ fn approval_watch_is_a_line_of_json_for_each_change() {
 }
 
 #[test]
-fn audit_verify_says_so_and_exits_1_when_it_does_not_hold() {
-    let head = "ab".repeat(32);
-    let verdict = |ok, broken_at| v1::VerifyAuditResponse {
-        ok,
-        entries: 42,
-        head: head.clone(),
-        broken_at,
-        checkpointed: 0,
-    };
-    let control_plane = ControlPlane::start().answers("VerifyAudit", &[verdict(true, None)]);
-    let printed = Place::knowing(&control_plane).run(&["audit", "verify", "-o", "json"]).json();
-    assert_eq!(printed, json!({"ok": true, "entries": 42, "head": head}));
-    let control_plane = ControlPlane::start().answers("VerifyAudit", &[verdict(false, Some(7))]);
-    let place = Place::knowing(&control_plane);
-    place.run(&["audit", "verify"]).fails(1, &["at record 7"]);
-    assert_eq!(place.run(&["audit", "verify", "-o", "json"]).code, Some(1));
-}
-
-#[test]
-fn c_9_an_export_that_was_edited_does_not_verify() {
-    let record = v1::AuditRecord {
-        index: 1,
-        at: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
-        actor: "system".into(),
-        action: "cluster.begin".into(),
-        previous_hash: "00".repeat(32),
-        hash: "11".repeat(32),
-        ..v1::AuditRecord::default()
-    };
-    let control_plane = ControlPlane::start().answers(
-        "ExportAudit",
-        &[v1::ExportAuditResponse { item: Some(v1::export_audit_response::Item::Record(record)) }],
-    );
-    let place = Place::knowing(&control_plane);
-    place.run(&["audit", "export", "--to", "audit.jsonl"]).ok();
-    place.run(&["audit", "verify", "audit.jsonl"]).fails(1, &["at record 1"]);
-    place.write("other.jsonl", "{}\n");
-    Place::empty()
-        .run(&["audit", "verify", &place.write("other.jsonl", "{}\n")])
-        .fails(1, &["other.jsonl:1:"]);
-}
-
-#[test]
 fn policy_test_needs_no_control_plane() {
     let place = Place::empty();
     let rule = "version = 1\n\n[[rule]]\nname = \"read\"\nhost = \"a.example\"\nmethods = [\"GET\"]\nthen = \"allow\"\n";
@@ -377,36 +334,6 @@ fn edge_enroll_keeps_the_key_here() {
     assert!(asked.csr_pem.contains("CERTIFICATE REQUEST") && !asked.csr_pem.contains("PRIVATE"));
     let config = std::fs::read_to_string(place.path().join("east/edge.toml")).unwrap();
     assert!(config.contains(&"07".repeat(32)) && config.contains("127.0.0.1:8444"), "{config}");
-}
-
-fn sealed_by(provider: &str) -> ControlPlane {
-    ControlPlane::start()
-        .answers(
-            "GetSealStatus",
-            &[v1::GetSealStatusResponse {
-                sealed: true,
-                provider: provider.into(),
-                ..Default::default()
-            }],
-        )
-        .answers("Unseal", &[v1::UnsealResponse::default()])
-}
-
-#[test]
-fn seal_unseal_takes_the_passphrase_from_standard_input() {
-    let control_plane = sealed_by("passphrase");
-    let place = Place::knowing(&control_plane);
-    place.run_with(&["seal", "unseal"], "correct horse\n").ok();
-    let asked: v1::UnsealRequest = control_plane.asked("Unseal");
-    assert_eq!(asked.passphrase.as_ref(), b"correct horse");
-}
-
-#[test]
-fn seal_unseal_asks_for_no_passphrase_where_a_key_file_opens_the_vault() {
-    let control_plane = sealed_by("key-file");
-    Place::knowing(&control_plane).run(&["seal", "unseal"]).ok();
-    let asked: v1::UnsealRequest = control_plane.asked("Unseal");
-    assert!(asked.passphrase.is_empty());
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(crate) struct ControlPlane {
 #[derive(Default)]
 struct Answers {
     given: Mutex<BTreeMap<&'static str, Result<Vec<Bytes>, Status>>>,
+    ends: Mutex<BTreeMap<&'static str, Status>>,
     turns: Mutex<BTreeMap<&'static str, VecDeque<Bytes>>>,
     asked: Mutex<Vec<Asked>>,
 }
@@ -42,8 +43,13 @@ struct Asked {
 
 impl ControlPlane {
     pub(crate) fn start() -> Self {
+        Self::of(&Authority::new())
+    }
+
+    /// One whose certificate this authority signed, as another node's.
+    pub(crate) fn of(authority: &Authority) -> Self {
         let runtime = Runtime::new().unwrap();
-        let (ca_pem, tls) = certificate();
+        let (ca_pem, tls) = (authority.pem.clone(), authority.acceptor());
         let listener =
             runtime.block_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
         let addr = format!("https://{}", listener.local_addr().unwrap());
@@ -64,6 +70,17 @@ impl ControlPlane {
         let turns = messages.iter().map(|message| message.encode_to_vec().into()).collect();
         self.answers.turns.lock().unwrap().insert(method, turns);
         self
+    }
+
+    /// A stream that breaks off.
+    pub(crate) fn breaks_off(
+        self,
+        method: &'static str,
+        messages: &[impl Message],
+        status: Status,
+    ) -> Self {
+        self.answers.ends.lock().unwrap().insert(method, status);
+        self.answers(method, messages)
     }
 
     pub(crate) fn refuses(self, method: &'static str, status: Status) -> Self {
@@ -88,12 +105,30 @@ impl ControlPlane {
 
     /// Every request that this method got; each had the token.
     pub(crate) fn all_asked<M: Message + Default>(&self, method: &str) -> Vec<M> {
+        self.all_asked_with(method, Some("Bearer cs_adm_right"))
+    }
+
+    /// Every request that this method got; none had a token.
+    pub(crate) fn all_asked_without_token<M: Message + Default>(&self, method: &str) -> Vec<M> {
+        self.all_asked_with(method, None)
+    }
+
+    fn all_asked_with<M: Message + Default>(&self, method: &str, token: Option<&str>) -> Vec<M> {
         let asked = self.answers.asked.lock().unwrap();
         let decoded = |asked: &Asked| {
-            assert_eq!(asked.authorization.as_deref(), Some("Bearer cs_adm_right"));
+            assert_eq!(asked.authorization.as_deref(), token);
             M::decode(asked.message.clone()).unwrap()
         };
         asked.iter().filter(|asked| asked.method == method).map(decoded).collect()
+    }
+
+    pub(crate) fn was_asked(&self, method: &str) -> bool {
+        self.answers.asked.lock().unwrap().iter().any(|asked| asked.method == method)
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        self.addr.trim_start_matches("https://")
     }
 
     pub(crate) fn was_asked_nothing(&self) -> bool {
@@ -133,7 +168,8 @@ impl Answers {
         let given = given.or_else(|| self.given.lock().unwrap().get(method.as_str()).cloned());
         let given = given.unwrap_or_else(|| Err(Status::unimplemented("the test gave no answer")));
         let mut frames = Vec::new();
-        let mut trailers = HeaderMap::new();
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         match given {
             Ok(messages) => {
                 for message in messages {
@@ -143,13 +179,16 @@ impl Answers {
                     framed.put(message);
                     frames.push(Frame::data(framed.freeze()));
                 }
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                let mut trailers = HeaderMap::new();
+                let end = self.ends.lock().unwrap().get(method.as_str()).cloned();
+                end.unwrap_or_else(|| Status::ok("")).add_header(&mut trailers).unwrap();
+                frames.push(Frame::trailers(trailers));
             }
-            Err(status) => status.add_header(&mut trailers).unwrap(),
+            // With the head, as servers do that have nothing else to say.
+            Err(status) => status.add_header(&mut headers).unwrap(),
         }
-        frames.push(Frame::trailers(trailers));
         let mut response = Response::new(StreamBody::new(futures_like::frames(frames)));
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        *response.headers_mut() = headers;
         response
     }
 }
@@ -169,22 +208,33 @@ mod futures_like {
     }
 }
 
-fn certificate() -> (String, TlsAcceptor) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().unwrap();
-    let ca_pem = params.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf =
-        CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let mut config =
-        rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
-            .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    (ca_pem, TlsAcceptor::from(Arc::new(config)))
+/// What signs the certificates of a cluster's nodes.
+pub(crate) struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let leaf = leaf.signed_by(&key, &self.issuer).unwrap();
+        let mut config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
+                .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
 }

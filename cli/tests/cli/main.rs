@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // what is not a test here is a part of one
 
+mod audit;
+mod cluster;
 mod commands;
 mod conduct;
 mod control_plane;
+mod nodes;
 mod run;
+mod seal;
 mod site;
+mod trust;

@@ -29,6 +29,14 @@ impl Place {
         place
     }
 
+    /// Where these nodes of one cluster are known.
+    pub(crate) fn knowing_all(nodes: &[&ControlPlane]) -> Self {
+        let mut place = Self::knowing(nodes[0]);
+        let addrs: Vec<&str> = nodes.iter().map(|node| node.addr()).collect();
+        place.set("COUNTERSIGN_ADDR", &addrs.join(","));
+        place
+    }
+
     pub(crate) fn set(&mut self, name: &'static str, value: &str) {
         self.variables.retain(|(known, _)| *known != name);
         self.variables.push((name, value.to_owned()));
@@ -40,6 +48,15 @@ impl Place {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
+    }
+
+    pub(crate) fn mode(&self, name: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(self.dir.path().join(name)).unwrap().permissions().mode() & 0o777
     }
 
     pub(crate) fn names(&self) -> Vec<String> {

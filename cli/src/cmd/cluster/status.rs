@@ -1,0 +1,62 @@
+//! `countersign cluster status`.
+
+use countersign_proto::v1;
+
+use super::standing::{Node, Standing, Trouble, standing};
+use crate::args::{Output, Show};
+use crate::client;
+use crate::cmd::yes_no;
+use crate::context::Context;
+use crate::failure::Done;
+use crate::print;
+
+pub(super) async fn run(context: &Context, show: &Show) -> Done {
+    let mut admin = client::connect(context).await?;
+    let answer = admin.get_cluster(v1::GetClusterRequest {}).await?.into_inner();
+    let standing = standing(context, answer).await;
+    if show.output == Output::Json { print::json(&standing) } else { told(&standing) }
+}
+
+fn told(standing: &Standing) -> Done {
+    let signers = standing.nodes.iter().filter(|node| node.trusted).count();
+    let answers = standing.nodes.iter().find(|node| node.node_id == standing.node_id);
+    print::facts(&[
+        ("cluster", standing.cluster_id.clone()),
+        ("answered by", answers.map_or_else(|| standing.node_id.clone(), |node| node.name.clone())),
+        ("log", format!("term {}, {} committed", standing.term, standing.commit_index)),
+        (
+            "trust bundle",
+            format!(
+                "{}: {} of {signers} nodes have to sign",
+                standing.trust_epoch, standing.trust_threshold
+            ),
+        ),
+        ("invited", print::words(&standing.invited)),
+    ])?;
+    print::line("")?;
+    let rows: Vec<_> = standing.nodes.iter().map(row).collect();
+    print::table(
+        &["NODE", "ID", "STATE", "LEADER", "BEHIND", "SIGNS", "VAULT", "API"],
+        &rows,
+        "There is no node.",
+    )?;
+    standing.troubles.iter().try_for_each(Trouble::tell)
+}
+
+fn row(node: &Node) -> Vec<String> {
+    let vault = match node.sealed {
+        None => "-",
+        Some(true) => "sealed",
+        Some(false) => "open",
+    };
+    vec![
+        node.name.clone(),
+        node.node_id.clone(),
+        node.state.into(),
+        yes_no(node.leader),
+        node.behind.map_or_else(|| "-".into(), |behind| behind.to_string()),
+        yes_no(node.trusted),
+        vault.into(),
+        node.api_address.clone(),
+    ]
+}
