@@ -37,7 +37,7 @@ impl Nodes {
     pub(crate) fn parse(text: &str, source: &str) -> Result<Self, Failure> {
         let mut nodes: Vec<String> = Vec::new();
         for addr in text.split(',').map(|addr| addr.trim().trim_end_matches('/')) {
-            if !addr.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) {
+            if addr.strip_prefix("https://").is_none_or(str::is_empty) {
                 return Err(Failure::Usage(format!(
                     "{addr:?} (from {source}) is not an https:// address, such as https://127.0.0.1:7443"
                 )));

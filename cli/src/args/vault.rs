@@ -23,7 +23,7 @@ pub(crate) enum Vault {
     ///
     /// It takes what opens the vault now, and then shows that the new seal opens it too; until then nothing changes. It
     /// walks through these steps; when it stops on the way, --rekey-id goes on.
-    Rekey(Rekey),
+    Rekey(Box<Rekey>),
     /// Seal what is stored from now on under a new key
     Rotate(Show),
 }

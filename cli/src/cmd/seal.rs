@@ -19,7 +19,7 @@ use crate::print;
 
 pub(crate) async fn run(context: &Context, command: Vault) -> Done {
     match command {
-        Vault::Rekey(command) => rekey::run(context, command).await,
+        Vault::Rekey(command) => rekey::run(context, *command).await,
         Vault::Rotate(show) => rotate(context, &show).await,
         Vault::Seal => seal(context).await,
         Vault::Status(show) => status(context, &show).await,

@@ -65,6 +65,7 @@ fn packages_depend_along_the_arrows_only() {
             &[
                 "countersign-control-plane",
                 "countersign-edge-gateway",
+                "countersign-gate",
                 "countersign-policy",
                 "countersign-proto",
             ],

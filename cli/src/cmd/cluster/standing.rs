@@ -74,7 +74,7 @@ impl Standing {
     pub(crate) fn summary(&self) -> String {
         let voters = self.nodes.iter().filter(|node| node.state == "voter").count();
         let leader = self.nodes.iter().find(|node| node.leader);
-        let leads = leader.map_or("nobody".into(), |leader| leader.name.clone());
+        let leads = leader.map_or("nobody", |leader| leader.name.as_str());
         let voters = if voters == 1 { "1 voter".into() } else { format!("{voters} voters") };
         format!("{voters}, {leads} leads")
     }

@@ -230,7 +230,8 @@ fn shown(proposal: &Proposal, show: &Show) -> Done {
     print::line("")?;
     print::table(&["NODE", "ID", "KEY", "STATE"], &rows, "No key is in it.")?;
     let Some(proposed) = shown.proposed else { return Ok(()) };
-    print::line(&format!("\nProposed as {}:", proposed.epoch).trim_start().to_owned())?;
+    print::line("")?;
+    print::line(&format!("Proposed as {}:", proposed.epoch))?;
     shown.changes.iter().try_for_each(|change| print::line(&format!("  {change}")))?;
     print::line("Sign it with `countersign cluster trust --root-key FILE`.")
 }

@@ -215,7 +215,7 @@ impl Walk {
         Ok(Some(Words::Share(Bytes::from_owner(share))))
     }
 
-    fn passphrase(&mut self, what: &str) -> Result<Option<Words>, Failure> {
+    fn passphrase(&self, what: &str) -> Result<Option<Words>, Failure> {
         if self.passphrase_file.is_none() && !self.alone && !secret::can_ask() {
             return Ok(None);
         }
