@@ -21,14 +21,12 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Audit::Checkpoint => export::checkpoint(&context()?).await,
         Audit::Export { to } => export::export(&context()?, to.as_deref()).await,
         Audit::List(show) => list(&context()?, &show).await,
-        Audit::Verify { file: None, show, .. } => {
+        Audit::Verify { file: None, show } => {
             let mut admin = client::connect(&context()?).await?;
             let answer = admin.verify_audit(v1::VerifyAuditRequest {}).await?.into_inner();
             verify::tell(&answer.into(), &show)
         }
-        Audit::Verify { file: Some(file), show, .. } => {
-            verify::tell(&verify::verify(&file)?, &show)
-        }
+        Audit::Verify { file: Some(file), show } => verify::tell(&verify::verify(&file)?, &show),
     }
 }
 
