@@ -34,7 +34,7 @@ fn commits(criterion: &mut Criterion) {
     });
     for proposers in [1, 64] {
         let directory = tempfile::tempdir().expect("a directory");
-        let settings = Settings { data_dir: directory.path().to_owned(), snapshot_every: 20_000 };
+        let settings = Settings::alone(directory.path().to_owned(), 20_000);
         let cluster =
             runtime.block_on(Cluster::start(settings, Arc::new(Checksum))).expect("a cluster");
         group.bench_function(format!("{proposers} proposers"), |bencher| {

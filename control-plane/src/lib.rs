@@ -3,6 +3,8 @@
 pub mod config;
 pub mod node;
 
+pub mod peers;
+
 mod listen;
 mod tls;
 mod web;

@@ -74,6 +74,11 @@ impl DataDir {
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
     }
+
+    /// There from the first start of a node that was to join a cluster: it never begins one.
+    pub fn joining(&self) -> PathBuf {
+        self.path.join("joining")
+    }
 }
 
 impl Drop for DataDir {
@@ -97,6 +102,12 @@ pub enum StartError {
     InUse { directory: PathBuf, process: String },
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// A node that has yet to be called is asked to be another one.
+    #[error(
+        "{} belongs to node {there}, and node {asked} was to start in it; start node {asked} in an empty data directory",
+        path.display()
+    )]
+    OtherNode { path: PathBuf, there: String, asked: String },
     #[error(
         "the log of this node did not come up: {0}; start it again, and if it stays so, restore from a backup"
     )]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
 
 use super::consensus::{
     Chain, Entry, LogId, Sealed, StorageError, Types, Vote, encode_entry, put_vote,
@@ -27,6 +27,9 @@ pub use head::Tip;
 
 /// Entries read in one go, when openraft leaves the choice to us and when the log is checked at open.
 const WINDOW: u64 = 64;
+/// Entries are sent to another node until they are this many bytes; one at least.
+const MESSAGE: usize = 1024 * 1024;
+const STEP: u64 = 8;
 
 const NODE: &[u8] = b"node";
 const PURGED: &[u8] = b"purged";
@@ -109,6 +112,17 @@ impl LogStore {
         Ok(records.first().map(|(entry, chain)| Tip { id: entry.log_id, chain: *chain }))
     }
 
+    /// The last entry and the vote that are on disk.
+    pub(super) fn reached(&self) -> (Option<LogId>, Option<Vote>) {
+        let head = self.head();
+        (head.last.map(|last| last.id), head.vote)
+    }
+
+    /// As far as Raft said that the log is committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.head().committed
+    }
+
     /// First entry that is in the log, as long as there is one.
     pub fn first_index(&self) -> u64 {
         self.head().first()
@@ -177,7 +191,32 @@ impl RaftLogReader<Types> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.try_get_log_entries(start..end.min(start + WINDOW)).await
+        let end = end.min(start + WINDOW);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut size = 0;
+        // Purged meanwhile, it would begin later than the entries that the reader says come before.
+        while start >= self.first_index() && start + (entries.len() as u64) < end {
+            let next = start + entries.len() as u64;
+            let read = self.records(next..end.min(next + STEP))?;
+            if read.is_empty() {
+                break;
+            }
+            for (entry, _) in read {
+                size += size_of_payload(&entry);
+                if size > MESSAGE && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn size_of_payload(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(sealed) => sealed.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }
 

@@ -8,7 +8,7 @@ use openraft::storage::{RaftStateMachine, Snapshot as RaftSnapshot, SnapshotMeta
 use openraft::{
     AnyError, BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::Committed;
 use super::barrier::{Barrier, Purpose};
@@ -43,6 +43,8 @@ type Current = Arc<Mutex<Option<SnapshotMeta<u64, BasicNode>>>>;
 pub struct View {
     held: Arc<RwLock<Held>>,
     events: broadcast::Sender<Arc<Committed<Event>>>,
+    /// Index of the last applied entry, raised once its events were sent.
+    applied: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
 }
 
@@ -84,6 +86,7 @@ impl Machine {
         };
         let held = held.timed(clock.as_ref());
         let view = View {
+            applied: watch::Sender::new(held.tip.map_or(0, |tip| tip.id.index)),
             held: Arc::new(RwLock::new(held)),
             events: broadcast::Sender::new(EVENTS),
             clock,
@@ -98,6 +101,11 @@ impl Machine {
     /// Shared with the log, which goes on from an installed snapshot.
     pub fn anchor(&self) -> Anchor {
         self.anchor.clone()
+    }
+
+    /// Where snapshots are kept, and checked when they come from other nodes.
+    pub(super) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
     }
 
     /// Last entry of the newest snapshot.
@@ -138,6 +146,7 @@ impl Machine {
             // Nobody listening is no failure.
             let _ = self.view.events.send(Arc::new(Committed::new(event.clone(), id, applied.at)));
         }
+        self.view.applied.send_replace(id.index);
         Ok(applied)
     }
 }
@@ -145,6 +154,12 @@ impl Machine {
 impl View {
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed<Event>>> {
         self.events.subscribe()
+    }
+
+    /// Returns once this entry, or a later one, is applied.
+    pub(super) async fn applied(&self, index: u64) {
+        // It cannot close: this holds the other end.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= index).await;
     }
 
     /// Nothing is applied while `f` runs.
@@ -246,6 +261,7 @@ impl RaftStateMachine<Types> for Machine {
         let held = Held { state, tip: Some(tip), members, time: LogTime::default() }
             .timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        self.view.applied.send_replace(tip.id.index);
         Ok(())
     }
 
@@ -297,12 +313,12 @@ pub(super) fn opened(barrier: &dyn Barrier, sealed: &Sealed) -> Result<Batch, St
         .map_err(|e| format!("its commands cannot be read: {e}"))
 }
 
-fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
+pub(super) fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
     let last_membership = snapshot.members.clone();
     SnapshotMeta { last_log_id: Some(snapshot.tip.id), last_membership, snapshot_id: snapshot.id() }
 }
 
-async fn on_disk<T: Send + 'static>(
+pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?

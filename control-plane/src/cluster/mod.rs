@@ -1,31 +1,44 @@
 //! The room that agrees: what was proposed, in which order, at what log time, and that it is not lost.
 //!
 //! It alone knows openraft and sled. It knows the state only as something to apply batches to and to snapshot, and
-//! its commands only as bytes behind the [`Barrier`].
+//! its commands only as bytes behind the [`Barrier`]; other nodes it knows by their ids, through a [`Transport`].
 
 mod barrier;
 mod clock;
 mod consensus;
 mod data_dir;
 pub mod engine;
+mod forward;
 mod log;
 mod machine;
+mod marks;
+mod meetings;
 mod network;
+mod opening;
 mod proposer;
+mod receiving;
+mod roster;
+mod rpc;
+mod sending;
 mod snapshot;
+mod transfer;
+mod transport;
+mod wire;
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, Range};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
+use openraft::{BasicNode, Raft};
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
 
 pub use barrier::{Barrier, NotAdopted, Purpose, Tampered};
 pub use clock::{Clock, SystemClock};
@@ -33,16 +46,20 @@ pub use consensus::{Applied, Chain, Entry, LogId, Sealed, StorageError, Types, V
 pub use data_dir::{DataDir, StartError};
 pub use log::{Anchor, LogStore, Tip};
 pub use machine::{Builder, Machine, View};
+pub use rpc::ClusterRpc;
+pub use transport::{NoPeers, Transport};
 
 use crate::state::{Actor, Command, CommandId, Event, Millis, Position, Proposal, Refused, State};
-use engine::{Disk, FailStop, Fsync, OsFsync, clear_aside, compact};
-use proposer::{LARGEST, Proposer, QUEUE, Queued};
+use engine::{FailStop, Fsync, OsFsync};
+use meetings::{Gate, HeldLog, Meetings};
+use network::Network;
+use opening::Opened;
+use proposer::{Encoded, Failed, LARGEST, Proposer, QUEUE, Queued};
+use receiving::Receiving;
+use roster::Roster;
 
 /// How often the leader looks whether something is due: expiries are this late at most.
 const TICK: Duration = Duration::from_millis(250);
-/// Entries that stay in the log behind a snapshot, for followers that are a little late; never more than lie between
-/// two snapshots.
-const KEPT: u64 = 1000;
 /// For the first election, and for applying what a start found in the log.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,6 +99,68 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Entries from one snapshot to the next.
     pub snapshot_every: u64,
+    /// What an empty data directory becomes.
+    pub start: Start,
+    pub transport: Arc<dyn Transport>,
+    /// Of which cluster messages have to be. While it is empty, before the cluster began, that is not asked.
+    pub cluster_id: String,
+    pub timing: Timing,
+    /// An operator's leave to forget how far others had come, and that this node was told it had been rolled back.
+    pub accept_rollback: bool,
+}
+
+impl Settings {
+    /// For a node that has no others beside it.
+    pub fn alone(data_dir: PathBuf, snapshot_every: u64) -> Self {
+        Self {
+            data_dir,
+            snapshot_every,
+            start: Start::Found,
+            transport: Arc::new(NoPeers),
+            cluster_id: String::new(),
+            timing: Timing::default(),
+            accept_rollback: false,
+        }
+    }
+}
+
+/// What a node with an empty data directory is to be. Any other directory says itself what its node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The first node of a new cluster.
+    Found,
+    /// A node of a cluster that there is already: it waits until the leader calls it.
+    Join { node_id: u64 },
+}
+
+/// How soon nodes notice that one is gone. Equal on all nodes of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From one sign of life of the leader to the next; also the patience for an answer to one.
+    pub heartbeat: Duration,
+    /// Without a sign of life of the leader for longer than the end of this, and then for a random time within it,
+    /// a node stands for election. At least twice the heartbeat.
+    pub election: Range<Duration>,
+}
+
+impl Default for Timing {
+    /// A leader that is gone is replaced in less than three seconds.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election: Duration::from_millis(600)..Duration::from_millis(1200),
+        }
+    }
+}
+
+/// A node in the newest membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: u64,
+    /// Whether its vote counts. It is a learner otherwise, and catches up.
+    pub voter: bool,
+    /// Index of the last entry that it is known to have. Only the leader knows.
+    pub matched: Option<u64>,
 }
 
 /// What a node does not make itself: tests bring their own.
@@ -123,17 +202,27 @@ struct Inner {
     node_id: u64,
     raft: Raft<Types>,
     view: View,
+    roster: Arc<Roster>,
+    meetings: Arc<Meetings>,
+    timing: Timing,
+    /// Whether this node is handing leadership over.
+    silent: AtomicBool,
+    barrier: Arc<dyn Barrier>,
+    receiving: Receiving,
     proposals: mpsc::Sender<Queued>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Taken at shutdown, so that the log is let go of at a known time.
-    log: Mutex<Option<LogStore>>,
+    log: HeldLog,
     _stop_when_dropped: DropGuard,
 }
 
 impl Cluster {
-    /// Locks the data directory, checks and replays what is in it, and leads. A fresh directory gets a node id and
-    /// becomes a cluster of this one node. Everything committed is applied when this returns.
+    /// Locks the data directory and checks what is in it. A fresh directory becomes what [`Settings::start`] says; any
+    /// other one's node goes on as what it was.
+    ///
+    /// A node that is alone leads when this returns, and everything committed is applied. One that has others beside
+    /// it may be without a leader still: then proposals and reads wait for one, for a while.
     ///
     /// # Errors
     /// One sentence: what is wrong, where, and what to do. Nothing was deleted.
@@ -150,43 +239,73 @@ impl Cluster {
         barrier: Arc<dyn Barrier>,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
-        let Settings { data_dir, snapshot_every } = settings;
+        let Settings {
+            data_dir,
+            snapshot_every,
+            start,
+            transport,
+            cluster_id,
+            timing,
+            accept_rollback,
+        } = settings;
+        let config = Arc::new(opening::config(snapshot_every, &timing)?);
         let opening = {
             let (data_dir, barrier, runtime) =
                 (data_dir.clone(), barrier.clone(), Handle::current());
             // Reading and checking everything takes its time, and syncs.
             tokio::task::spawn_blocking(move || {
-                runtime.block_on(open(&data_dir, barrier, surroundings))
+                runtime.block_on(opening::open(
+                    &data_dir,
+                    start,
+                    accept_rollback,
+                    barrier,
+                    surroundings,
+                ))
             })
         };
-        let (machine, log) = opening.await.map_err(|_panicked| StartError::Damaged {
+        let opened = opening.await.map_err(|_panicked| StartError::Damaged {
             path: data_dir,
             what: "its files do not fit together (sled panicked while they were checked)".into(),
-        })??;
+        })?;
+        let Opened { machine, log, remembered, marks, begins } = opened?;
 
         let node_id = log.node_id();
-        let fresh = log.is_blank();
         let view = machine.view();
-        let config = Arc::new(
-            config(snapshot_every).validate().map_err(|e| StartError::Raft(e.to_string()))?,
-        );
-        let raft = Raft::new(node_id, config, network::Alone, log.clone(), machine).await;
+        let receiving = Receiving::new(machine.snapshots());
+        let roster = Arc::new(Roster::new(node_id, transport, view.clone(), cluster_id));
+        let held_log: HeldLog = Arc::new(Mutex::new(Some(log.clone())));
+        let meetings = Meetings::new(roster.clone(), held_log.clone(), remembered, marks);
+        let meetings = Arc::new(meetings);
+        let network = Network { roster: roster.clone(), meetings: meetings.clone() };
+        let raft = Raft::new(node_id, config, network, log, machine).await;
         let raft = raft.map_err(|e| StartError::Raft(e.to_string()))?;
-        if fresh {
+        if begins {
             let only_me = BTreeMap::from([(node_id, BasicNode::default())]);
             raft.initialize(only_me).await.map_err(|e| StartError::Raft(e.to_string()))?;
         }
-        let leading =
-            raft.wait(Some(PATIENCE)).current_leader(node_id, "the only node leads").await;
-        leading.map_err(|e| StartError::Raft(e.to_string()))?;
 
         let stop = CancellationToken::new();
         let (proposals, queue) = mpsc::channel(QUEUE);
-        let proposer =
-            Proposer { raft: raft.clone(), view: view.clone(), barrier, stopped: stop.clone() };
-        // Entries of an earlier term commit only together with one of this term.
-        proposer.commit(Vec::new()).await;
-        raft.ensure_linearizable().await.map_err(|e| StartError::Raft(e.to_string()))?;
+        let proposer = Proposer {
+            raft: raft.clone(),
+            view: view.clone(),
+            barrier: barrier.clone(),
+            stopped: stop.clone(),
+        };
+        let members = raft.with_raft_state(|state| {
+            state.membership_state.effective().nodes().map(|(id, _)| *id).collect::<Vec<_>>()
+        });
+        let members = members.await.map_err(|e| StartError::Raft(e.to_string()))?;
+        roster.follow(raft.metrics());
+        if members == [node_id] && meetings.absent_for_good().is_none() {
+            meetings.open_gate(true);
+            raft.runtime_config().elect(true);
+            let leading = raft.wait(Some(PATIENCE)).current_leader(node_id, "alone, it leads").await;
+            leading.map_err(|e| StartError::Raft(e.to_string()))?;
+            // Entries of an earlier term commit only together with one of this term.
+            proposer.commit(Vec::new()).await;
+            raft.ensure_linearizable().await.map_err(|e| StartError::Raft(e.to_string()))?;
+        }
 
         let tasks = TaskTracker::new();
         tasks.spawn(proposer.run(queue));
@@ -194,13 +313,22 @@ impl Cluster {
             node_id,
             raft,
             view,
+            roster,
+            meetings: meetings.clone(),
+            timing,
+            silent: AtomicBool::new(false),
+            barrier,
+            receiving,
             proposals,
             tasks,
-            log: Mutex::new(Some(log)),
+            log: held_log,
             _stop_when_dropped: stop.clone().drop_guard(),
             stop: stop.clone(),
         };
         let cluster = Self { inner: Arc::new(inner) };
+        let (raft, gate) = (cluster.inner.raft.clone(), meetings.gate());
+        cluster.inner.tasks.spawn(take_part(raft, gate, stop.clone()));
+        cluster.inner.tasks.spawn(meetings.run(stop.clone()));
         cluster.inner.tasks.spawn(tick(Arc::downgrade(&cluster.inner), stop));
         cluster.inner.tasks.close();
         Ok(cluster)
@@ -218,7 +346,8 @@ impl Cluster {
         self.propose_as(CommandId { client: rand::random(), serial: 0 }, actor, command).await
     }
 
-    /// Commits a command under an identity that the caller can use again to learn the outcome.
+    /// Commits a command under an identity that the caller can use again to learn the outcome. On any node: the
+    /// leader is given it, through changes of the leader, for ten seconds.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -228,16 +357,9 @@ impl Cluster {
         actor: Actor,
         command: Command,
     ) -> Result<Committed<Event>, ProposeError> {
-        let queued = Queued::new(&Proposal { id, actor, command });
-        let (queued, answered) = queued.map_err(|size| {
-            Refused::Invalid(format!(
-                "nothing was changed: a command of {size} bytes is larger than {LARGEST}"
-            ))
-        })?;
-        let stopped = || ProposeError::Unavailable("this node is stopping".into());
-        self.inner.proposals.send(queued).await.map_err(|_| stopped())?;
-        let answer = answered.await.map_err(|_| stopped())?;
-        let (log_id, at, outcome) = answer.map_err(ProposeError::Unavailable)?;
+        let encoded = encoded(id, actor, command)?;
+        let done = self.commit(encoded).await;
+        let (log_id, at, outcome) = done.map_err(|e| ProposeError::Unavailable(e.0))?;
         Ok(Committed::new(outcome?, log_id, at))
     }
 
@@ -245,9 +367,10 @@ impl Cluster {
     /// reads this way. Nothing is applied while `f` runs, so it should be short, and must not read again.
     ///
     /// # Errors
-    /// When this node cannot make sure that it still leads.
+    /// When within five seconds no leader that a majority follows says how far this node has to be, or this node
+    /// does not get there.
     pub async fn read<T>(&self, f: impl FnOnce(&State) -> T) -> Result<T, Unavailable> {
-        self.inner.raft.ensure_linearizable().await.map_err(|e| Unavailable(e.to_string()))?;
+        self.catch_up().await?;
         Ok(self.inner.view.read(f))
     }
 
@@ -267,7 +390,72 @@ impl Cluster {
 
     /// As far as this node knows.
     pub fn is_leader(&self) -> bool {
-        self.inner.raft.metrics().borrow().current_leader == Some(self.inner.node_id)
+        self.leader() == Some(self.inner.node_id)
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.inner.raft.metrics().borrow().current_leader
+    }
+
+    /// The newest term that this node knows of.
+    pub fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow().current_term
+    }
+
+    /// The newest membership, committed or not.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<_> = membership.voter_ids().collect();
+        let matched = |id| metrics.replication.as_ref()?.get(&id)?.map(|matched| matched.index);
+        let members = membership.nodes().map(|(id, _)| *id);
+        members
+            .map(|id| Member { id, voter: voters.contains(&id), matched: matched(id) })
+            .collect()
+    }
+
+    /// A channel to another node, wherever it is found now; it connects when it is used. None for this node, for one
+    /// that was removed, and for one without an address.
+    pub fn channel_to(&self, node: u64) -> Option<Channel> {
+        self.inner.roster.channel(node)
+    }
+
+    /// From now on messages have to be of this cluster.
+    pub fn set_cluster_id(&self, id: &str) {
+        self.inner.roster.set_cluster_id(id);
+    }
+
+    /// What this node was told when it came back with less than it had acknowledged: it takes no part any more, and
+    /// has to be removed and added anew.
+    pub fn rolled_back(&self) -> Option<String> {
+        self.inner.meetings.absent_for_good()
+    }
+
+    /// Of which cluster this node is; empty before it began.
+    pub fn cluster_id(&self) -> String {
+        self.inner.roster.cluster_id()
+    }
+
+    /// What other nodes may ask of this one.
+    pub fn rpc(&self) -> ClusterRpc {
+        ClusterRpc { cluster: self.clone() }
+    }
+
+    /// Index of the last entry that this node knows to be committed.
+    pub fn commit_index(&self) -> u64 {
+        let log = self.inner.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = log.as_ref().and_then(LogStore::committed).map_or(0, |id| id.index);
+        committed.max(self.applied_index())
+    }
+
+    /// Returns once this entry, or a later one, is applied here.
+    ///
+    /// # Errors
+    /// When that took too long, or the node is stopping.
+    pub async fn wait_applied(&self, index: u64, patience: Duration) -> Result<(), Unavailable> {
+        self.applied_within(index, Instant::now() + patience).await
     }
 
     /// Index of the last applied entry.
@@ -301,77 +489,29 @@ impl Cluster {
     }
 }
 
-async fn open(
-    data_dir: &Path,
-    barrier: Arc<dyn Barrier>,
-    surroundings: Surroundings,
-) -> Result<(Machine, LogStore), StartError> {
-    let Surroundings { clock, fsync, fail } = surroundings;
-    let mut directory = DataDir::lock(data_dir)?;
-    let path = directory.log();
-    let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
-    let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
-    let mut compacted = false;
+fn encoded(id: CommandId, actor: Actor, command: Command) -> Result<Encoded, Refused> {
+    Encoded::new(&Proposal { id, actor, command }).map_err(|size| {
+        Refused::Invalid(format!(
+            "nothing was changed: a command of {size} bytes is larger than {LARGEST}"
+        ))
+    })
+}
+
+/// Stands for election only after the others were met, and ends Raft if they remember more than this node does.
+async fn take_part(raft: Raft<Types>, mut gate: watch::Receiver<Gate>, stop: CancellationToken) {
     loop {
-        let first_mark = || LogStore::first_mark(rand::random());
-        let disk = Arc::new(Disk::open(directory, first_mark, fsync.clone(), fail.clone())?);
-        let log = LogStore::open(disk.clone(), &path, machine.anchor(), legible).await?;
-        fits(&machine, &log, &path)?;
-        let bloated = disk.is_bloated();
-        let bloated = bloated.map_err(|source| StartError::Io {
-            doing: "read",
-            path: path.clone(),
-            source,
-        })?;
-        if compacted || !bloated {
-            disk.directory().map_or(Ok(()), clear_aside)?;
-            return Ok((machine, log));
+        match &*gate.borrow_and_update() {
+            Gate::Closed => {}
+            Gate::Open => raft.runtime_config().elect(true),
+            Gate::Shut(_) => break,
         }
-        drop(log);
-        let closed = Arc::into_inner(disk).and_then(Disk::close);
-        directory = closed.ok_or_else(|| StartError::Raft("the log could not be closed".into()))?;
-        if let Err(e) = compact(&directory, fsync.as_ref(), &fail) {
-            tracing::warn!(error = %e, "the log stays larger than it need be");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = gate.changed() => if changed.is_err() { return },
         }
-        compacted = true;
     }
-}
-
-/// The log must go on where the snapshot ends, from the same history.
-fn fits(machine: &Machine, log: &LogStore, path: &Path) -> Result<(), StartError> {
-    let damaged = |what| StartError::Damaged { path: path.to_owned(), what };
-    let restored = machine.restored();
-    let after = restored.map_or(0, |tip| tip.id.index + 1);
-    if log.first_index() > after {
-        let first = log.first_index();
-        return Err(damaged(match restored {
-            Some(tip) => format!(
-                "it starts with entry {first} and the newest snapshot ends with entry {}",
-                tip.id.index
-            ),
-            None => format!(
-                "it starts with entry {first} and the snapshot of what came before is missing"
-            ),
-        }));
-    }
-    let Some(tip) = restored else { return Ok(()) };
-    match log.tip_at(tip.id.index).map_err(|e| damaged(e.to_string()))? {
-        Some(same) if same != tip => {
-            Err(damaged(format!("its entry {} is not the one in the snapshot", tip.id.index)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn config(snapshot_every: u64) -> Config {
-    Config {
-        cluster_name: "countersign".into(),
-        heartbeat_interval: 100,
-        election_timeout_min: 400,
-        election_timeout_max: 800,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
-        max_in_snapshot_log_to_keep: KEPT.min(snapshot_every),
-        ..Config::default()
+    if let Err(e) = raft.shutdown().await {
+        tracing::error!(error = %e, "raft did not end in order");
     }
 }
 
@@ -388,12 +528,14 @@ async fn tick(cluster: std::sync::Weak<Inner>, stop: CancellationToken) {
         let cluster = Cluster { inner };
         let due = cluster.peek(State::next_due).is_some_and(|due| due <= cluster.log_time());
         if due && cluster.is_leader() {
+            let id = CommandId { client: rand::random(), serial: 0 };
+            let Ok(tick) = encoded(id, Actor::System, Command::Tick) else { continue };
             let ticked = tokio::select! {
                 () = stop.cancelled() => return,
-                ticked = cluster.propose(Actor::System, Command::Tick) => ticked,
+                ticked = cluster.commit_here(tick) => ticked,
             };
-            if let Err(e) = ticked {
-                tracing::warn!(error = %e, "time did not pass in the state");
+            if let Err(Failed::Again(why) | Failed::Stopped(why)) = ticked {
+                tracing::warn!(why, "time did not pass in the state");
             }
         }
     }

@@ -1,58 +1,136 @@
-//! The way to other nodes: there are none yet, and every call says so.
+//! Raft's way out: openraft's requests as calls to other nodes.
 
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    VoteRequest, VoteResponse,
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
-use openraft::{BasicNode, RaftTypeConfig};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend, Snapshot};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
-use super::consensus::Types;
+use super::consensus::{Types, Vote};
+use super::meetings::{GREET_FIRST, Meetings};
+use super::roster::Roster;
+use super::{sending, wire};
+use crate::state::node::node_name;
 
-/// Reaches nobody.
-pub(super) struct Alone;
+type Failed = RPCError<u64, BasicNode, RaftError<u64>>;
 
-#[derive(Debug, thiserror::Error)]
-#[error("this cluster has one node and cannot reach others")]
-struct NoPeers;
+/// After a node was not reached: how long until it is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
-type Failed<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
-
-fn refused<E: std::error::Error>() -> Failed<E> {
-    RPCError::Unreachable(Unreachable::new(&NoPeers))
+pub(super) struct Network {
+    pub(super) roster: Arc<Roster>,
+    pub(super) meetings: Arc<Meetings>,
 }
 
-impl RaftNetworkFactory<Types> for Alone {
-    type Network = Self;
+/// To one node, and only once it was met.
+pub(super) struct Link {
+    roster: Arc<Roster>,
+    meetings: Arc<Meetings>,
+    target: u64,
+}
 
-    async fn new_client(&mut self, _target: u64, _node: &<Types as RaftTypeConfig>::Node) -> Self {
-        Self
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _node: &BasicNode) -> Link {
+        Link { roster: self.roster.clone(), meetings: self.meetings.clone(), target }
     }
 }
 
-impl RaftNetwork<Types> for Alone {
+impl Link {
+    fn client(&self) -> Result<ClusterServiceClient<Channel>, Unreachable> {
+        self.meetings.check(self.target).map_err(|status| Unreachable::new(&status))?;
+        self.roster.client(self.target).ok_or_else(|| Unreachable::new(&Nowhere(self.target)))
+    }
+
+    /// A node that refuses is as good as one that cannot be reached: it is asked again, but not at once.
+    fn failed(&self, status: &Status) -> Failed {
+        match status.code() {
+            GREET_FIRST => {
+                self.meetings.forget(self.target);
+                Unreachable::new(status).into()
+            }
+            Code::Cancelled | Code::DeadlineExceeded => NetworkError::new(status).into(),
+            _ => Unreachable::new(status).into(),
+        }
+    }
+}
+
+impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<Types>,
+        rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed> {
-        Err(refused())
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        _rpc: InstallSnapshotRequest<Types>,
-        _option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, Failed<InstallSnapshotError>> {
-        Err(refused())
+        let request = wire::from_append(self.roster.cluster_id(), &rpc);
+        let answered = self.client()?.append_entries(request).await;
+        let response = answered.map_err(|status| self.failed(&status))?.into_inner();
+        let appended = wire::to_appended(response).map_err(|e| NetworkError::new(&e))?;
+        match &appended {
+            AppendEntriesResponse::Success => {
+                let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+                self.meetings.acknowledged(self.target, &rpc.vote, last);
+            }
+            AppendEntriesResponse::PartialSuccess(last) => {
+                self.meetings.acknowledged(self.target, &rpc.vote, *last);
+            }
+            AppendEntriesResponse::Conflict => self.meetings.voted(self.target, &rpc.vote),
+            AppendEntriesResponse::HigherVote(vote) => self.meetings.voted(self.target, vote),
+        }
+        Ok(appended)
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<u64>,
+        rpc: VoteRequest<u64>,
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failed> {
-        Err(refused())
+        let request = wire::from_vote_request(self.roster.cluster_id(), &rpc);
+        let answered = self.client()?.request_vote(request).await;
+        let response = answered.map_err(|status| self.failed(&status))?.into_inner();
+        let voted = wire::to_voted(response).map_err(|e| NetworkError::new(&e))?;
+        self.meetings.voted(self.target, &voted.vote);
+        Ok(voted)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+        let client = self.client()?;
+        let last = snapshot.meta.last_log_id;
+        let sent = sending::send(client, self.roster.cluster_id(), vote, snapshot);
+        let sent = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            sent = sent => sent,
+        };
+        let sent = sent.map_err(|status| {
+            self.failed(&status);
+            Unreachable::new(&status)
+        })?;
+        if sent.vote == vote {
+            self.meetings.acknowledged(self.target, &vote, last);
+        }
+        Ok(sent)
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(PAUSE))
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("node {} was removed, or has no address for other nodes", node_name(*.0))]
+struct Nowhere(u64);

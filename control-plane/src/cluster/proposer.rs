@@ -1,6 +1,7 @@
 //! Proposals become entries here: those that wait together share one, its log time, and one sync of the disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::Raft;
 use openraft::error::{ClientWriteError, RaftError};
@@ -20,28 +21,54 @@ const BYTES: usize = 512 * 1024;
 pub(super) const LARGEST: usize = 2 * 1024 * 1024;
 /// Proposals that wait; the next ones wait to wait.
 pub(super) const QUEUE: usize = 1024;
+/// For an entry to be committed. A leader that was cut off would wait for ever, and so would those behind it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A proposal as it will stand in an entry, and where its outcome goes.
-pub(super) struct Queued {
-    encoded: Zeroizing<Vec<u8>>,
-    answer: oneshot::Sender<Answer>,
-}
+/// A proposal as it stands in an entry.
+#[derive(Clone)]
+pub(super) struct Encoded(Zeroizing<Vec<u8>>);
 
-/// Where and when the command was committed and what it did; or why nobody knows.
-pub(super) type Answer = Result<(LogId, Millis, Outcome), String>;
-
-impl Queued {
+impl Encoded {
     /// # Errors
     /// The size, when it is above [`LARGEST`].
-    pub(super) fn new(proposal: &Proposal) -> Result<(Self, oneshot::Receiver<Answer>), usize> {
+    pub(super) fn new(proposal: &Proposal) -> Result<Self, usize> {
         let mut encoded = Zeroizing::new(Vec::new());
         // Writing to memory fails only for values that have no CBOR form, and commands have no such values; a
         // command that had would be refused as one without any size.
         if ciborium::into_writer(proposal, &mut *encoded).is_err() || encoded.len() > LARGEST {
             return Err(encoded.len());
         }
+        Ok(Self(encoded))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A proposal that waits for its entry, and where its outcome goes.
+pub(super) struct Queued {
+    encoded: Encoded,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Where and when the command was committed and what it did; or why nobody knows.
+pub(super) type Answer = Result<Done, Failed>;
+pub(super) type Done = (LogId, Millis, Outcome);
+
+/// Why the outcome is unknown.
+#[derive(Clone, Debug)]
+pub(super) enum Failed {
+    /// The same command under the same identity may have one soon.
+    Again(String),
+    /// This node has stopped, and will not know.
+    Stopped(String),
+}
+
+impl Queued {
+    pub(super) fn new(encoded: Encoded) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
-        Ok((Self { encoded, answer }, answered))
+        (Self { encoded, answer }, answered)
     }
 }
 
@@ -63,16 +90,17 @@ impl Proposer {
                 first = queue.recv() => first,
             },
         } {
-            let mut size = first.encoded.len();
+            let mut size = first.encoded.bytes().len();
             let mut together = vec![first];
             while together.len() < COMMANDS
                 && let Ok(queued) = queue.try_recv()
             {
-                if size + queued.encoded.len() > BYTES {
+                let more = queued.encoded.bytes().len();
+                if size + more > BYTES {
                     next = Some(queued);
                     break;
                 }
-                size += queued.encoded.len();
+                size += more;
                 together.push(queued);
             }
             self.commit(together).await;
@@ -83,20 +111,21 @@ impl Proposer {
     pub(super) async fn commit(&self, together: Vec<Queued>) {
         let plaintext = batch(self.view.now(), &together);
         let sealed = Sealed(self.barrier.seal(Purpose::Entry, &plaintext));
-        match self.raft.client_write(sealed).await {
+        let written = tokio::time::timeout(PATIENCE, self.raft.client_write(sealed)).await;
+        let written = written.map_err(|_| Failed::Again("no majority of the nodes answers".into()));
+        match written.and_then(|written| written.map_err(|e| failed(&e))) {
             Ok(written) => {
                 let Applied { at, outcomes } = written.data;
                 let mut outcomes = outcomes.into_iter();
                 for queued in together {
                     let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
                     // A proposer that went away misses its answer; the command stands.
-                    let _ = queued
-                        .answer
-                        .send(outcome.ok_or_else(|| "the entry gave no outcome for it".into()));
+                    let _ = queued.answer.send(outcome.ok_or_else(|| {
+                        Failed::Again("the entry gave no outcome for it".into())
+                    }));
                 }
             }
-            Err(e) => {
-                let why = unavailable(&e);
+            Err(why) => {
                 for queued in together {
                     let _ = queued.answer.send(Err(why.clone()));
                 }
@@ -105,18 +134,19 @@ impl Proposer {
     }
 }
 
-fn unavailable(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> String {
+fn failed(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> Failed {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
-            "this node does not lead".into()
+            Failed::Again("this node does not lead".into())
         }
-        other => other.to_string(),
+        RaftError::APIError(other) => Failed::Again(other.to_string()),
+        RaftError::Fatal(fatal) => Failed::Stopped(fatal.to_string()),
     }
 }
 
 /// The CBOR of a [`crate::state::Batch`], from proposals that are encoded already.
 fn batch(at: Millis, together: &[Queued]) -> Zeroizing<Vec<u8>> {
-    let size: usize = together.iter().map(|queued| queued.encoded.len()).sum();
+    let size: usize = together.iter().map(|queued| queued.encoded.bytes().len()).sum();
     let mut out = Zeroizing::new(Vec::with_capacity(size + 64));
     out.push(MAP_OF_TWO);
     out.extend(b"\x62at");
@@ -126,7 +156,7 @@ fn batch(at: Millis, together: &[Queued]) -> Zeroizing<Vec<u8>> {
     out.push(ARRAY_64);
     out.extend((together.len() as u64).to_be_bytes());
     for queued in together {
-        out.extend(queued.encoded.iter());
+        out.extend(queued.encoded.bytes());
     }
     out
 }
@@ -153,7 +183,7 @@ mod tests {
             },
         };
         let queued: Vec<_> =
-            (0..300).map(|serial| Queued::new(&proposal(serial)).unwrap().0).collect();
+            (0..300).map(|serial| Queued::new(Encoded::new(&proposal(serial)).unwrap()).0).collect();
         let read: Batch =
             ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
         assert_eq!(read.at, 1_700_000_000_000);

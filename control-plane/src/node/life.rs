@@ -159,7 +159,7 @@ impl Node {
             }
         });
         let vault = Arc::new(vault.await.context("the vault was not opened")??);
-        let settings = Settings { data_dir: log_dir, snapshot_every: ENTRIES_PER_SNAPSHOT };
+        let settings = Settings::alone(log_dir, ENTRIES_PER_SNAPSHOT);
         let cluster = Cluster::start(settings, vault.clone()).await.map_err(anyhow::Error::new)?;
         let house = Arc::new(Unsealed {
             cluster,

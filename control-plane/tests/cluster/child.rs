@@ -60,7 +60,7 @@ fn plays_its_role() {
 
 /// Proposes for ever and says what was acknowledged, after it was.
 async fn propose(directory: &Path, prefix: &str, surroundings: Surroundings) {
-    let settings = Settings { data_dir: directory.to_owned(), snapshot_every: 60 };
+    let settings = Settings::alone(directory.to_owned(), 60);
     let cluster = Cluster::start_in(settings, barrier(), surroundings).await.unwrap();
     say("started");
     let mut proposers = tokio::task::JoinSet::new();
@@ -86,7 +86,7 @@ async fn propose(directory: &Path, prefix: &str, surroundings: Surroundings) {
 
 /// Opens what is there and says what it is.
 async fn open(directory: &Path) {
-    let settings = Settings { data_dir: directory.to_owned(), snapshot_every: 100_000 };
+    let settings = Settings::alone(directory.to_owned(), 100_000);
     match Cluster::start(settings, barrier()).await {
         Ok(cluster) => {
             for subject in noted(&cluster).keys() {

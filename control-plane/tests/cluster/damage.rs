@@ -17,7 +17,7 @@ use crate::support::{barrier, note_of_size};
 
 /// A directory with a snapshot, a purged log and entries of all sizes, and the subjects acknowledged in it.
 async fn sound(dir: &Path) -> BTreeSet<String> {
-    let settings = Settings { data_dir: dir.to_owned(), snapshot_every: 150 };
+    let settings = Settings::alone(dir.to_owned(), 150);
     let cluster = Cluster::start(settings, barrier()).await.unwrap();
     let mut acknowledged = BTreeSet::new();
     for serial in 0..400 {

@@ -38,7 +38,7 @@ async fn a_restart_keeps_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_the_log_behind_it_give_the_same_state_as_the_log_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let with_snapshots = || Settings { data_dir: dir.path().to_owned(), snapshot_every: 500 };
+    let with_snapshots = || Settings::alone(dir.path().to_owned(), 500);
     let cluster = Cluster::start(with_snapshots(), barrier()).await.unwrap();
     for serial in 0..2_200 {
         cluster.propose(Actor::System, note(&serial.to_string())).await.unwrap();
@@ -227,7 +227,7 @@ async fn a_compacted_log_is_the_same_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s_disk_grep_nothing_that_was_proposed_is_on_the_disk_in_the_clear() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { data_dir: dir.path().to_owned(), snapshot_every: 20 };
+    let settings = Settings::alone(dir.path().to_owned(), 20);
     let cluster = Cluster::start(settings, Arc::new(Inverted)).await.unwrap();
     for serial in 0..60 {
         cluster.propose(Actor::System, note(&format!("canary-{serial}"))).await.unwrap();

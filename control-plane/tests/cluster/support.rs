@@ -65,7 +65,7 @@ impl Clock for TestClock {
 }
 
 pub(crate) fn settings(data_dir: &Path) -> Settings {
-    Settings { data_dir: data_dir.to_owned(), snapshot_every: 10_000 }
+    Settings::alone(data_dir.to_owned(), 10_000)
 }
 
 pub(crate) async fn start(data_dir: &Path) -> Result<Cluster, StartError> {

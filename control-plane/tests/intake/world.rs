@@ -116,7 +116,7 @@ impl World {
         let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
         let data_dir = dir.path().join("data");
         let vault = Arc::new(Vault::create(&data_dir, seal, 0).unwrap().vault);
-        let stored = Settings { data_dir: data_dir.clone(), snapshot_every: 10_000 };
+        let stored = Settings::alone(data_dir.clone(), 10_000);
         let clock = Arc::new(AheadClock::default());
         let surroundings = Surroundings { clock: clock.clone(), ..Default::default() };
         let cluster = Cluster::start_in(stored, vault.clone(), surroundings).await.unwrap();
