@@ -65,8 +65,9 @@ pub enum Change {
 #[error("{0}")]
 pub struct Halted(pub String);
 
-/// Trips once, at the first error of the disk, and never lets go: after a failed fsync the kernel may call the next
-/// one a success although the data is gone, so there is no next one.
+/// Trips once, at the first error of the disk or the first sign that this node's history is not the cluster's, and
+/// never lets go: after a failed fsync the kernel may call the next one a success although the data is gone, so there
+/// is no next one.
 #[derive(Clone)]
 pub struct FailStop {
     why: Arc<OnceLock<String>>,
@@ -79,7 +80,7 @@ impl FailStop {
         Self::then(|why| {
             tracing::error!(
                 why,
-                "the disk failed: this node stops now, so that it cannot acknowledge what it may have lost"
+                "this node stops now, before it acknowledges what it may have lost or cannot vouch for"
             );
             std::process::abort()
         })

@@ -11,7 +11,7 @@ use super::barrier::Purpose;
 use super::consensus::LogId;
 use super::proposer::{Done, Encoded, Failed, Queued};
 use super::{Cluster, Unavailable, wire};
-use crate::state::{Outcome, Proposal};
+use crate::state::{Command, Outcome, Proposal};
 
 /// For a proposal and for a read, through changes of the leader.
 pub(super) const TO_COMMIT: Duration = Duration::from_secs(10);
@@ -69,13 +69,13 @@ impl Cluster {
             inner.roster.client(leader).ok_or_else(|| again("the leader has no address here"))?;
         let sealed = inner.barrier.seal(Purpose::Forward, encoded.bytes()).into();
         let cluster_id = inner.roster.cluster_id();
-        let mut request =
-            tonic::Request::new(v1::ForwardProposalRequest { cluster_id, sealed });
+        let mut request = tonic::Request::new(v1::ForwardProposalRequest { cluster_id, sealed });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let answer = client.forward_proposal(request).await;
         let answer = answer.map_err(|status| Failed::Again(status.message().to_owned()))?;
         let v1::ForwardProposalResponse { log_id, at_unix_ms, sealed } = answer.into_inner();
-        let log_id = log_id.map(wire::to_log_id).ok_or_else(|| again("the leader gave no place"))?;
+        let log_id =
+            log_id.map(wire::to_log_id).ok_or_else(|| again("the leader gave no place"))?;
         self.applied_within(log_id.index, deadline).await.map_err(|e| Failed::Again(e.0))?;
         // Only now: the key that the leader sealed with may have come with an entry before this one.
         let outcome = self.opened::<Outcome>(&sealed).ok_or_else(|| {
@@ -97,6 +97,11 @@ impl Cluster {
         };
         // What every node will have to read is read here first, and written anew.
         let proposal: Proposal = self.opened(&request.sealed).ok_or_else(unread)?;
+        if matches!(proposal.command, Command::Checkpoint { .. }) {
+            return Err(Status::permission_denied(
+                "nothing was proposed: what the log came to, the leader says by itself",
+            ));
+        }
         let encoded = Encoded::new(&proposal).map_err(|_size| unread())?;
         let (log_id, at_unix_ms, outcome) =
             self.commit_here(encoded).await.map_err(|failed| match failed {

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::Committed;
 use super::barrier::{Barrier, Purpose};
+use super::checkpoint::Fingerprints;
 use super::clock::{Clock, LogTime};
 use super::consensus::{
     Applied, Chain, Entry, LogId, Members, Sealed, StorageError, Types, encode_entry,
@@ -20,7 +21,7 @@ use super::data_dir::{DataDir, StartError};
 use super::engine::{FailStop, Fsync};
 use super::log::{Anchor, Tip};
 use super::snapshot::{Snapshot, Snapshots};
-use crate::state::{Batch, Event, Position, State};
+use crate::state::{Actor, Batch, Command, Event, Millis, Position, State};
 
 /// Events that a slow receiver can be behind before it has to read the state anew.
 const EVENTS: usize = 65_536;
@@ -48,12 +49,14 @@ pub struct View {
     clock: Arc<dyn Clock>,
 }
 
+#[derive(Default)]
 struct Held {
     /// Copied on the next write while a snapshot of it is being taken.
     state: Arc<State>,
     tip: Option<Tip>,
     members: Members,
     time: LogTime,
+    fingerprints: Fingerprints,
 }
 
 impl Machine {
@@ -73,18 +76,7 @@ impl Machine {
         let newest = snapshots.newest()?;
         let anchor = Arc::new(Mutex::new(newest.as_ref().map(|s| s.tip)));
         let current = Arc::new(Mutex::new(newest.as_ref().map(meta)));
-        let held = match newest {
-            Some(Snapshot { tip, members, state }) => {
-                Held { time: LogTime::default(), state, tip: Some(tip), members }
-            }
-            None => Held {
-                state: Arc::default(),
-                tip: None,
-                members: Members::default(),
-                time: LogTime::default(),
-            },
-        };
-        let held = held.timed(clock.as_ref());
+        let held = newest.map_or_else(Held::default, Held::of).timed(clock.as_ref());
         let view = View {
             applied: watch::Sender::new(held.tip.map_or(0, |tip| tip.id.index)),
             held: Arc::new(RwLock::new(held)),
@@ -137,14 +129,36 @@ impl Machine {
         }
         applied.at = held.state.log_time();
         let before = held.tip.map_or_else(Chain::default, |tip| tip.chain);
-        held.tip = Some(Tip { id, chain: before.then(id.index, &encoded) });
+        let tip = Tip { id, chain: before.then(id.index, &encoded) };
+        held.tip = Some(tip);
         held.time =
             LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
+        let Held { state, fingerprints, .. } = &mut *held;
+        fingerprints.note(&tip, state);
+        for (index, chain) in batch.iter().flat_map(checkpoints) {
+            fingerprints.compare(index, chain).map_err(|why| self.fail.trip(why).0)?;
+        }
+        let seal_file = applied
+            .outcomes
+            .contains(&Ok(Event::SealChanged))
+            .then(|| held.state.seal_file().to_vec());
         drop(held);
 
-        for event in applied.outcomes.iter().flatten() {
-            // Nobody listening is no failure.
-            let _ = self.view.events.send(Arc::new(Committed::new(event.clone(), id, applied.at)));
+        // Before the next entry, which may be sealed with what this one brings.
+        if let Some(seal_file) = seal_file {
+            self.barrier.adopt(&seal_file).map_err(|e| {
+                let what = format!("the seal that entry {} brings was not taken in", id.index);
+                self.fail.trip(format!("{what}: {e}")).0
+            })?;
+        }
+        let proposals = batch.iter().flat_map(|batch| &batch.proposals);
+        for (proposal, outcome) in proposals.zip(&applied.outcomes) {
+            // A checkpoint is no news to anybody.
+            if let Ok(event) = outcome
+                && !matches!(proposal.command, Command::Checkpoint { .. })
+            {
+                self.view.tell(event.clone(), id, applied.at);
+            }
         }
         self.view.applied.send_replace(id.index);
         Ok(applied)
@@ -162,6 +176,11 @@ impl View {
         let _ = self.applied.subscribe().wait_for(|applied| *applied >= index).await;
     }
 
+    fn tell(&self, event: Event, id: LogId, at: Millis) {
+        // Nobody listening is no failure.
+        let _ = self.events.send(Arc::new(Committed::new(event, id, at)));
+    }
+
     /// Nothing is applied while `f` runs.
     pub fn read<T>(&self, f: impl FnOnce(&State) -> T) -> T {
         f(&self.held().state)
@@ -170,6 +189,22 @@ impl View {
     /// Last applied entry, with the chain over the whole log up to it.
     pub fn tip(&self) -> Option<Tip> {
         self.held().tip
+    }
+
+    /// The newest fingerprint of this node's history, and the entry after which it was taken: equal on all nodes at
+    /// the same entry. None before the first.
+    pub fn fingerprint(&self) -> Option<(u64, [u8; 32])> {
+        self.held().fingerprints.newest()
+    }
+
+    /// The newest entry of which a leader has said what it came to there.
+    pub(super) fn checkpointed(&self) -> u64 {
+        self.held().fingerprints.said()
+    }
+
+    /// The newest fingerprint, unless a leader has said it already.
+    pub(super) fn unsaid(&self) -> Option<(u64, [u8; 32])> {
+        self.held().fingerprints.unsaid()
     }
 
     /// Log time as it would be stamped now.
@@ -184,6 +219,13 @@ impl View {
 }
 
 impl Held {
+    fn of(snapshot: Snapshot) -> Self {
+        let Snapshot { tip, members, state } = snapshot;
+        let mut fingerprints = Fingerprints::default();
+        fingerprints.note(&tip, &state);
+        Self { state, tip: Some(tip), members, time: LogTime::default(), fingerprints }
+    }
+
     fn timed(mut self, clock: &dyn Clock) -> Self {
         self.time =
             LogTime { applied: self.state.log_time(), applied_since_boot: clock.since_boot() };
@@ -257,11 +299,11 @@ impl RaftStateMachine<Types> for Machine {
         })?;
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.tip);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
-        let Snapshot { tip, members, state } = snapshot;
-        let held = Held { state, tip: Some(tip), members, time: LogTime::default() }
-            .timed(self.view.clock.as_ref());
+        let (id, at) = (snapshot.tip.id, snapshot.state.log_time());
+        let held = Held::of(snapshot).timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
-        self.view.applied.send_replace(tip.id.index);
+        self.view.tell(Event::Restored, id, at);
+        self.view.applied.send_replace(id.index);
         Ok(())
     }
 
@@ -306,11 +348,26 @@ impl RaftSnapshotBuilder<Types> for Builder {
     }
 }
 
+/// Whether the log may hold this entry: it can be opened, or says that an entry before it brings the key.
+pub(super) fn legible(barrier: &dyn Barrier, sealed: &Sealed) -> bool {
+    opened(barrier, sealed).is_ok() || barrier.is_ahead(&sealed.0)
+}
+
 /// The batch in an entry.
-pub(super) fn opened(barrier: &dyn Barrier, sealed: &Sealed) -> Result<Batch, String> {
+fn opened(barrier: &dyn Barrier, sealed: &Sealed) -> Result<Batch, String> {
     let plaintext = barrier.open(Purpose::Entry, &sealed.0).map_err(|e| e.to_string())?;
     ciborium::from_reader(plaintext.as_slice())
         .map_err(|e| format!("its commands cannot be read: {e}"))
+}
+
+/// What the leader says that the log came to.
+fn checkpoints(batch: &Batch) -> impl Iterator<Item = (u64, &[u8; 32])> {
+    batch.proposals.iter().filter_map(|proposal| match &proposal.command {
+        Command::Checkpoint { index, chain } if proposal.actor == Actor::System => {
+            Some((*index, chain))
+        }
+        _ => None,
+    })
 }
 
 pub(super) fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {

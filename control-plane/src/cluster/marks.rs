@@ -51,7 +51,9 @@ impl Mark {
         }
         if shown.vote < self.vote {
             let (now, seen) = (shown.vote.0, self.vote.0);
-            return Some(format!("gave its last vote in term {now}, and had given one in term {seen}"));
+            return Some(format!(
+                "gave its last vote in term {now}, and had given one in term {seen}"
+            ));
         }
         let (term, acknowledged) = self.acknowledged?;
         if shown.vote.0 <= term && shown.last < Some(acknowledged) {

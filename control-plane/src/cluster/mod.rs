@@ -4,6 +4,7 @@
 //! its commands only as bytes behind the [`Barrier`]; other nodes it knows by their ids, through a [`Transport`].
 
 mod barrier;
+mod checkpoint;
 mod clock;
 mod consensus;
 mod data_dir;
@@ -19,6 +20,7 @@ mod proposer;
 mod receiving;
 mod roster;
 mod rpc;
+mod sealed_state;
 mod sending;
 mod snapshot;
 mod transfer;
@@ -300,7 +302,8 @@ impl Cluster {
         if members == [node_id] && meetings.absent_for_good().is_none() {
             meetings.open_gate(true);
             raft.runtime_config().elect(true);
-            let leading = raft.wait(Some(PATIENCE)).current_leader(node_id, "alone, it leads").await;
+            let leading =
+                raft.wait(Some(PATIENCE)).current_leader(node_id, "alone, it leads").await;
             leading.map_err(|e| StartError::Raft(e.to_string()))?;
             // Entries of an earlier term commit only together with one of this term.
             proposer.commit(Vec::new()).await;
@@ -329,7 +332,8 @@ impl Cluster {
         let (raft, gate) = (cluster.inner.raft.clone(), meetings.gate());
         cluster.inner.tasks.spawn(take_part(raft, gate, stop.clone()));
         cluster.inner.tasks.spawn(meetings.run(stop.clone()));
-        cluster.inner.tasks.spawn(tick(Arc::downgrade(&cluster.inner), stop));
+        cluster.inner.tasks.spawn(tick(Arc::downgrade(&cluster.inner), stop.clone()));
+        cluster.inner.tasks.spawn(checkpoint::run(Arc::downgrade(&cluster.inner), stop));
         cluster.inner.tasks.close();
         Ok(cluster)
     }
@@ -411,9 +415,7 @@ impl Cluster {
         let voters: Vec<_> = membership.voter_ids().collect();
         let matched = |id| metrics.replication.as_ref()?.get(&id)?.map(|matched| matched.index);
         let members = membership.nodes().map(|(id, _)| *id);
-        members
-            .map(|id| Member { id, voter: voters.contains(&id), matched: matched(id) })
-            .collect()
+        members.map(|id| Member { id, voter: voters.contains(&id), matched: matched(id) }).collect()
     }
 
     /// A channel to another node, wherever it is found now; it connects when it is used. None for this node, for one
@@ -466,6 +468,11 @@ impl Cluster {
     /// The chain over the whole log up to the last applied entry: equal on all nodes that applied as much.
     pub fn chain(&self) -> Chain {
         self.inner.view.tip().map_or_else(Chain::default, |tip| tip.chain)
+    }
+
+    /// Up to which entry the nodes that applied as much have compared their histories.
+    pub fn checkpointed(&self) -> u64 {
+        self.inner.view.checkpointed()
     }
 
     /// Log time as it would be stamped now.

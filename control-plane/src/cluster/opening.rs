@@ -50,7 +50,7 @@ pub(super) async fn open(
         Start::Join { node_id } => node_id,
     };
     let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
-    let legible = |sealed: &Sealed| machine::opened(barrier.as_ref(), sealed).is_ok();
+    let legible = |sealed: &Sealed| machine::legible(barrier.as_ref(), sealed);
     let mut compacted = false;
     loop {
         let first_mark = || LogStore::first_mark(node_id);

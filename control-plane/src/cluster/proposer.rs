@@ -120,9 +120,10 @@ impl Proposer {
                 for queued in together {
                     let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
                     // A proposer that went away misses its answer; the command stands.
-                    let _ = queued.answer.send(outcome.ok_or_else(|| {
-                        Failed::Again("the entry gave no outcome for it".into())
-                    }));
+                    let _ =
+                        queued.answer.send(outcome.ok_or_else(|| {
+                            Failed::Again("the entry gave no outcome for it".into())
+                        }));
                 }
             }
             Err(why) => {
@@ -182,8 +183,9 @@ mod tests {
                 details: Vec::new(),
             },
         };
-        let queued: Vec<_> =
-            (0..300).map(|serial| Queued::new(Encoded::new(&proposal(serial)).unwrap()).0).collect();
+        let queued: Vec<_> = (0..300)
+            .map(|serial| Queued::new(Encoded::new(&proposal(serial)).unwrap()).0)
+            .collect();
         let read: Batch =
             ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
         assert_eq!(read.at, 1_700_000_000_000);

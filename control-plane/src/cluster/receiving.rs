@@ -137,5 +137,7 @@ fn cut_off() -> Status {
 }
 
 fn unwritten(error: io::Error) -> Status {
-    Status::resource_exhausted(format!("nothing was installed: the snapshot is not on disk: {error}"))
+    Status::resource_exhausted(format!(
+        "nothing was installed: the snapshot is not on disk: {error}"
+    ))
 }

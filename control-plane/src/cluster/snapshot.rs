@@ -1,7 +1,7 @@
 //! Snapshots: one file each, sealed, written beside its name and renamed into it.
 //!
-//! `magic ‖ length ‖ header ‖ sealed(SHA-256(header) ‖ state) ‖ SHA-256(all before)`. The header is what Raft needs
-//! to know without the keyring; sealing its hash in binds the two.
+//! A [`sealed_state`] whose header is what Raft needs to know without the keyring: the entry that the state was taken
+//! after, the chain over the log up to it, and the members.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,18 +9,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
-
 use super::barrier::{Barrier, Purpose};
 use super::consensus::{Chain, Input, Malformed, Members, put_log_id, put_members};
 use super::data_dir::{StartError, files_in, private_folder};
 use super::engine::{FailStop, Fsync};
 use super::log::Tip;
+use super::sealed_state::{self, Magic, SealedState};
 use crate::state::State;
 
-const MAGIC: &[u8; 4] = b"CSS1";
-const HASH: usize = 32;
+const MAGIC: &Magic = b"CSS2";
 
 /// The state as of an entry.
 #[derive(Clone)]
@@ -99,47 +96,23 @@ impl Snapshots {
         put_log_id(&mut header, &snapshot.tip.id);
         header.extend(snapshot.tip.chain.0);
         put_members(&mut header, &snapshot.members);
-
-        let mut plaintext = Zeroizing::new(Sha256::digest(&header).to_vec());
-        ciborium::into_writer(&snapshot.state, &mut *plaintext).map_err(io::Error::other)?;
-
-        let mut out = MAGIC.to_vec();
-        out.extend((header.len() as u32).to_be_bytes());
-        out.extend(&header);
-        out.extend(self.barrier.seal(Purpose::Snapshot, &plaintext));
-        let sum = Sha256::digest(&out);
-        out.extend(sum);
-        Ok(out)
+        let barrier = self.barrier.as_ref();
+        sealed_state::encode(barrier, Purpose::Snapshot, MAGIC, &header, &snapshot.state)
     }
 
-    /// Says what is wrong in words that follow "is damaged: ".
+    /// Takes in the seal file of a snapshot that was sealed with a newer key than any here. Says what is wrong in
+    /// words that follow "is damaged: ".
     pub(super) fn decode(&self, bytes: &[u8]) -> Result<Snapshot, String> {
-        let (written, sum) = bytes.split_last_chunk::<HASH>().ok_or("it is cut off")?;
-        if Sha256::digest(written)[..] != sum[..] {
-            return Err("it does not match its checksum".into());
-        }
-        let parts = || -> Result<_, Malformed> {
-            let mut input = Input(written);
-            if input.take(MAGIC.len())? != MAGIC {
-                return Err(Malformed);
-            }
-            let length = input.count()?;
-            let header = input.take(length)?;
-            let sealed = input.rest();
-            let mut input = Input(header);
+        let file = SealedState::parse(MAGIC, bytes)?;
+        let header = || -> Result<_, Malformed> {
+            let mut input = Input(file.header);
             let tip = Tip { id: input.log_id()?, chain: Chain(input.hash()?) };
             let members = input.members()?;
             input.finished()?;
-            Ok((header, tip, members, sealed))
+            Ok((tip, members))
         };
-        let (header, tip, members, sealed) = parts().map_err(|e| e.to_string())?;
-        let plaintext = self.barrier.open(Purpose::Snapshot, sealed).map_err(|e| e.to_string())?;
-        let (bound, state) = plaintext.split_first_chunk::<HASH>().ok_or("it is cut off")?;
-        if Sha256::digest(header)[..] != bound[..] {
-            return Err("its header was changed".into());
-        }
-        let state: State =
-            ciborium::from_reader(state).map_err(|e| format!("its state cannot be read: {e}"))?;
+        let (tip, members) = header().map_err(|e| e.to_string())?;
+        let state = file.open(self.barrier.as_ref(), Purpose::Snapshot)?;
         Ok(Snapshot { tip, members, state: Arc::new(state) })
     }
 

@@ -23,7 +23,9 @@ pub(super) fn of_peer<T>(request: &Request<T>, cluster_id: &str) -> Result<u64, 
     let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let chain = connection.and_then(TlsConnectInfo::peer_certs);
     let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or_else(|| {
-        Status::unauthenticated("only nodes of this cluster are answered here: show a node's certificate")
+        Status::unauthenticated(
+            "only nodes of this cluster are answered here: show a node's certificate",
+        )
     })?;
     of_certificate(certificate, cluster_id)
 }
@@ -39,7 +41,9 @@ fn of_certificate(certificate: &CertificateDer<'_>, cluster_id: &str) -> Result<
         _ => None,
     });
     let (Some(uri), None) = (uris.next(), uris.next()) else {
-        return Err(Status::unauthenticated("the certificate is not a node's: it must have one URI"));
+        return Err(Status::unauthenticated(
+            "the certificate is not a node's: it must have one URI",
+        ));
     };
     named(uri, cluster_id).ok_or_else(|| {
         Status::permission_denied("the certificate is of another cluster, or not a node's")

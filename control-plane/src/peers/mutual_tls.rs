@@ -64,10 +64,9 @@ impl MutualTls {
             .map_err(|_| unusable("this node's key"))?;
         let (roots, provider) = (Arc::new(roots), Arc::new(default_provider()));
         let other = |e: &dyn std::error::Error| TlsError(e.to_string());
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-                .build()
-                .map_err(|e| other(&e))?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|e| other(&e))?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|e| other(&e))?

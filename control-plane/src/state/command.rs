@@ -147,7 +147,8 @@ pub enum Command {
         former_sha256: [u8; 32],
         what: String,
     },
-    /// What the chain over the log was after the entry `index`: a node that has another one stops.
+    /// What the leader came to after the entry `index` (a fingerprint that the cluster room makes): a node that came
+    /// to something else stops.
     Checkpoint {
         index: u64,
         chain: [u8; 32],
