@@ -12,8 +12,9 @@ use super::vault::Shape;
 pub(crate) enum Cluster {
     /// Begin a cluster on a node that waits for it
     ///
-    /// The administrator's token and the key of the trust root are shown this once: name files for them, or ask for
-    /// -o json. The trust root says whom edges trust; keep its key offline.
+    /// What opens the vault is what the node's configuration says, or --seal. The administrator's token and the key of
+    /// the trust root are shown this once: name files for them, or ask for -o json. The trust root says whom edges trust;
+    /// keep its key offline.
     Init(Init),
     /// The nodes, who leads, who is behind, and what is wrong
     Status(Show),

@@ -99,30 +99,15 @@ pub(crate) struct Shape {
     /// For shamir: an age recipient (age1…) whom a share is encrypted to; one for each share
     #[arg(long = "recipient", value_name = "RECIPIENT", required_if_eq("seal", "shamir"))]
     pub(crate) recipients: Vec<String>,
-    /// For key-file: its path on the node; every node needs the same file
-    #[arg(long, value_name = "PATH", required_if_eq("seal", "key-file"))]
-    pub(crate) key_file: Option<String>,
-    /// For pkcs11: the module, on the node
-    #[arg(long, value_name = "PATH", required_if_eq("seal", "pkcs11"))]
-    pub(crate) pkcs11_module: Option<String>,
-    /// For pkcs11: the token's label
-    #[arg(long, value_name = "LABEL", required_if_eq("seal", "pkcs11"))]
-    pub(crate) pkcs11_token: Option<String>,
-    /// For pkcs11: the key's label
-    #[arg(long, value_name = "LABEL", required_if_eq("seal", "pkcs11"))]
-    pub(crate) pkcs11_key: Option<String>,
-    /// For pkcs11: the file with the PIN, on the node
-    #[arg(long, value_name = "PATH", required_if_eq("seal", "pkcs11"))]
-    pub(crate) pkcs11_pin_file: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Provider {
-    /// A file on each node
+    /// A file on each node, the same one: as seal.key_file of their configuration says
     KeyFile,
     /// One passphrase
     Passphrase,
-    /// A key in a hardware security module
+    /// A key in a hardware security module: as seal.pkcs11_… of the nodes' configuration says
     Pkcs11,
     /// K of N shares, each of them somebody's
     Shamir,

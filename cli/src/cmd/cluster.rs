@@ -75,6 +75,14 @@ async fn transfer(context: &Context, node: Option<String>, show: &Show) -> Done 
     }
     let request = v1::TransferLeadershipRequest { node: node.unwrap_or_default() };
     let mut admin = client::connect(context).await?;
+    let cluster = admin.get_cluster(v1::GetClusterRequest {}).await?.into_inner();
+    // Only who leads can hand that over. Where its address is not known here, whoever is asked says so.
+    let leader = cluster.nodes.iter().find(|node| node.leader);
+    if let Some(leader) = leader.filter(|leader| leader.node_id != cluster.node_id)
+        && let Ok(at_leader) = at(context, leader).await
+    {
+        admin = at_leader;
+    }
     let leader_node_id = admin.transfer_leadership(request).await?.into_inner().leader_node_id;
     match show.output {
         Output::Json => print::json(&Leads { leader_node_id }),
@@ -133,6 +141,10 @@ async fn the_node(context: &Context, wanted: &str) -> Result<Admin, Failure> {
             "nothing was done: there is no node {wanted:?}; see `countersign cluster status`"
         ))
     })?;
+    at(context, node).await
+}
+
+async fn at(context: &Context, node: &v1::ClusterNode) -> Result<Admin, Failure> {
     for one in context.each() {
         let Ok(mut admin) = client::connect(&one).await else { continue };
         let Ok(status) = admin.get_status(v1::GetStatusRequest {}).await else { continue };
@@ -141,7 +153,7 @@ async fn the_node(context: &Context, wanted: &str) -> Result<Admin, Failure> {
         }
     }
     Err(Failure::Usage(format!(
-        "nothing was done: {wanted} is at none of {}; name its address in COUNTERSIGN_ADDR ({})",
-        context.nodes, node.api_address
+        "nothing was done: {} is at none of {}; name its address in COUNTERSIGN_ADDR ({})",
+        node.name, context.nodes, node.api_address
     )))
 }

@@ -161,9 +161,10 @@ fn config(enrolled: &Enrolled, key: &Path) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let path = |path: &Path| text(&path.display().to_string());
     format!(
-        "listen = \"127.0.0.1:7080\"\n\n\
+        "listen = \"127.0.0.1:7080\"\nca_file = {}\n\n\
          [identity]\nname = {}\ncertificate_file = {}\nkey_file = {}\n\n\
          [control_plane]\naddresses = {}\nca_file = {}\nroot_key = {}\n",
+        path(&enrolled.certificate.with_file_name("edge-ca.pem")),
         text(&enrolled.edge),
         path(&enrolled.certificate),
         path(key),

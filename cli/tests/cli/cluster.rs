@@ -263,15 +263,11 @@ fn cluster_add_prints_the_token_or_keeps_it_in_a_private_file() {
 }
 
 #[test]
-fn cluster_remove_and_transfer_have_their_shapes() {
+fn cluster_remove_has_its_shape() {
     let removed = node("n3", v1::NodeState::Removed);
     let id = removed.node_id.clone();
     let control_plane = ControlPlane::start()
-        .answers("RemoveNode", &[v1::RemoveNodeResponse { node: Some(removed) }])
-        .answers(
-            "TransferLeadership",
-            &[v1::TransferLeadershipResponse { leader_node_id: "0000000000000002".into() }],
-        );
+        .answers("RemoveNode", &[v1::RemoveNodeResponse { node: Some(removed) }]);
     let place = Place::knowing(&control_plane);
     let remove = ["cluster", "remove", "n3", "--reason", "its disk died"];
     assert_eq!(
@@ -282,12 +278,33 @@ fn cluster_remove_and_transfer_have_their_shapes() {
     assert!(said.contains("counts until a trust bundle says otherwise"), "{said}");
     let asked: Vec<v1::RemoveNodeRequest> = control_plane.all_asked("RemoveNode");
     assert_eq!((asked[0].node.as_str(), asked[0].reason.as_str()), ("n3", "its disk died"));
+}
+
+#[test]
+fn cluster_transfer_asks_the_leader() {
+    let authority = Authority::new();
+    let nodes = [node("n1", v1::NodeState::Voter), node("n2", v1::NodeState::Voter)];
+    let one = |it: &v1::ClusterNode| {
+        let (nodes, node_id) = (nodes.to_vec(), it.node_id.clone());
+        let status = v1::GetStatusResponse { node_id: node_id.clone(), ..Default::default() };
+        let moved = v1::TransferLeadershipResponse { leader_node_id: nodes[1].node_id.clone() };
+        ControlPlane::of(&authority)
+            .answers(
+                "GetCluster",
+                &[v1::GetClusterResponse { nodes, node_id, ..Default::default() }],
+            )
+            .answers("GetStatus", &[status])
+            .answers("TransferLeadership", &[moved])
+    };
+    let (leader, follower) = (one(&nodes[0]), one(&nodes[1]));
+    let place = Place::knowing_all(&[&follower, &leader]);
     assert_eq!(
         place.run(&["cluster", "transfer", "n2", "-o", "json"]).json(),
-        json!({"leader_node_id": "0000000000000002"})
+        json!({"leader_node_id": nodes[1].node_id})
     );
-    let asked: v1::TransferLeadershipRequest = control_plane.asked("TransferLeadership");
+    let asked: v1::TransferLeadershipRequest = leader.asked("TransferLeadership");
     assert_eq!(asked.node, "n2");
+    assert!(!follower.was_asked("TransferLeadership"));
 }
 
 #[test]

@@ -302,6 +302,20 @@ fn seal_rekey_to_a_passphrase_shows_it_back_from_where_it_came() {
 }
 
 #[test]
+fn seal_rekey_goes_on_where_it_stopped() {
+    let authorized = v1::AuthorizeRekeyResponse { authorized: true, ..Default::default() };
+    let control_plane = ControlPlane::start()
+        .answers("GetSealStatus", &[shamir(false, &[])])
+        .answers("AuthorizeRekey", &[authorized]);
+    let place = Place::knowing(&control_plane);
+    let said = place.run(&["seal", "rekey", "--rekey-id", "rk1"]).ok();
+    assert!(said.contains("Authorised") && said.contains("--rekey-id rk1 --verify"), "{said}");
+    let asked: v1::AuthorizeRekeyRequest = control_plane.asked("AuthorizeRekey");
+    assert!(asked.share.is_empty(), "nobody is asked for what was given already");
+    assert!(!control_plane.was_asked("StartRekey"));
+}
+
+#[test]
 fn seal_rekey_says_what_is_missing_before_anything_begins() {
     let control_plane = rekeying();
     let place = Place::knowing(&control_plane);
@@ -312,8 +326,8 @@ fn seal_rekey_says_what_is_missing_before_anything_begins() {
     place.run(&shares_to(&["--shares-dir", "taken"])).fails(1, &["taken/share-1.age", "is there"]);
     assert_eq!(place.read("taken/share-1.age"), "another's");
     place
-        .run(&shares_to(&["--key-file", "/k", "--shares-dir", "new"]))
-        .fails(2, &["--key-file is of --seal key-file"]);
+        .run(&["seal", "rekey", "--seal", "key-file", "--threshold", "2"])
+        .fails(2, &["--threshold is of --seal shamir"]);
     let lone = ["seal", "rekey", "--seal", "shamir", "--threshold", "1", "--recipient", "age1x"];
     place
         .run(&[&lone[..], &["--shares-dir", "new"]].concat())

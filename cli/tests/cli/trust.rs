@@ -166,7 +166,7 @@ fn nothing_is_signed_when_nothing_is_called_for() {
 #[test]
 fn t4_what_could_not_follow_is_not_signed() {
     for (bad, why) in [
-        (trust(9, 1, vec![key(1), key(2)]), "the epoch 9"),
+        (trust(1, 1, vec![key(1), key(2)]), "the epoch 1 once more"),
         (trust(2, 1, vec![key(1), key(2), key(3)]), "demands 1 signatures of 3 nodes"),
         (trust(2, 3, vec![key(1), key(2)]), "demands 3 signatures of 2 nodes"),
         (trust(2, 0, vec![key(1)]), "could follow"),
@@ -176,6 +176,20 @@ fn t4_what_could_not_follow_is_not_signed() {
         place(&control_plane).run(&SIGN).fails(1, &["nothing was signed", why]);
         assert!(!control_plane.was_asked("SetTrust"));
     }
+}
+
+#[test]
+fn a_leap_of_the_epoch_is_told_and_not_signed_by_the_way() {
+    let leap = trust(1002, 1, vec![key(1), key(2)]);
+    let control_plane = proposes(ControlPlane::start(), &leap);
+    let place = place(&control_plane);
+    let ran = place.run(&ADD);
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    let line = "~ it is bundle 1002, and the one in force is 1   (not asked for)";
+    assert!(ran.out.contains(line), "{}", ran.out);
+    assert!(!control_plane.was_asked("SetTrust"));
+    place.run(&SIGN).ok();
+    assert!(control_plane.was_asked("SetTrust"));
 }
 
 #[test]

@@ -82,6 +82,7 @@ impl Standing {
 
 /// Asks every node whether it is sealed; that takes no token, and none is sent.
 pub(crate) async fn standing(context: &Context, answer: v1::GetClusterResponse) -> Standing {
+    let answer = as_the_leader_knows(context, answer).await;
     let mut asked = JoinSet::new();
     for node in answer.nodes.iter().filter(|node| node.state() != v1::NodeState::Removed) {
         let (id, address) = (node.node_id.clone(), format!("https://{}", node.api_address));
@@ -96,6 +97,31 @@ pub(crate) async fn standing(context: &Context, answer: v1::GetClusterResponse) 
         }
     }
     judged(answer, &seals)
+}
+
+/// Who is behind, only the leader knows: it is asked too, if its address is among those that are known.
+async fn as_the_leader_knows(
+    context: &Context,
+    answer: v1::GetClusterResponse,
+) -> v1::GetClusterResponse {
+    let leads = |answer: &v1::GetClusterResponse| {
+        answer.nodes.iter().any(|node| node.leader && node.node_id == answer.node_id)
+    };
+    if leads(&answer) || !answer.rolled_back.is_empty() {
+        return answer;
+    }
+    for one in context.each().filter(|_| context.nodes.len() > 1) {
+        let said = async {
+            let mut admin = client::connect(&one).await?;
+            Ok::<_, Failure>(admin.get_cluster(v1::GetClusterRequest {}).await?.into_inner())
+        };
+        if let Ok(Ok(said)) = timeout(PATIENCE, said).await
+            && leads(&said)
+        {
+            return said;
+        }
+    }
+    answer
 }
 
 async fn sealed(one: &Context) -> Result<bool, Failure> {

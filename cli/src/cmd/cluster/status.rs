@@ -34,7 +34,8 @@ fn told(standing: &Standing) -> Done {
         ("invited", print::words(&standing.invited)),
     ])?;
     print::line("")?;
-    let rows: Vec<_> = standing.nodes.iter().map(row).collect();
+    let there = standing.nodes.iter().filter(|node| node.state != "removed");
+    let rows: Vec<_> = there.map(row).collect();
     print::table(
         &["NODE", "ID", "STATE", "LEADER", "BEHIND", "SIGNS", "VAULT", "API"],
         &rows,

@@ -34,6 +34,7 @@ pub(super) async fn run(context: &Context, command: Rekey) -> Done {
             "nothing was done: the encrypted shares are shown once; say where they go with --shares-dir, or ask for -o json",
         ));
     }
+    let resumed = rekey_id.is_some();
     let to = parameters(shape, new_passphrase_file.as_deref())?;
     let shares_dir = shares_dir.as_deref().map(SharesDir::take).transpose()?;
     let (one, provider) = open_node(context).await?;
@@ -44,6 +45,7 @@ pub(super) async fn run(context: &Context, command: Rekey) -> Done {
         alone: step.authorize || step.verify,
         files: share_files.into(),
         passphrase_file,
+        ask_first: false,
         reached: Reached::default(),
     };
     walk.reached.rekey_id = match rekey_id {
@@ -56,11 +58,13 @@ pub(super) async fn run(context: &Context, command: Rekey) -> Done {
         Step { authorize: true, .. } => drop(walk.authorize(&provider, shares_dir).await?),
         Step { verify: true, .. } => walk.verify(None).await?,
         Step { .. } => {
+            walk.ask_first = resumed && provider == "shamir";
             if walk.authorize(&provider, shares_dir).await? {
                 // What was said to be the new passphrase is shown to be it, from where it came.
                 walk.files.clear();
                 walk.passphrase_file = new_passphrase_file;
-                walk.verify(new).await?;
+                let shares = (!walk.reached.shares.is_empty()).then_some(Provider::Shamir);
+                walk.verify(new.or(shares)).await?;
             }
         }
     }
@@ -89,6 +93,8 @@ struct Walk {
     alone: bool,
     files: VecDeque<PathBuf>,
     passphrase_file: Option<PathBuf>,
+    /// Nobody knows here how far it has come: that is asked before anybody is asked for a share.
+    ask_first: bool,
     reached: Reached,
 }
 
@@ -131,6 +137,7 @@ impl Walk {
     ) -> Result<bool, Failure> {
         loop {
             let words = match provider {
+                "shamir" if std::mem::take(&mut self.ask_first) => Some(Words::Nothing),
                 "shamir" => self.share("a share of the seal in force")?,
                 "passphrase" => self.passphrase("the passphrase in force")?,
                 _ => Some(Words::Nothing),
@@ -231,6 +238,9 @@ impl Walk {
         }
         if self.passphrase_file.is_some() {
             return self.passphrase("the new passphrase");
+        }
+        if !self.alone && !secret::can_ask() {
+            return Ok(None);
         }
         const WHAT: &str = "a new share, or the new passphrase; nothing for a key file or a module";
         let Some(given) = secret::read_any(WHAT)? else { return Ok(Some(Words::Nothing)) };

@@ -19,20 +19,15 @@ pub(crate) fn parameters(
     passphrase_file: Option<&Path>,
 ) -> Result<Option<v1::SealParameters>, Failure> {
     foreign(&shape, passphrase_file)?;
-    let text = |text: Option<String>| text.unwrap_or_default();
     let made = match shape.seal {
         None => return Ok(None),
-        Some(Provider::KeyFile) => Made::KeyFile(v1::KeyFileSeal { path: text(shape.key_file) }),
+        // Which file and which token, the node's configuration says, and nobody from afar.
+        Some(Provider::KeyFile) => Made::KeyFile(v1::KeyFileSeal::default()),
         Some(Provider::Passphrase) => {
             let passphrase = secret::read_new(passphrase_file, "the passphrase")?;
             Made::Passphrase(v1::PassphraseSeal { passphrase: Bytes::from_owner(passphrase) })
         }
-        Some(Provider::Pkcs11) => Made::Pkcs11(v1::Pkcs11Seal {
-            module: text(shape.pkcs11_module),
-            token_label: text(shape.pkcs11_token),
-            key_label: text(shape.pkcs11_key),
-            pin_file: text(shape.pkcs11_pin_file),
-        }),
+        Some(Provider::Pkcs11) => Made::Pkcs11(v1::Pkcs11Seal::default()),
         Some(Provider::Shamir) => Made::Shamir(shamir(shape.threshold, shape.recipients)?),
     };
     Ok(Some(v1::SealParameters { provider: Some(made) }))
@@ -59,11 +54,6 @@ fn foreign(shape: &Shape, passphrase_file: Option<&Path>) -> Result<(), Failure>
     let given = [
         ("--threshold", shape.threshold.is_some(), Provider::Shamir),
         ("--recipient", !shape.recipients.is_empty(), Provider::Shamir),
-        ("--key-file", shape.key_file.is_some(), Provider::KeyFile),
-        ("--pkcs11-module", shape.pkcs11_module.is_some(), Provider::Pkcs11),
-        ("--pkcs11-token", shape.pkcs11_token.is_some(), Provider::Pkcs11),
-        ("--pkcs11-key", shape.pkcs11_key.is_some(), Provider::Pkcs11),
-        ("--pkcs11-pin-file", shape.pkcs11_pin_file.is_some(), Provider::Pkcs11),
         ("a passphrase file", passphrase_file.is_some(), Provider::Passphrase),
     ];
     let wrong = given.iter().find(|(_, given, of)| *given && shape.seal != Some(*of));

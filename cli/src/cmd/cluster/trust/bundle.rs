@@ -12,8 +12,22 @@ use crate::failure::Failure;
 
 /// One thing that a new bundle makes different.
 pub(in crate::cmd::cluster) enum Change {
-    Key { node: u64, name: String, public: [u8; 32], from: Option<KeyState>, to: Option<KeyState> },
-    Threshold { from: u32, to: u32 },
+    Key {
+        node: u64,
+        name: String,
+        public: [u8; 32],
+        from: Option<KeyState>,
+        to: Option<KeyState>,
+    },
+    /// Numbers are left out, as after a restore: edges may know bundles that the backup does not.
+    Epoch {
+        from: u64,
+        to: u64,
+    },
+    Threshold {
+        from: u32,
+        to: u32,
+    },
 }
 
 impl Change {
@@ -22,6 +36,7 @@ impl Change {
         match self {
             Self::Key { to, .. } => self.is_about(node_id) && to.is_some_and(counts),
             Self::Threshold { from, to } => to >= from,
+            Self::Epoch { .. } => false,
         }
     }
 
@@ -39,6 +54,9 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (node, name, public, from, to) = match self {
+            Self::Epoch { from, to } => {
+                return write!(f, "~ it is bundle {to}, and the one in force is {from}");
+            }
             Self::Threshold { from, to } => {
                 return write!(f, "~ {to} signatures are demanded, not {from}");
             }
@@ -79,7 +97,10 @@ pub(super) fn changes(
     let from = known.map_or(0, |known| known.threshold);
     let threshold =
         (from != next.threshold).then_some(Change::Threshold { from, to: next.threshold });
-    all.into_iter().filter_map(change).chain(threshold).collect()
+    let from = known.map_or(0, |known| known.epoch);
+    let epoch =
+        (next.epoch != from.saturating_add(1)).then_some(Change::Epoch { from, to: next.epoch });
+    all.into_iter().filter_map(change).chain(threshold).chain(epoch).collect()
 }
 
 /// `Active` and `Retired` keys do.
@@ -116,9 +137,8 @@ pub(super) fn read_proposed(proposed: &[u8], known: Option<&Trust>) -> Result<Tr
     let not = |why: String| Failure::Refused(format!("nothing was signed: what is proposed {why}"));
     let next = Trust::accept(&signed, &reader.public(), known)
         .map_err(|why| not(format!("is no trust bundle that could follow ({why:?})")))?;
-    let epoch = known.map_or(1, |known| known.epoch.saturating_add(1));
-    if next.epoch != epoch {
-        return Err(not(format!("has the epoch {}, and the next one is {epoch}", next.epoch)));
+    if known.is_some_and(|known| next.epoch <= known.epoch) {
+        return Err(not(format!("has the epoch {} once more", next.epoch)));
     }
     let signers = signers(&next).len();
     if (next.threshold as usize) < signers.div_ceil(2) || next.threshold as usize > signers {
