@@ -18,11 +18,13 @@
 //! Records carry digests, names and ids; never tokens, bodies or fake keys.
 
 mod checkpoint;
+mod verify;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use checkpoint::{CHECKPOINT_TYPE, Checkpoint, SignedCheckpoint};
+pub use verify::{Export, Fault, Known, Verdict, verify_export};
 
 use super::{Actor, Millis};
 
@@ -43,7 +45,60 @@ pub struct Record {
     pub hash: [u8; 32],
 }
 
+/// Actions of the records that say which trust bundle came into force.
+const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
+
+/// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
+/// must be able to believe it.
+const OWN: [&str; 36] = [
+    "agent.create",
+    "agent.revoke",
+    "agent.rotate",
+    "approval.cancel",
+    "approval.expire",
+    "approval.revoke",
+    "approval.unknown",
+    "approval.vote",
+    "claim.refused",
+    "cluster.begin",
+    "cluster.restore",
+    "credential.create",
+    "credential.lease",
+    "credential.revoke",
+    "credential.rotate",
+    "edge.attach",
+    "edge.enroll",
+    "edge.evict",
+    "node.describe",
+    "node.invite",
+    "node.join",
+    "node.join_refused",
+    "node.key",
+    "node.remove",
+    "policy.set",
+    "principal.add",
+    "principal.remove",
+    "principal.rotate",
+    "request.claim",
+    "request.detach",
+    "request.open",
+    "request.report",
+    "request.unknown",
+    "seal.change",
+    "trust.set",
+    "vote.refused",
+];
+
+pub(super) fn is_own(action: &str) -> bool {
+    OWN.contains(&action)
+}
+
 impl Record {
+    /// The value of a detail; the first, should there be more of that name.
+    pub fn detail(&self, name: &str) -> Option<&String> {
+        self.details.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
     /// What its hash must be, given all that it says.
     pub fn computed_hash(&self) -> [u8; 32] {
         let mut bytes = Vec::with_capacity(256);

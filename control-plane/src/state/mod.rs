@@ -235,6 +235,11 @@ impl State {
             }
 
             Command::Tick => self.tick(actor),
+            Command::Note { action, .. } if audit::is_own(action) => {
+                Err(Refused::Invalid(format!(
+                    "nothing was noted: \"{action}\" is said by the command of that name alone"
+                )))
+            }
             Command::Note { action, subject, details } => Ok(Done::changed(
                 Event::Noted,
                 Entry {

@@ -273,13 +273,13 @@ impl State {
     }
 
     /// Of any node that there ever was.
-    fn is_key_known(&self, public_key: &[u8; 32]) -> bool {
+    pub(super) fn is_key_known(&self, public_key: &[u8; 32]) -> bool {
         self.nodes.values().any(|node| node.public_keys.contains(public_key))
     }
 }
 
 impl Addresses {
-    fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), Refused> {
         let Self { cluster, api, gateway, own } = self;
         let mut all = [cluster, api, gateway].into_iter().chain(own);
         if own.len() <= OWN && all.all(|address| address.len() <= ADDRESS_BYTES) {

@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod checkpoints;
+mod exports;
 mod nodes;
 mod objects;
 mod properties;
