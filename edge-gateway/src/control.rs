@@ -225,7 +225,7 @@ impl Control {
     pub(crate) fn away(&self) -> Option<Away> {
         match self.link() {
             Link::Attached if self.freshness.clock_off() => Some(Away::ClockOff),
-            Link::Attached if self.freshness.in_contact() => None,
+            Link::Attached if self.freshness.in_contact() && self.freshness.bundle_counts() => None,
             Link::Attached | Link::Down => Some(Away::Unreachable),
             Link::Evicted => Some(Away::Evicted),
             Link::Sealed => Some(Away::Sealed),

@@ -133,7 +133,8 @@ impl Waiting {
                     return Err(nothing_in_force(control));
                 }
                 Some(Answer::Signed { signed, sealed }) => {
-                    let Some(trust) = control.trust() else { continue };
+                    let trust = trust_changes.borrow_and_update().clone();
+                    let Some(trust) = trust else { continue };
                     match verify(self.held, &signed, &trust, control.clock().now()) {
                         Outcome::Release(released) => {
                             control.saw_decision(&signed.payload);

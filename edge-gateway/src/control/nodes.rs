@@ -36,7 +36,7 @@ pub(super) struct Nodes {
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A control plane that evicted us is asked less often.
-const EVICTED_PAUSE: Duration = Duration::from_secs(15);
+const EVICTED_PAUSE: Duration = Duration::from_secs(5);
 
 impl Nodes {
     /// `configured` are never forgotten.

@@ -28,7 +28,8 @@ pub(super) async fn keep_renewed(control: &Arc<Control>, channel: Channel) -> In
         if let Err(why) = renew(control, &mut client).await {
             tracing::warn!(why = format!("{why:#}"), "this edge's certificate was not renewed yet");
         }
-        tokio::time::sleep(TRY_AGAIN.mul_f64(rand::random_range(0.8..1.2))).await;
+        let pause_ms = TRY_AGAIN.mul_f64(rand::random_range(0.8..1.2)).as_millis() as u64;
+        control.clock.reached(control.clock.boottime_ms() + pause_ms).await;
     }
 }
 
