@@ -7,9 +7,15 @@ mod origin;
 mod world;
 
 mod binary;
+mod certificate;
 mod door;
+mod eviction;
+mod failover;
 mod hold;
 mod keys;
+mod matrix;
+mod outage;
 mod process;
 mod session;
 mod target;
+mod trust;

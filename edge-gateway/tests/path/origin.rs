@@ -96,7 +96,7 @@ impl Origin {
 }
 
 /// Says back what it got: every header value, so that a test can see what of it comes through. A path with `slow` in it
-/// waits to be told; one with `hang-up` gets no answer.
+/// waits to be told; one with `hang-up` gets no answer, and one with `garbled` an encoding that breaks.
 async fn answer(
     request: Request<Incoming>,
     record: Arc<Mutex<Vec<Got>>>,
@@ -107,7 +107,8 @@ async fn answer(
     let target = head.uri.to_string();
     let text = String::from_utf8_lossy(&body);
     let echo = format!("{} {target}\n{:?}\n{text}", head.method, head.headers);
-    let (hangs_up, waits) = (target.contains("hang-up"), target.contains("slow"));
+    let [hangs_up, waits, garbles] =
+        ["hang-up", "slow", "garbled"].map(|word| target.contains(word));
     let got = Got { method: head.method, target, headers: head.headers, body };
     record.lock().expect("no panic").push(got);
     if hangs_up {
@@ -115,6 +116,10 @@ async fn answer(
     }
     if waits {
         slow.notified().await;
+    }
+    if garbles {
+        let answer = Response::builder().header("content-encoding", "gzip");
+        return Ok(answer.body(Full::new(Bytes::from_static(b"\x1f\x8bthis is no gzip")))?);
     }
     Ok(Response::builder().header("x-origin", "yes").body(Full::new(Bytes::from(echo)))?)
 }

@@ -81,13 +81,15 @@ async fn a_bundle_that_is_not_signed_or_older_changes_nothing() {
     let mut open_to_all = world.control.state();
     open_to_all.revision = 9;
     open_to_all.policy = open_to_all.policy.replace("then = \"deny\"", "then = \"allow\"");
-    world.control.bundle_by(&SigningKey::from_bytes(&[66; 32]), &open_to_all).await;
+    let stranger = SigningKey::from_bytes(&[66; 32]);
+    world.control.bundle_by(&[&stranger], &open_to_all).await;
     world.control.hello().await;
     world.control.hello().await;
     let answer = world.agent.send("api.test", "GET /never/1", "", "").await;
     assert_eq!((answer.status, answer.code().as_str()), (403, "policy_denied"));
     open_to_all.revision = 0;
-    world.control.bundle_by(&SigningKey::from_bytes(&[7; 32]), &open_to_all).await;
+    let ours = world.control.signer(0).clone();
+    world.control.bundle_by(&[&ours], &open_to_all).await;
     world.control.hello().await;
     assert_eq!(world.agent.send("api.test", "GET /never/1", "", "").await.status, 403);
     assert!(world.origin.got().is_empty());

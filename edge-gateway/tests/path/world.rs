@@ -1,19 +1,23 @@
 //! One edge, one control plane, one upstream.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use countersign_edge_gateway::Edge;
+use countersign_edge_gateway::clock::{Clock, Hands};
 use countersign_edge_gateway::config::{Config, Gateway, Identity, Limits};
 use countersign_edge_gateway::upstream::Settings;
+use countersign_edge_gateway::{Edge, Surroundings};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
     IsCa, KeyPair,
 };
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use crate::agent::Agent;
-use crate::control::Control;
+use crate::agent::{Agent, Answer};
+use crate::control::{Control, secret};
 use crate::origin::Origin;
 
 pub(crate) const POLICY: &str = r#"
@@ -105,33 +109,102 @@ pub(crate) struct World {
     pub(crate) control: Control,
     pub(crate) origin: Origin,
     pub(crate) agent: Agent,
+    /// What the edge and the control plane tell the time by.
+    pub(crate) clock: Clock,
+    pub(crate) hands: Hands,
+}
+
+/// Status and code of an answer.
+pub(crate) fn no(answer: &Answer) -> (u16, String) {
+    (answer.status, answer.code())
+}
+
+/// A credential's fake key in its header.
+pub(crate) fn bearer(name: &str) -> String {
+    format!("Authorization: Bearer {}\r\n", secret(name).fake)
+}
+
+/// What a world is like.
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) nodes: usize,
+    pub(crate) threshold: u32,
+    /// How many of the nodes' addresses the edge is started with.
+    pub(crate) configured: usize,
+    pub(crate) server_name: Option<String>,
+    /// Whether the edge is told a name for the first node that is not in its certificate.
+    pub(crate) misnamed: bool,
+    pub(crate) passthrough_when_disconnected: bool,
+    /// Hours from now to the end of the edge's certificate; it began a day before that end.
+    pub(crate) certificate_hours: i64,
+    /// Where the edge's certificate is kept.
+    pub(crate) certificate_file: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            nodes: 1,
+            threshold: 1,
+            configured: 1,
+            server_name: None,
+            misnamed: false,
+            passthrough_when_disconnected: true,
+            certificate_hours: 24,
+            certificate_file: None,
+        }
+    }
 }
 
 impl World {
     /// Everything up, and the first bundle in force.
     pub(crate) async fn start() -> Self {
-        Self::with(Limits::default()).await
+        Setup::default().start().await
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let world = Self::unattached(limits).await;
-        tokio::time::timeout(Duration::from_secs(20), world.edge.ready())
-            .await
-            .expect("the edge attaches");
-        world
+        Setup { limits, ..Setup::default() }.start().await
     }
 
     /// The same before the edge is ready.
     pub(crate) async fn unattached(limits: Limits) -> Self {
+        Setup { limits, ..Setup::default() }.unattached(|_| {}).await.expect("the edge starts")
+    }
+}
+
+impl Setup {
+    /// So many nodes, of which so many sign; the edge is told of all of them.
+    pub(crate) fn cluster(nodes: usize, threshold: u32) -> Self {
+        Self { nodes, threshold, configured: nodes, ..Self::default() }
+    }
+
+    pub(crate) async fn start(self) -> World {
+        let world = self.unattached(|_| {}).await.expect("the edge starts");
+        world.ready().await;
+        world
+    }
+
+    /// Before the edge is ready, and after `prepare` has been at the control plane.
+    pub(crate) async fn unattached(self, prepare: impl FnOnce(&Control)) -> anyhow::Result<World> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
         let authority = Authority::new();
-        let control = Control::start(&authority).await;
+        let (clock, hands) = Clock::with_hands();
+        let control = Control::cluster(&authority, self.nodes, self.threshold, clock.clone()).await;
+        prepare(&control);
+        let mut addresses = control.addresses();
+        addresses.truncate(self.configured);
+        if self.misnamed {
+            addresses[0] = format!("localhost:{}", control.addr().port());
+        }
         let origin = Origin::start(&authority).await;
-        let (certificate_pem, key_pem) =
-            authority.leaf("edge-1", ExtendedKeyUsagePurpose::ClientAuth);
+        let (certificate_pem, key_pem) = authority.edge(self.certificate_hours);
+        if let Some(file) = &self.certificate_file {
+            std::fs::write(file, &certificate_pem).expect("written");
+        }
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             metrics_listen: Some(([127, 0, 0, 1], 0).into()),
@@ -140,14 +213,14 @@ impl World {
                 name: "edge-1".into(),
                 certificate_pem,
                 key_pem: Zeroizing::new(key_pem),
-                certificate_file: None,
+                certificate_file: self.certificate_file,
             },
             gateway: Gateway {
-                addresses: vec![control.addr().to_string()],
-                server_name: Some("control.test".into()),
+                addresses,
+                server_name: self.server_name,
                 ca_pem: authority.pem(),
                 root_key: control.root_key(),
-                passthrough_when_disconnected: true,
+                passthrough_when_disconnected: self.passthrough_when_disconnected,
             },
             upstream: Settings {
                 extra_roots: vec![authority.0.der().clone()],
@@ -161,11 +234,78 @@ impl World {
                 forbidden: Vec::new(),
                 response_header_timeout: Duration::from_secs(20),
             },
-            limits,
+            limits: self.limits,
         };
-        let edge = Edge::start(config).await.expect("the edge starts");
+        let surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
+        let edge = Edge::start_in(config, surroundings).await?;
         let agent = Agent::new(edge.proxy_addr(), edge.ca_pem(), "robot", crate::control::TOKEN);
-        Self { edge, control, origin, agent }
+        Ok(World { edge, control, origin, agent, clock, hands })
+    }
+}
+
+impl World {
+    /// The first bundle is in force.
+    pub(crate) async fn ready(&self) {
+        tokio::time::timeout(Duration::from_secs(20), self.edge.ready())
+            .await
+            .expect("the edge attaches");
+    }
+
+    /// High risk: a person is asked, for so many seconds at most.
+    pub(crate) fn ask(&self, seconds: u32) -> JoinHandle<Answer> {
+        let (agent, key) = (self.agent.clone(), bearer("api-admin"));
+        let rest = format!("{key}Countersign-Approval-Wait: {seconds}\r\n");
+        tokio::spawn(async move { agent.send("api.test", "DELETE /things/1", &rest, "").await })
+    }
+
+    /// Low risk, with the key that `borrow` has leased already.
+    pub(crate) async fn lent(&self) -> Answer {
+        self.agent.send("api.test", "GET /things/1", &bearer("api"), "").await
+    }
+
+    /// Leases the key of [`World::lent`].
+    pub(crate) async fn borrow(&self) {
+        assert_eq!(self.lent().await.status, 200);
+        assert!(self.control.lease_asked().await.is_some());
+    }
+
+    /// Low risk, with a key that nobody has leased yet.
+    pub(crate) async fn unlent(&self) -> Answer {
+        let target = format!("GET /search?key={}", secret("query").fake);
+        self.agent.send("query.test", &target, "", "").await
+    }
+
+    /// Allowed, and without any key.
+    pub(crate) async fn keyless(&self) -> Answer {
+        self.agent.send("open.test", "GET /", "", "").await
+    }
+
+    /// A metric's value; none when it is not there.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let addr = self.edge.metrics_addr().expect("a metrics listener");
+        let mut stream = tokio::net::TcpStream::connect(addr).await.expect("it listens");
+        let asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(asked).await.expect("written");
+        let answer = crate::agent::read(&mut stream).await.expect("an answer");
+        let line = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().expect("a number"))
+    }
+
+    /// Returns once a metric has this value.
+    pub(crate) async fn until(&self, name: &str, value: f64) {
+        let there = async {
+            while self.metric(name).await != Some(value) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), there)
+            .await
+            .unwrap_or_else(|_| panic!("{name} never was {value}"));
+    }
+
+    /// Returns once the edge has noticed that it is without a session.
+    pub(crate) async fn detached(&self) {
+        self.until("countersign_edge_attached", 0.0).await;
     }
 }
 
@@ -203,6 +343,28 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &*self.0).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// An edge's certificate that lasts a day and ends so many hours from now, and its key.
+    pub(crate) fn edge(&self, hours: i64) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let request = CertificateParams::new(vec!["edge-1".to_owned()]).expect("a name");
+        let request = request.serialize_request(&key).expect("a request").pem().expect("PEM");
+        (self.sign_for(&request, hours), key.serialize_pem())
+    }
+
+    /// A certificate for what a PKCS #10 request asks for, for a day or more that ends so many hours from now.
+    pub(crate) fn sign_for(&self, csr_pem: &str, hours: i64) -> String {
+        let mut asked = CertificateSigningRequestParams::from_pem(csr_pem).expect("a request");
+        let hour = Duration::from_secs(60 * 60);
+        let until = match u32::try_from(hours) {
+            Ok(hours) => SystemTime::now() + hour * hours,
+            Err(_) => SystemTime::now() - hour * hours.unsigned_abs() as u32,
+        };
+        asked.params.not_before = (until - hour * 24).min(SystemTime::now()).into();
+        asked.params.not_after = until.into();
+        asked.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        asked.signed_by(&*self.0).expect("a certificate").pem()
     }
 
     /// A certificate for what a PKCS #10 request asks for.

@@ -1,0 +1,75 @@
+//! The credentials of the tests, and where each one's key goes.
+
+use countersign_proto::v1 as pb;
+
+/// A credential of the test: fake and real.
+pub(crate) struct Secret {
+    pub(crate) name: &'static str,
+    pub(crate) fake: &'static str,
+    pub(crate) real: &'static str,
+    pub(super) host: &'static str,
+    pub(super) leasable: bool,
+}
+
+pub(crate) const SECRETS: [Secret; 6] = [
+    Secret {
+        name: "api",
+        fake: "tk_fake_api_0123456789",
+        real: "tk_REAL_api_abcdefghij",
+        host: "api.test",
+        leasable: true,
+    },
+    Secret {
+        name: "api-admin",
+        fake: "tk_fake_admin_9876543210",
+        real: "tk_REAL_admin_klmnopqrst",
+        host: "api.test",
+        leasable: false,
+    },
+    Secret {
+        name: "single",
+        fake: "tk_fake_single_55555555",
+        real: "tk_REAL_single_zzzzzzzz",
+        host: "single.test",
+        leasable: false,
+    },
+    Secret {
+        name: "git",
+        fake: "ghp_fake0123456789abcd",
+        real: "ghp_REAL0123456789wxyz",
+        host: "git.test",
+        leasable: true,
+    },
+    Secret {
+        name: "query",
+        fake: "qk_fake_0123456789",
+        real: "qk_REAL+/0123456789",
+        host: "query.test",
+        leasable: true,
+    },
+    Secret {
+        name: "bot",
+        fake: "123456:FAKEabcdefgh",
+        real: "987654:REALzyxwvuts",
+        host: "bot.test",
+        leasable: true,
+    },
+];
+
+pub(crate) fn secret(name: &str) -> &'static Secret {
+    SECRETS.iter().find(|secret| secret.name == name).expect("a credential of the test")
+}
+
+pub(super) fn slot(name: &str) -> pb::CredentialSlot {
+    use pb::credential_slot::Slot;
+    let slot = match name {
+        "git" => Slot::Basic(pb::BasicSlot { template: String::new() }),
+        "query" => Slot::Query(pb::QuerySlot { name: "key".into() }),
+        "bot" => Slot::Path(pb::PathSlot { template: "bot{key}".into() }),
+        _ => Slot::Header(pb::HeaderSlot {
+            name: "authorization".into(),
+            template: "Bearer {key}".into(),
+        }),
+    };
+    pb::CredentialSlot { slot: Some(slot) }
+}
