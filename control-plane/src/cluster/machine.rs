@@ -1,5 +1,6 @@
 //! The replicated state as openraft sees it: entries are opened, applied, told; snapshots are taken and restored.
 
+use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -31,13 +32,9 @@ pub struct Machine {
     view: View,
     barrier: Arc<dyn Barrier>,
     snapshots: Snapshots,
-    current: Current,
     anchor: Anchor,
     fail: FailStop,
 }
-
-/// The newest finished snapshot, without holding on to its state.
-type Current = Arc<Mutex<Option<SnapshotMeta<u64, BasicNode>>>>;
 
 /// The state as applied here, and what has just been applied.
 #[derive(Clone)]
@@ -75,7 +72,6 @@ impl Machine {
             Snapshots::open(&directory.snapshots(), barrier.clone(), fsync, fail.clone())?;
         let newest = snapshots.newest()?;
         let anchor = Arc::new(Mutex::new(newest.as_ref().map(|s| s.tip)));
-        let current = Arc::new(Mutex::new(newest.as_ref().map(meta)));
         let held = newest.map_or_else(Held::default, Held::of).timed(clock.as_ref());
         let view = View {
             applied: watch::Sender::new(held.tip.map_or(0, |tip| tip.id.index)),
@@ -83,7 +79,7 @@ impl Machine {
             events: broadcast::Sender::new(EVENTS),
             clock,
         };
-        Ok(Self { view, barrier, snapshots, current, anchor, fail })
+        Ok(Self { view, barrier, snapshots, anchor, fail })
     }
 
     pub fn view(&self) -> View {
@@ -186,6 +182,13 @@ impl View {
         f(&self.held().state)
     }
 
+    /// The state as it is, and stays while others go on changing it. None before anything was applied.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        let held = self.held();
+        let (members, state) = (held.members.clone(), held.state.clone());
+        held.tip.map(|tip| Snapshot { tip, members, state })
+    }
+
     /// Last applied entry, with the chain over the whole log up to it.
     pub fn tip(&self) -> Option<Tip> {
         self.held().tip
@@ -256,13 +259,8 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let held = self.view.held();
-        let snapshot = held.tip.map(|tip| Snapshot {
-            tip,
-            members: held.members.clone(),
-            state: held.state.clone(),
-        });
-        Builder { snapshot, snapshots: self.snapshots.clone(), current: self.current.clone() }
+        let snapshot = self.view.snapshot();
+        Builder { snapshot, snapshots: self.snapshots.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
@@ -286,7 +284,7 @@ impl RaftStateMachine<Types> for Machine {
             file.rewind()?;
             file.read_to_end(&mut encoded)?;
             let snapshot = snapshots.decode(&encoded).map_err(io::Error::other)?;
-            if self::meta(&snapshot) != announced {
+            if snapshot.meta() != announced {
                 return Err(io::Error::other(
                     "what was received is not the snapshot that was announced",
                 ));
@@ -298,7 +296,6 @@ impl RaftStateMachine<Types> for Machine {
             StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e))
         })?;
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.tip);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
         let (id, at) = (snapshot.tip.id, snapshot.state.log_time());
         let held = Held::of(snapshot).timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
@@ -308,13 +305,11 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot<Types>>, StorageError> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(meta) = current else { return Ok(None) };
-        let file = self.snapshots.file(&meta.snapshot_id);
-        let file = file.map_err(|e| {
-            StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&e))
-        })?;
-        Ok(Some(RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) }))
+        let snapshots = self.snapshots.clone();
+        let current = on_disk(move || snapshots.current()).await;
+        let current =
+            current.map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
+        Ok(current.map(|(meta, file)| sendable(meta, file)))
     }
 }
 
@@ -322,7 +317,6 @@ impl RaftStateMachine<Types> for Machine {
 pub struct Builder {
     snapshot: Option<Snapshot>,
     snapshots: Snapshots,
-    current: Current,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -331,21 +325,19 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let Some(snapshot) = self.snapshot.clone() else {
             // Of nothing, and kept nowhere.
             let empty = self.snapshots.receive().map_err(failed)?;
-            let snapshot = Box::new(tokio::fs::File::from_std(empty));
-            return Ok(RaftSnapshot { meta: SnapshotMeta::default(), snapshot });
+            return Ok(sendable(SnapshotMeta::default(), empty));
         };
         let snapshots = self.snapshots.clone();
-        let (meta, file) = on_disk(move || {
-            snapshots.save(&snapshot, &snapshots.encode(&snapshot)?)?;
-            let meta = meta(&snapshot);
-            let file = snapshots.file(&meta.snapshot_id)?;
-            Ok((meta, file))
-        })
-        .await
-        .map_err(failed)?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
-        Ok(RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) })
+        let built = on_disk(move || {
+            let file = snapshots.save(&snapshot, &snapshots.encode(&snapshot)?)?;
+            Ok(sendable(snapshot.meta(), file))
+        });
+        Ok(built.await.map_err(failed)?)
     }
+}
+
+fn sendable(meta: SnapshotMeta<u64, BasicNode>, file: File) -> RaftSnapshot<Types> {
+    RaftSnapshot { meta, snapshot: Box::new(tokio::fs::File::from_std(file)) }
 }
 
 /// Whether the log may hold this entry: it can be opened, or says that an entry before it brings the key.
@@ -368,11 +360,6 @@ fn checkpoints(batch: &Batch) -> impl Iterator<Item = (u64, &[u8; 32])> {
         }
         _ => None,
     })
-}
-
-pub(super) fn meta(snapshot: &Snapshot) -> SnapshotMeta<u64, BasicNode> {
-    let last_membership = snapshot.members.clone();
-    SnapshotMeta { last_log_id: Some(snapshot.tip.id), last_membership, snapshot_id: snapshot.id() }
 }
 
 pub(super) async fn on_disk<T: Send + 'static>(

@@ -3,6 +3,7 @@
 //! It alone knows openraft and sled. It knows the state only as something to apply batches to and to snapshot, and
 //! its commands only as bytes behind the [`Barrier`]; other nodes it knows by their ids, through a [`Transport`].
 
+mod backup;
 mod barrier;
 mod checkpoint;
 mod clock;
@@ -42,6 +43,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
+pub use backup::{AboutBackup, RestoreError, about_backup, restore};
 pub use barrier::{Barrier, NotAdopted, Purpose, Tampered};
 pub use clock::{Clock, SystemClock};
 pub use consensus::{Applied, Chain, Entry, LogId, Sealed, StorageError, Types, Vote};
@@ -489,8 +491,13 @@ impl Cluster {
             tracing::error!(error = %e, "raft did not end in order");
         }
         let log = self.inner.log.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Closing syncs, and waits for the thread that does.
-        if let Err(e) = tokio::task::spawn_blocking(move || drop(log)).await {
+        let snapshots = self.inner.receiving.snapshots();
+        // Closing syncs, and waits for the thread that does, and for a snapshot that is being written.
+        let close = move || {
+            snapshots.close();
+            drop(log);
+        };
+        if let Err(e) = tokio::task::spawn_blocking(close).await {
             tracing::error!(error = %e, "the log was not closed in order");
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tonic::Status;
 
 use super::consensus::Types;
-use super::machine::{self, on_disk};
+use super::machine::on_disk;
 use super::snapshot::Snapshots;
 use super::wire;
 
@@ -36,6 +36,10 @@ struct Partial {
 impl Receiving {
     pub(super) fn new(snapshots: Snapshots) -> Self {
         Self { snapshots, partial: Mutex::new(None) }
+    }
+
+    pub(super) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
     }
 
     /// How much of this snapshot has arrived from that node.
@@ -116,7 +120,7 @@ impl Receiving {
                 return Ok(Err("its hash is another".to_owned()));
             }
             let decoded = snapshots.decode(&encoded).and_then(|snapshot| {
-                let same = machine::meta(&snapshot) == announced;
+                let same = snapshot.meta() == announced;
                 same.then_some(()).ok_or_else(|| "it is not the one that was announced".into())
             });
             Ok(decoded.map(|()| file))

@@ -7,7 +7,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::{BasicNode, SnapshotMeta};
 
 use super::barrier::{Barrier, Purpose};
 use super::consensus::{Chain, Input, Malformed, Members, put_log_id, put_members};
@@ -28,7 +30,12 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn id(&self) -> String {
+    pub(super) fn meta(&self) -> Meta {
+        let last_membership = self.members.clone();
+        SnapshotMeta { last_log_id: Some(self.tip.id), last_membership, snapshot_id: self.id() }
+    }
+
+    fn id(&self) -> String {
         format!("{:020}-{:020}", self.tip.id.index, self.tip.id.leader_id.term)
     }
 }
@@ -40,7 +47,17 @@ pub(super) struct Snapshots {
     barrier: Arc<dyn Barrier>,
     fsync: Arc<dyn Fsync>,
     fail: FailStop,
+    kept: Arc<Mutex<Kept>>,
 }
+
+/// Held while a file is written, and while the newest one is opened: so it is there.
+#[derive(Default)]
+struct Kept {
+    newest: Option<Meta>,
+    closed: bool,
+}
+
+pub(super) type Meta = SnapshotMeta<u64, BasicNode>;
 
 impl Snapshots {
     /// Creates the folder if need be and clears away what was never finished.
@@ -57,7 +74,7 @@ impl Snapshots {
                 fs::remove_file(&file).map_err(failed)?;
             }
         }
-        Ok(Self { folder: folder.into(), barrier, fsync, fail })
+        Ok(Self { folder: folder.into(), barrier, fsync, fail, kept: Arc::default() })
     }
 
     /// The newest snapshot, if there is any.
@@ -74,21 +91,43 @@ impl Snapshots {
                 what: format!("it holds snapshot {}", snapshot.id()),
             });
         }
+        self.kept().newest = Some(snapshot.meta());
         Ok(Some(snapshot))
     }
 
-    /// Writes a snapshot and removes older ones; durable when this returns.
-    pub(super) fn save(&self, snapshot: &Snapshot, encoded: &[u8]) -> io::Result<()> {
+    /// Writes a snapshot and removes all but the newest; durable when this returns. The file is for reading.
+    pub(super) fn save(&self, snapshot: &Snapshot, encoded: &[u8]) -> io::Result<File> {
+        let mut kept = self.kept();
+        if kept.closed {
+            return Err(io::Error::other("this node is stopping"));
+        }
         self.fail.check().map_err(io::Error::other)?;
         let path = self.path(&snapshot.id());
         let written = self.write(&path, encoded);
         written.map_err(|e| {
             io::Error::other(self.fail.trip(format!("writing {} failed: {e}", path.display())))
         })?;
-        for older in self.finished()?.into_iter().filter(|other| *other < path) {
+        let file = File::open(&path)?;
+        let meta = snapshot.meta();
+        // One that was begun earlier may be done later.
+        let newest = kept.newest.take().filter(|newest| newest.last_log_id > meta.last_log_id);
+        let newest = self.path(&kept.newest.insert(newest.unwrap_or(meta)).snapshot_id);
+        for older in self.finished()?.into_iter().filter(|other| *other < newest) {
             fs::remove_file(older)?;
         }
-        Ok(())
+        Ok(file)
+    }
+
+    /// The newest snapshot that was read or saved, to send.
+    pub(super) fn current(&self) -> io::Result<Option<(Meta, File)>> {
+        let kept = self.kept();
+        let Some(meta) = &kept.newest else { return Ok(None) };
+        Ok(Some((meta.clone(), File::open(self.path(&meta.snapshot_id))?)))
+    }
+
+    /// Waits for what is being saved; nothing is saved any more.
+    pub(super) fn close(&self) {
+        self.kept().closed = true;
     }
 
     pub(super) fn encode(&self, snapshot: &Snapshot) -> Result<Vec<u8>, io::Error> {
@@ -116,11 +155,6 @@ impl Snapshots {
         Ok(Snapshot { tip, members, state: Arc::new(state) })
     }
 
-    /// A finished snapshot's file, to read from.
-    pub(super) fn file(&self, id: &str) -> io::Result<File> {
-        File::open(self.path(id))
-    }
-
     /// A file to receive a snapshot in; it has no name, so nothing is left of it if it is not installed.
     pub(super) fn receive(&self) -> io::Result<File> {
         let path = self.folder.join(format!("{:016x}.new", rand::random::<u64>()));
@@ -128,6 +162,10 @@ impl Snapshots {
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         fs::remove_file(&path)?;
         Ok(file)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, path: &Path, encoded: &[u8]) -> io::Result<()> {

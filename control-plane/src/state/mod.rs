@@ -11,6 +11,7 @@ mod lease;
 mod name;
 mod open;
 mod release;
+mod restore;
 mod tick;
 mod vote;
 
@@ -47,6 +48,7 @@ pub use event::{Event, Outcome, Refused};
 pub use held::HeldRequest;
 pub use node::{Addresses, Invitation, Node};
 pub use policy::PolicyVersion;
+pub use restore::Newcomer;
 pub use trust::{KeySignature, SignedBytes};
 
 use answered::Answered;

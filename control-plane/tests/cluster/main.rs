@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // what is not a test here is a part of one
 
+mod backups;
 mod child;
 mod crash;
 mod damage;
@@ -13,6 +14,7 @@ mod node;
 mod power_cut;
 mod replica;
 mod sealed;
+mod storm;
 mod suite;
 mod support;
 mod tick;

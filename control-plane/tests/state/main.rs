@@ -8,5 +8,6 @@ mod nodes;
 mod objects;
 mod properties;
 mod releases;
+mod restores;
 mod trust;
 mod world;

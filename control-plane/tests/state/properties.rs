@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::checkpoints::checkpointed;
 use crate::nodes::add_key;
+use crate::restores::{NEW, newcomer};
 use crate::world::{
     MINUTE, PRINCIPALS, START, World, add_principal, beginning, command_id, create_agent,
     credential, encoded, node, open, requirement, sealed, shown, signed_trust, trust, vote,
@@ -455,6 +456,40 @@ proptest! {
 
         prop_assert_eq!(outcomes, both);
         prop_assert!(encoded(&restored) == encoded(&whole), "the states differ");
+    }
+
+    #[test]
+    fn i_2_whatever_was_asked_nothing_of_it_is_released_after_a_restore(steps in steps()) {
+        let log = log(&steps);
+        let mut state = State::default();
+        apply(&mut state, &log, 0);
+        let held: Vec<_> = (1u8..4).map(|n| [n; 16]).filter(|id| state.held(id).is_some()).collect();
+        let position = Position { term: 1 << 20, index: 1 << 40 };
+        state.restore_for(NEW, &newcomer(), position).expect("is restored");
+        prop_assert_eq!(state.audit().verify(), Ok(()));
+        for approval in state.approvals() {
+            prop_assert!(approval.state.is_terminal() && approval.state != ApprovalState::Released);
+        }
+        prop_assert_eq!(state.nodes().filter(|node| !node.removed).count(), 1);
+
+        // Everything again, by those who asked before; and claims of all that was held.
+        let claims = held.iter().flat_map(|id| (1..4).map(|version| Command::Claim {
+            request_id: *id,
+            decision_id: [9; 16],
+            policy_version: version,
+        }));
+        let claims = claims.enumerate().map(|(n, command)| Batch {
+            at: state.log_time(),
+            proposals: vec![Proposal { id: command_id(1_000 + n as u64), actor: Actor::System, command }],
+        });
+        let again: Vec<_> = claims.chain(log.iter().filter(|batch| {
+            matches!(batch.proposals[0].command, Command::Claim { .. })
+        }).cloned()).collect();
+        for outcome in apply(&mut state, &again, 0) {
+            prop_assert!(outcome.is_err(), "{:?}", outcome);
+        }
+        let restored: State = ciborium::from_reader(encoded(&state).as_slice()).expect("decodes");
+        prop_assert!(encoded(&restored) == encoded(&state));
     }
 
     #[test]
