@@ -12,6 +12,7 @@ mod nodes;
 mod opening;
 mod renewal;
 mod session;
+mod unanswered;
 mod verified;
 mod wire;
 

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::unanswered::{Asked, Unanswered};
 use super::{Alarm, Answer, Control, Kept, Out, RequestId, lock, wire};
 
 /// A control plane that takes nothing in for this long has lost us.
@@ -82,9 +83,13 @@ impl Session {
         let (taken_in, acknowledged) =
             (Arc::clone(&writer.taken_in), Arc::clone(&writer.acknowledged));
         let mut unacknowledged = Unacknowledged { control, messages: VecDeque::new() };
+        let unanswered = Unanswered::new();
         tokio::select! {
-            ended = write(control, &mut writer, &mut unacknowledged.messages) => ended,
-            ended = read(control, &mut incoming, &names, &taken_in, &acknowledged) => ended,
+            ended = write(control, &mut writer, &mut unacknowledged.messages, &unanswered) => ended,
+            ended = read(control, &mut incoming, &names, &unanswered, &taken_in, &acknowledged) => ended,
+            () = unanswered.too_long() => {
+                Err(Fault::Unusable("it answers nothing that is announced to it".into()).into())
+            }
         }
     }
 }
@@ -200,6 +205,7 @@ async fn write(
     control: &Control,
     writer: &mut Writer,
     unacknowledged: &mut VecDeque<(u64, Kept)>,
+    unanswered: &Unanswered,
 ) -> anyhow::Result<Infallible> {
     use pb::attach_request::Message;
     loop {
@@ -219,14 +225,20 @@ async fn write(
                     Kept::Cancelled(cancelled) => Message::HeldCancelled(cancelled),
                     Kept::Receipt(receipt) => Message::ExecutionReceipt(receipt),
                 };
+                if let Message::HeldCancelled(cancelled) = &message {
+                    let request_id = wire::id(&cancelled.request_id)?;
+                    unanswered.cancelled(&Asked::Open(request_id));
+                }
                 // Kept before it is written: a session that ends in the middle of it sends it again.
                 unacknowledged.push_back((writer.sequence + 1, kept));
                 writer.write(message).await?;
             }
             Out::Lease { credential_id, agent_id } => {
+                let asked = Asked::Lease { credential_id: credential_id.clone() };
                 writer
                     .write(Message::LeaseRequest(pb::LeaseRequest { credential_id, agent_id }))
                     .await?;
+                unanswered.asked(asked);
             }
             Out::Open(request_id) => {
                 let entry = lock(&control.held)
@@ -237,6 +249,7 @@ async fn write(
                 for piece in wire::open_body(request_id, &body) {
                     writer.write(Message::OpenBody(piece)).await?;
                 }
+                unanswered.asked(Asked::Open(request_id));
             }
             Out::Pong => {
                 writer
@@ -251,11 +264,12 @@ async fn read(
     control: &Arc<Control>,
     incoming: &mut Streaming<pb::AttachResponse>,
     names: &Names,
+    unanswered: &Unanswered,
     taken_in: &AtomicU64,
     acknowledged: &AtomicU64,
 ) -> anyhow::Result<Infallible> {
     /// So many messages without a word of ours, and we say which we have taken in.
-    const UNANSWERED: u64 = 64;
+    const WITHOUT_A_WORD: u64 = 64;
     let mut confirmed = false;
     loop {
         let said = timeout(SILENCE, incoming.message()).await;
@@ -264,13 +278,13 @@ async fn read(
         acknowledged.fetch_max(response.acknowledged, Ordering::Relaxed);
         let bundle = matches!(response.message, Some(pb::attach_response::Message::Bundle(_)));
         if let Some(message) = response.message {
-            take_in(control, message, names)?;
+            take_in(control, message, names, unanswered)?;
         }
         confirmed |= bundle;
         control.freshness.heard(confirmed);
         let before = taken_in.fetch_max(response.sequence, Ordering::Relaxed);
         // Whoever changed what we decide with is answered once we say that it is in force.
-        if bundle || before / UNANSWERED != response.sequence / UNANSWERED {
+        if bundle || before / WITHOUT_A_WORD != response.sequence / WITHOUT_A_WORD {
             control.push(Out::Pong);
         }
     }
@@ -282,6 +296,7 @@ fn take_in(
     control: &Arc<Control>,
     message: pb::attach_response::Message,
     names: &Names,
+    unanswered: &Unanswered,
 ) -> anyhow::Result<()> {
     use pb::attach_response::Message;
     let answer = match message {
@@ -296,10 +311,16 @@ fn take_in(
         Message::Reopen(reopen) => wire::id(&reopen.request_id).map(|id| (id, Answer::Reopen)),
         Message::Settled(settled) => wire::settled(settled),
         Message::Lease(lease) => {
+            if let Some(sealed) = &lease.sealed {
+                let credential_id = sealed.credential_id.clone();
+                unanswered.answered(&Asked::Lease { credential_id });
+            }
             control.take_lease(lease, &names.cluster, &names.edge);
             return Ok(());
         }
         Message::LeaseRefused(refused) => {
+            let credential_id = refused.credential_id.clone();
+            unanswered.answered(&Asked::Lease { credential_id });
             let now_ms = control.clock.boottime_ms();
             control.leases.refuse(&refused.credential_id, refused.detail, now_ms);
             return Ok(());
@@ -324,7 +345,10 @@ fn take_in(
         }
     };
     match answer {
-        Ok((request_id, answer)) => deliver(control, request_id, answer),
+        Ok((request_id, answer)) => {
+            unanswered.answered(&Asked::Open(request_id));
+            deliver(control, request_id, answer)
+        }
         Err(why) => {
             tracing::error!(why = format!("{why:#}"), "a message that cannot be read");
             Ok(())

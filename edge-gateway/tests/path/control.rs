@@ -79,6 +79,7 @@ struct Inner {
     named: Mutex<Vec<String>>,
     renewal: Mutex<Option<Renewal>>,
     grant_leases: Mutex<bool>,
+    ignore_leases: Mutex<bool>,
     lease_ttl_ms: Mutex<u64>,
     opens: Ears<Open>,
     receipts: Ears<pb::ExecutionReceipt>,
@@ -154,6 +155,10 @@ impl Control {
 
     pub(crate) fn grant_leases(&self, grant: bool) {
         *self.inner.grant_leases.lock().expect("no panic") = grant;
+    }
+
+    pub(crate) fn ignore_leases(&self, ignore: bool) {
+        *self.inner.ignore_leases.lock().expect("no panic") = ignore;
     }
 
     pub(crate) fn lend_for(&self, ttl_ms: u64) {

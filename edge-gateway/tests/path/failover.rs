@@ -72,6 +72,55 @@ async fn a_node_that_falls_silent_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn a_node_that_takes_everything_in_and_answers_nothing_is_left_for_another() {
+    let world = Setup::cluster(2, 1).start().await;
+    world.control.hello().await;
+    // Cut off from its peers, it can open nothing.
+    let cut_off = world.control.attached_to();
+    let waiting = world.ask(30);
+    let open = world.control.open().await;
+    let hello = world.control.hello().await;
+    assert_ne!(world.control.attached_to(), cut_off);
+    assert_eq!(hello.held_request_ids, std::slice::from_ref(&open.head.request_id));
+    let again = world.control.open().await;
+    world.control.release(&again).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+    assert_eq!(world.origin.got().len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_lends_nothing_and_refuses_nothing_is_left_for_another() {
+    let world = Setup::cluster(2, 1).start().await;
+    world.control.hello().await;
+    let cut_off = world.control.attached_to();
+    world.control.ignore_leases(true);
+    let asked = world.unlent();
+    let moved = async {
+        world.control.hello().await;
+        world.control.ignore_leases(false);
+    };
+    assert_eq!(no(&tokio::join!(asked, moved).0), (503, "control_plane_unavailable".into()));
+    assert_ne!(world.control.attached_to(), cut_off);
+    assert_eq!(world.unlent().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_node_that_has_opened_a_request_may_think_about_it() {
+    let world = Setup::cluster(2, 1).start().await;
+    world.control.hello().await;
+    let waiting = world.ask(30);
+    let open = world.control.open().await;
+    world.control.opened_as(&open, &[1; 16]).await;
+    // One that nobody was told of is cancelled, and needs no answer either.
+    assert_eq!(world.ask(1).await.expect("no panic").status, 503);
+    let longer_than_patience = Duration::from_secs(8);
+    let moved = tokio::time::timeout(longer_than_patience, world.control.hello()).await;
+    assert!(moved.is_err(), "the session goes on");
+    world.control.release(&open).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+}
+
+#[tokio::test]
 async fn nodes_that_one_of_them_names_are_used_and_configured_ones_are_not_forgotten() {
     let setup = Setup { configured: 1, ..Setup::cluster(3, 2) };
     let prepare = |control: &crate::control::Control| {

@@ -74,6 +74,7 @@ impl Control {
             named: Mutex::default(),
             renewal: Mutex::default(),
             grant_leases: Mutex::new(true),
+            ignore_leases: Mutex::default(),
             lease_ttl_ms: Mutex::new(900_000),
             opens: Ears::new(),
             receipts: Ears::new(),
