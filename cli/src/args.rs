@@ -301,9 +301,14 @@ pub(crate) enum Audit {
     /// List the records, oldest first
     List(Show),
     /// Check that nothing in the log was changed, removed or reordered
+    ///
+    /// An exported file is verified only against what does not come from it: the cluster's public root key, and a
+    /// checkpoint that was kept elsewhere.
     Verify {
         /// An exported file to check here, without a control plane
         file: Option<PathBuf>,
+        #[command(flatten)]
+        against: Against,
         #[command(flatten)]
         show: Show,
     },
@@ -315,6 +320,20 @@ pub(crate) enum Audit {
     },
     /// Print the newest checkpoint that enough nodes signed: keep it elsewhere
     Checkpoint,
+}
+
+/// What a file is held against.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Against {
+    /// The cluster's public root key, 64 hexadecimal digits: `cluster trust` shows it
+    #[arg(long, value_name = "HEX", requires = "file", conflicts_with = "root_key_file")]
+    pub(crate) root_key: Option<String>,
+    /// Read the public root key from this file
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub(crate) root_key_file: Option<PathBuf>,
+    /// A checkpoint that was kept: the file has to go on from it
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

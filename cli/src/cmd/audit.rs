@@ -8,7 +8,7 @@ use countersign_proto::v1;
 
 pub(crate) use export::exported;
 pub(crate) use line::{Entry, Line};
-pub(crate) use verify::{Verdict, verified};
+pub(crate) use verify::{Verdict, chained};
 
 use super::every_page;
 use crate::args::{Audit, Output, Show};
@@ -21,12 +21,14 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Audit::Checkpoint => export::checkpoint(&context()?).await,
         Audit::Export { to } => export::export(&context()?, to.as_deref()).await,
         Audit::List(show) => list(&context()?, &show).await,
-        Audit::Verify { file: None, show } => {
+        Audit::Verify { file: None, show, .. } => {
             let mut admin = client::connect(&context()?).await?;
             let answer = admin.verify_audit(v1::VerifyAuditRequest {}).await?.into_inner();
             verify::tell(&answer.into(), &show)
         }
-        Audit::Verify { file: Some(file), show } => verify::tell(&verify::verify(&file)?, &show),
+        Audit::Verify { file: Some(file), against, show } => {
+            verify::tell(&verify::verify(&file, &against)?, &show)
+        }
     }
 }
 

@@ -21,7 +21,7 @@ impl Trail {
     /// Exports the log and verifies it here.
     pub(super) async fn read(admin: &mut Admin) -> anyhow::Result<Self> {
         let lines = audit::exported(admin).await?;
-        let verdict = audit::verified(&lines)
+        let verdict = audit::chained(&lines)
             .map_err(|position| anyhow!("record {position} of the audit log is not one"))?;
         ensure!(verdict.ok, "the audit log does not verify");
         let entries = lines.into_iter().filter_map(|line| match line {

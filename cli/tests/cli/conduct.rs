@@ -66,6 +66,8 @@ fn what_means_nothing_exits_2() {
         &["seal", "rekey", "--verify"],
         &["seal", "unseal", "--share", "cs-share-1-secret"],
         &["seal", "unseal", "--share-file", "a", "--passphrase-file", "b"],
+        &["audit", "verify", "--checkpoint", "kept"],
+        &["audit", "verify", "--root-key", "5a"],
         &["dev", "--connect-to", "nonsense"],
         &["dev", "--allow-private", "10.0.0.0/64"],
         &["dev", "--edge-listen", "7080"],

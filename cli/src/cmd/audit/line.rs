@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_control_plane::state::audit::Record;
+use countersign_control_plane::state::audit::{self, CHECKPOINT_TYPE, Record, SignedCheckpoint};
+use countersign_control_plane::state::{KeySignature, SignedBytes};
 use countersign_proto::v1;
 use countersign_proto::v1::export_audit_response::Item;
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,32 @@ impl Line {
             return serde_json::from_value(value).ok().map(Self::Record);
         }
         serde_json::from_value(value).ok()
+    }
+}
+
+impl Checkpoint {
+    /// As nodes signed it; None when it says another thing than what is signed.
+    pub(super) fn signed(&self) -> Option<SignedCheckpoint> {
+        let SignedBytes { payload, signatures } = self.envelope.signed(CHECKPOINT_TYPE)?;
+        let checkpoint = audit::Checkpoint::decode(&payload)?;
+        let same = checkpoint.index == self.index && hex::encode(checkpoint.head) == self.head;
+        same.then_some(SignedCheckpoint { checkpoint, epoch: self.epoch, signatures })
+    }
+}
+
+impl Envelope {
+    /// None when it is of another type, or not base64.
+    pub(super) fn signed(&self, payload_type: &str) -> Option<SignedBytes> {
+        let signature = |signature: &Signature| {
+            Some(KeySignature {
+                key_id: STANDARD.decode(&signature.key_id).ok()?,
+                signature: STANDARD.decode(&signature.signature).ok()?,
+            })
+        };
+        (self.payload_type == payload_type).then_some(SignedBytes {
+            payload: STANDARD.decode(&self.payload).ok()?,
+            signatures: self.signatures.iter().map(signature).collect::<Option<_>>()?,
+        })
     }
 }
 
