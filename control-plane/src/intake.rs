@@ -10,15 +10,13 @@
 //! request's own bytes. Nothing is announced or signed before it is committed: what signs takes `&Committed<Event>`.
 
 mod announced;
-mod bundle;
+mod fence;
 mod identity;
 mod lease;
 mod open;
-mod policies;
 mod release;
 mod session;
 mod shown;
-mod slot;
 mod spool;
 mod waiting;
 
@@ -35,9 +33,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::{Cluster, Committed};
 use crate::sign::Signer;
-use crate::state::{Actor, Event};
+use crate::state::{Actor, Event, State};
 use crate::vault::Vault;
-use policies::Policies;
+use fence::Fences;
 use session::Session;
 
 /// Serves edges. Clones are the same intake.
@@ -55,8 +53,6 @@ pub struct IntakeSettings {
     pub max_waiting: usize,
     /// How long an approved request that nobody carried out can still be.
     pub unused: Duration,
-    /// `host` or `host:port` that no edge may dial: ourselves.
-    pub forbidden_destinations: Vec<String>,
 }
 
 impl Default for IntakeSettings {
@@ -65,7 +61,6 @@ impl Default for IntakeSettings {
             max_body_bytes: 8 * 1024 * 1024,
             max_waiting: 20_000,
             unused: Duration::from_secs(15 * 60),
-            forbidden_destinations: Vec::new(),
         }
     }
 }
@@ -85,11 +80,11 @@ struct Rooms {
     vault: Arc<Vault>,
     signer: Arc<Signer>,
     settings: IntakeSettings,
-    policies: Policies,
     attached: Mutex<HashMap<String, Attached>>,
     /// Changes when an edge takes a bundle in, or leaves.
     moved: watch::Sender<()>,
     closing: CancellationToken,
+    fences: Fences,
 }
 
 /// The one session that an edge has: a newer one ends it.
@@ -117,10 +112,10 @@ impl Intake {
             vault,
             signer,
             settings,
-            policies: Policies::default(),
             attached: Mutex::default(),
             moved: watch::Sender::new(()),
             closing: CancellationToken::new(),
+            fences: Fences::default(),
         };
         Self { rooms: Arc::new(rooms) }
     }
@@ -146,17 +141,19 @@ impl Intake {
         if !committed.changes_bundle() {
             return;
         }
-        let index = committed.position().index;
+        // What had no effect made no new bundle.
+        let newest = self.rooms.cluster.peek(State::bundle_revision);
+        let revision = committed.position().index.min(newest);
         let mut moved = self.rooms.moved.subscribe();
         let all_told = async {
-            while self.rooms.attached().values().any(|attached| attached.revision < index) {
+            while self.rooms.attached().values().any(|attached| attached.revision < revision) {
                 if moved.changed().await.is_err() {
                     return;
                 }
             }
         };
         if tokio::time::timeout(PATIENCE, all_told).await.is_err() {
-            tracing::warn!(index, "an attached edge has not taken the newest bundle in yet");
+            tracing::warn!(revision, "an attached edge has not taken the newest bundle in yet");
         }
     }
 
@@ -164,6 +161,7 @@ impl Intake {
     /// again later.
     pub fn close(&self) {
         self.rooms.closing.cancel();
+        self.rooms.signer.close();
     }
 }
 
@@ -173,9 +171,13 @@ impl GatewayService for Intake {
 
     async fn renew_certificate(
         &self,
-        _request: Request<v1::RenewCertificateRequest>,
+        request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
-        Err(Status::unimplemented("certificates are not renewed yet"))
+        let certificates = request.peer_certs();
+        let edge = identity::of_peer(certificates.as_deref(), self.rooms.signer.cluster_id())?;
+        identity::admit(&self.rooms, &edge).await?;
+        let certificate_pem = identity::renew(&self.rooms, &edge, &request.get_ref().csr_pem)?;
+        Ok(Response::new(v1::RenewCertificateResponse { certificate_pem }))
     }
 
     async fn attach(

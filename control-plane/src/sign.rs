@@ -1,39 +1,71 @@
 //! Signatures: what a committed claim becomes on its way to an edge, and whom edges trust.
 //!
-//! A decision is derived from the committed claim and the state, and from nothing else, so that the same claim gives
-//! the same decision again after a reconnect. Envelopes are DSSE: what is signed is what is shipped. Keys come out
-//! of the vault here and are overwritten when the signer is dropped.
+//! ```text
+//! state ─ decision | bundle | checkpoint ─▶ Draft ─ gather ─┬─ this node's Witness ─┬─▶ envelope of k signatures
+//!                                                           └─ ask ─▶ the others' ──┘
+//! ```
+//!
+//! Whatever is signed is derived from the state, and from nothing else: so each node can derive it for itself before it
+//! signs, and the same claim gives the same decision again after a reconnect. Envelopes are DSSE: what is signed is
+//! what is shipped. A node's keys are its own; they are overwritten when the witness is dropped.
+
+mod gather;
+mod witness;
+
+mod trust;
+
+mod bundle;
+mod bundles;
+mod checkpoints;
+mod decision;
 
 mod certificate;
 mod genesis;
 mod keys;
 
-use std::path::Path;
+mod policies;
+mod slot;
 
-use countersign_gate::{Approver, DECISION_TYPE, Decision, SealedRef, TRUST_TYPE, Word};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use countersign_gate::{DECISION_TYPE, SealedRef};
+use countersign_policy::Policy;
 use countersign_proto::v1;
+use countersign_proto::v1::co_sign_request::Subject;
 use ed25519_dalek::SigningKey;
-use prost::Message as _;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use certificate::{EDGE_CERTIFICATE_DAYS, EdgeCertificate, issue_edge_certificate};
+pub(crate) use bundle::leasable;
+pub use bundles::SignedBundle;
+pub use certificate::{
+    EDGE_CERTIFICATE_DAYS, EdgeCertificate, NODE_CERTIFICATE_DAYS, issue_edge_certificate,
+    issue_node_certificate, issue_server_certificate, node_dns_name,
+};
+pub use decision::NoDecision;
 pub use genesis::{Beginning, RootKey, genesis};
 pub use keys::SigningKeys;
+pub(crate) use slot::Place;
+pub use witness::{CoSigner, Witness};
 
-use crate::cluster::{Cluster, Committed};
-use crate::state::{Approval, Event, HeldRequest, KeySignature, SignedBytes, VoteWord};
-use crate::vault::{Binding, SealError, Vault};
+use crate::cluster::{Committed, ProposeError};
+use crate::state::{Actor, Event, KeySignature, SignedBytes};
+use crate::vault::{Binding, SealError};
+use gather::{Draft, gather};
 
 /// DSSE payload type of an edge bundle (a [`v1::EdgeState`]).
 pub const BUNDLE_TYPE: &str = "application/vnd.countersign.edge-bundle.v1";
 
-/// Signs for this node. It has no `Debug`.
+/// Gathers the signatures of a quorum, for this node's edges and for the audit log.
 pub struct Signer {
+    witness: Arc<Witness>,
     cluster_id: String,
     org_id: String,
-    keys: SigningKeys,
-    trust: v1::Envelope,
-    epoch: u64,
+    bundles: watch::Receiver<Option<Arc<SignedBundle>>>,
+    stop: CancellationToken,
+    _stop_when_dropped: DropGuard,
 }
 
 /// Why nothing was signed.
@@ -42,40 +74,50 @@ pub enum SignError {
     #[error("nothing was signed: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error(
-        "nothing was signed: the claim and the request that it is said to release do not belong together"
-    )]
-    Mismatch,
-    #[error(
         "nothing can be signed: the signing keys in {0} cannot be used ({1}); restore that file, or remove this node and add it anew"
     )]
     Keys(String, std::io::Error),
+    #[error("no decision was signed: {0}")]
+    NoDecision(#[from] NoDecision),
     #[error("nothing can be signed: this cluster has not begun yet")]
     NotBegun,
+    #[error("nothing was committed: {0}")]
+    Proposal(#[from] ProposeError),
+    #[error(
+        "nothing was signed: {signed} of the {needed} nodes that it takes did so ({why}); it is tried again"
+    )]
+    Quorum { signed: usize, needed: u32, why: String },
     #[error(
         "the certificate request was not signed: it is not PKCS #10 in PEM with a valid signature of its own key"
     )]
     Request,
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(
+        "no key was made: the cluster knows none of the signing keys that this node has; remove this node and add it anew"
+    )]
+    Stranger,
     #[error("nothing can be signed: the state cannot be read now; try again")]
     Unavailable,
 }
 
 impl Signer {
-    /// Takes this node's keys out of its own file, and the trust bundle from the state.
+    /// For a cluster that has begun. From here on, the newest bundle for edges is kept signed, and, while this node
+    /// leads, the audit log is signed now and then; until the signer is closed or dropped.
     ///
     /// # Errors
-    /// [`SignError::NotBegun`], [`SignError::Keys`], or what the vault says.
-    pub async fn open(cluster: &Cluster, dir: &Path, vault: &Vault) -> Result<Self, SignError> {
-        let read = cluster.read(|state| {
-            let genesis = state.genesis()?;
-            let (cluster_id, org_id) = (genesis.cluster_id.clone(), genesis.org_id.clone());
-            Some((cluster_id, org_id, state.trust_bundles().last().cloned()?, state.trust()?.epoch))
+    /// [`SignError::NotBegun`] or [`SignError::Unavailable`].
+    pub async fn open(witness: Arc<Witness>) -> Result<Self, SignError> {
+        let read = witness.cluster.read(|state| {
+            state.genesis().map(|genesis| (genesis.cluster_id.clone(), genesis.org_id.clone()))
         });
         let read = read.await.map_err(|_| SignError::Unavailable)?;
-        let (cluster_id, org_id, trust, epoch) = read.ok_or(SignError::NotBegun)?;
-        let keys = SigningKeys::open_or_make(dir, vault)?;
-        Ok(Self { cluster_id, org_id, keys, trust: to_envelope(TRUST_TYPE, trust), epoch })
+        let (cluster_id, org_id) = read.ok_or(SignError::NotBegun)?;
+        let stop = CancellationToken::new();
+        let bundles = bundles::keep_signed(Arc::clone(&witness), stop.clone());
+        checkpoints::keep_signed(Arc::clone(&witness), stop.clone());
+        let _stop_when_dropped = stop.clone().drop_guard();
+        Ok(Self { witness, cluster_id, org_id, bundles, stop, _stop_when_dropped })
     }
 
     pub fn cluster_id(&self) -> &str {
@@ -86,88 +128,85 @@ impl Signer {
         &self.org_id
     }
 
-    /// The signed release that a committed claim is. `held` and `approval` are the claim's, read after it was applied;
-    /// `sealed` are the keys that go with it, in the plan's order.
+    /// The signed release that a committed claim is; `sealed` are the keys that go with it, in the plan's order.
     ///
     /// # Errors
-    /// [`SignError::Mismatch`] for an event that is no claim, or another request's.
-    pub fn decision(
+    /// [`SignError::NoDecision`] for an event that is no claim, or one that nobody may act on any more;
+    /// [`SignError::Quorum`] when too few nodes signed within two seconds.
+    pub async fn decision(
         &self,
         claimed: &Committed<Event>,
-        held: &HeldRequest,
-        approval: Option<&Approval>,
         sealed: Vec<SealedRef>,
     ) -> Result<v1::Envelope, SignError> {
-        let decision = release(&self.cluster_id, self.epoch, claimed, held, approval, sealed)
-            .ok_or(SignError::Mismatch)?;
-        Ok(self.envelope(DECISION_TYPE, decision.encode()))
+        let Event::Claimed { request_id, claim, .. } = &**claimed else {
+            return Err(NoDecision::NotClaimed.into());
+        };
+        let draft = |in_force: &trust::InForce| {
+            let (epoch, now) = (in_force.trust.epoch, self.witness.cluster.log_time());
+            let derived = self
+                .witness
+                .cluster
+                .peek(|state| decision::of_claim(state, request_id, sealed.clone(), epoch, now))?;
+            if derived.decision_id != claim.decision_id {
+                return Err(NoDecision::Mismatch.into());
+            }
+            Ok(Draft {
+                index: claim.position.index,
+                payload_type: DECISION_TYPE,
+                payload: derived.encode(),
+                subject: Subject::RequestId(Bytes::copy_from_slice(request_id)),
+            })
+        };
+        Ok(gather(&self.witness, draft).await?.envelope)
     }
 
-    /// Whom edges trust, signed by the root key that they pinned.
-    pub fn trust_bundle(&self) -> v1::Envelope {
-        self.trust.clone()
+    /// What edges decide with, signed, of this revision ([`State::bundle_revision`](crate::state::State)) or a later
+    /// one. All sessions of this node share it.
+    ///
+    /// # Errors
+    /// [`SignError::Quorum`] when too few nodes signed it within two seconds.
+    pub async fn edge_bundle(&self, revision: u64) -> Result<Arc<SignedBundle>, SignError> {
+        bundles::wait_for(self.bundles.clone(), revision).await
     }
 
-    /// Everything that an edge decides with.
-    pub fn edge_bundle(&self, state: &v1::EdgeState) -> v1::Envelope {
-        self.envelope(BUNDLE_TYPE, state.encode_to_vec())
+    /// The newest signed bundle, and every one to come.
+    pub fn bundles(&self) -> watch::Receiver<Option<Arc<SignedBundle>>> {
+        self.bundles.clone()
     }
 
-    fn envelope(&self, payload_type: &str, payload: Vec<u8>) -> v1::Envelope {
-        let signatures = self.keys.iter().map(|key| signature(key, payload_type, &payload));
-        to_envelope(payload_type, SignedBytes { signatures: signatures.collect(), payload })
+    /// Has the audit log signed as far as it goes now, and commits that; gives the index of the last record that a
+    /// quorum signed. On an empty log it is 0.
+    ///
+    /// # Errors
+    /// [`SignError::Quorum`], or why the checkpoint was perhaps not committed.
+    pub async fn checkpoint_now(&self) -> Result<u64, SignError> {
+        checkpoints::checkpoint(&self.witness).await
     }
-}
 
-/// Claim and state to decision; `None` when they are not about the same request.
-fn release(
-    cluster_id: &str,
-    epoch: u64,
-    event: &Event,
-    held: &HeldRequest,
-    approval: Option<&Approval>,
-    sealed: Vec<SealedRef>,
-) -> Option<Decision> {
-    let Event::Claimed { request_id, approval: approval_id, claim } = event else { return None };
-    let same = held.request_id == *request_id
-        && held.claim.as_ref() == Some(claim)
-        && held.approval == *approval_id
-        && approval.map(|a| a.id) == *approval_id
-        && approval.is_none_or(|a| a.claim.as_ref() == Some(claim))
-        && held
-            .credentials
-            .iter()
-            .map(|(id, version)| (id, *version))
-            .eq(sealed.iter().map(|s| (&s.credential, s.version)));
-    if !same {
-        return None;
+    /// Whom edges trust, signed by the root key that they pinned, and its epoch. None before the cluster began.
+    pub fn trust_bundle(&self) -> Option<(u64, v1::Envelope)> {
+        let in_force = self.witness.in_force()?;
+        Some((in_force.trust.epoch, in_force.envelope.clone()))
     }
-    let approvers = approval.iter().flat_map(|approval| &approval.votes);
-    let approvers = approvers.filter(|vote| vote.word == VoteWord::Approve && !vote.withdrawn);
-    let approvers = approvers.map(|vote| Approver {
-        principal: vote.principal.clone(),
-        channel: vote.channel.clone(),
-        at_ms: vote.at,
-    });
-    Some(Decision {
-        cluster: cluster_id.to_owned(),
-        decision_id: claim.decision_id,
-        word: Word::Release,
-        approval_id: approval_id.map(|id| id.0),
-        request_id: *request_id,
-        request_digest: held.request_digest,
-        intent_digest: held.intent_digest,
-        edge: claim.edge.clone(),
-        incarnation: claim.incarnation,
-        term: claim.position.term,
-        index: claim.position.index,
-        policy_version: claim.policy_version,
-        approvers: approvers.collect(),
-        not_before_ms: claim.at,
-        expires_ms: claim.expires_at,
-        sealed,
-        epoch,
-    })
+
+    /// The policy in force, compiled once per version.
+    pub(crate) fn policy_in_force(&self) -> (u64, Arc<Policy>) {
+        self.witness.policy_in_force()
+    }
+
+    /// Makes this node another signing key and gives its public half, which counts once a trust bundle names it. The
+    /// former one is kept until no trust bundle does. A rotation that is under way is gone on with.
+    ///
+    /// # Errors
+    /// [`SignError::Keys`], or why the key was perhaps not committed: rotating again goes on from there.
+    pub async fn rotate(&self, actor: Actor) -> Result<[u8; 32], SignError> {
+        self.witness.rotate(actor).await
+    }
+
+    /// Signs no more by itself.
+    pub fn close(&self) {
+        self.stop.cancel();
+    }
 }
 
 fn to_envelope(payload_type: &str, signed: SignedBytes) -> v1::Envelope {
@@ -182,14 +221,11 @@ fn to_envelope(payload_type: &str, signed: SignedBytes) -> v1::Envelope {
 }
 
 fn signed_bytes(key: &SigningKey, payload_type: &str, payload: Vec<u8>) -> SignedBytes {
-    SignedBytes { signatures: vec![signature(key, payload_type, &payload)], payload }
-}
-
-fn signature(key: &SigningKey, payload_type: &str, payload: &[u8]) -> KeySignature {
-    KeySignature {
+    let signature = KeySignature {
         key_id: key_id(&key.verifying_key().to_bytes()).to_vec(),
-        signature: countersign_gate::sign(key, payload_type, payload).to_vec(),
-    }
+        signature: countersign_gate::sign(key, payload_type, &payload).to_vec(),
+    };
+    SignedBytes { signatures: vec![signature], payload }
 }
 
 /// First 8 bytes of SHA-256 of the SubjectPublicKeyInfo (RFC 8410 §4). A hint: nobody relies on it.

@@ -6,6 +6,7 @@ use tonic::transport::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::Rooms;
+use crate::sign::{self, SignError};
 use crate::state::State;
 
 /// An edge as its certificate names it.
@@ -69,4 +70,26 @@ pub(super) fn refusal(state: &State, peer: &PeerEdge) -> Option<&'static str> {
         }
         Some(_) => None,
     }
+}
+
+/// A new certificate for the edge's own key, and no other: held requests are bound to it, and whoever copied a
+/// certificate with its key gets no second key out of it. A new key takes a new enrolment.
+pub(super) fn renew(rooms: &Rooms, peer: &PeerEdge, csr_pem: &str) -> Result<String, Status> {
+    let genesis = rooms.cluster.peek(|state| state.genesis().cloned());
+    let genesis = genesis.ok_or_else(|| Status::unavailable("the cluster has not begun"))?;
+    let renewed = sign::issue_edge_certificate(&genesis, &rooms.vault, csr_pem, &peer.id);
+    let renewed = renewed.map_err(|why| match why {
+        SignError::Request => Status::invalid_argument(why.to_string()),
+        why => {
+            tracing::error!(edge = peer.id, %why, "an edge's certificate was not renewed");
+            Status::internal("the certificate was not renewed; the node's log says why")
+        }
+    })?;
+    if renewed.key_sha256 != peer.key_sha256 {
+        return Err(Status::failed_precondition(
+            "the certificate was not renewed: the request is for another key; enroll the edge again to give it one",
+        ));
+    }
+    tracing::info!(edge = peer.id, "an edge's certificate was renewed");
+    Ok(renewed.pem)
 }

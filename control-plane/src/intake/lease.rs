@@ -5,8 +5,9 @@ use countersign_gate::lease_context;
 use countersign_proto::v1;
 
 use super::release::{Recipient, seal, to_proto};
-use super::{Rooms, actor, bundle};
+use super::{Rooms, actor};
 use crate::cluster::ProposeError;
+use crate::sign::leasable;
 use crate::state::{Command, Credential, Event, State};
 
 /// A cut-off edge uses a key no longer than this.
@@ -18,7 +19,7 @@ pub(super) async fn lend(
     recipient: &Recipient,
     asked: &v1::LeaseRequest,
 ) -> Result<v1::Lease, String> {
-    let (_, policy) = rooms.policies.in_force(&rooms.cluster);
+    let (_, policy) = rooms.signer.policy_in_force();
     let found = rooms.cluster.peek(|state| permitted(state, &policy, asked))?;
     let edge = &recipient.caller.edge.id;
     let id: [u8; 16] = rand::random();
@@ -62,7 +63,7 @@ fn permitted(
     let credential = state.credential(&asked.credential_id).filter(|credential| credential.active);
     let credential = credential.ok_or("the credential is not known, or was revoked")?;
     let name = &credential.name;
-    if !bundle::leasable(credential, policy.credential_use(name)) {
+    if !leasable(credential, policy.credential_use(name)) {
         return Err(format!("the key \"{name}\" is not lent: it is released per request"));
     }
     if !policy.lends(&agent.name, name) {

@@ -8,10 +8,10 @@ use countersign_policy::{Body, Decision, Head, Policy, Subject, Then};
 use countersign_proto::v1;
 
 use super::announced::{Announced, Caller, Invalid, Said, request_id};
-use super::slot::Place;
 use super::waiting::RequestId;
-use super::{Rooms, actor, bundle, shown};
+use super::{Rooms, actor, shown};
 use crate::cluster::ProposeError;
+use crate::sign::{Place, leasable};
 use crate::state::{
     Actor, ApprovalId, Command, Credential, Event, Millis, Open, Refused, Requirement,
 };
@@ -76,7 +76,7 @@ pub(super) async fn open(
 /// Announcement and policy to the command that opens it.
 fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
     let Announced { request, circumstances, body_sha256, traceparent, said } = announced;
-    let (version, policy) = rooms.policies.in_force(&rooms.cluster);
+    let (version, policy) = rooms.signer.policy_in_force();
     if circumstances.policy_version < version {
         return Err(No::Reopen);
     }
@@ -197,7 +197,7 @@ fn verdict(
     };
     let verdict = match decision.then {
         Then::Allow => {
-            let leased = |c: &Credential| bundle::leasable(c, policy.credential_use(&c.name));
+            let leased = |c: &Credential| leasable(c, policy.credential_use(&c.name));
             let per_request = credential.is_some_and(|credential| !leased(credential));
             if !per_request {
                 return Err(No::Mismatch(

@@ -7,8 +7,10 @@ use super::announced::Caller;
 use super::waiting::RequestId;
 use super::{Rooms, actor};
 use crate::cluster::{Committed, ProposeError};
-use crate::sign::SignError;
-use crate::state::{Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome};
+use crate::sign::{NoDecision, SignError};
+use crate::state::{
+    Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome, State,
+};
 use crate::vault::{Binding, SealError, SealedToEdge, seal_to_edge};
 
 /// To which process keys are sealed.
@@ -28,7 +30,9 @@ pub(super) enum Releasing {
     Refused(Refused),
     /// It was claimed, and then could not be sealed: nothing was sent, nothing ever will be.
     Failed,
-    /// Whether it was claimed is not known. The edge learns it in its next session.
+    /// It was claimed, and too few nodes signed yet: it is released again in a moment.
+    Unsigned(Box<Committed<Event>>),
+    /// Whether it was claimed is not known: asking again tells.
     Unknown,
 }
 
@@ -49,7 +53,7 @@ pub(super) async fn release(
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };
             match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
-                Ok(claimed) => decide(rooms, recipient, &claimed).await,
+                Ok(claimed) => decide(rooms, recipient, claimed).await,
                 Err(ProposeError::Refused(Refused::PolicyChanged)) => Releasing::Reopen,
                 Err(ProposeError::Refused(refused)) => Releasing::Refused(refused),
                 Err(ProposeError::Unavailable(why)) => {
@@ -66,19 +70,38 @@ pub(super) async fn release(
 }
 
 /// Whether a key of the plan was rotated since.
-fn stale(state: &crate::state::State, held: &HeldRequest) -> bool {
+fn stale(state: &State, held: &HeldRequest) -> bool {
     held.claim.is_none()
         && held.credentials.iter().any(|(id, version)| {
             state.credential(id).is_some_and(|c| c.active && c.version != *version)
         })
 }
 
-async fn decide(rooms: &Rooms, recipient: &Recipient, claimed: &Committed<Event>) -> Releasing {
-    let Event::Claimed { request_id, claim, .. } = &**claimed else { return Releasing::Unknown };
-    match sealed_and_signed(rooms, recipient, claimed, claim) {
-        Ok(decision) => Releasing::Released(Box::new(decision)),
-        Err(why) => {
-            tracing::error!(request = hex::encode(request_id), %why, "a claimed request could not be released");
+/// Seals and has signed what was claimed: the first time, or again.
+pub(super) async fn decide(
+    rooms: &Rooms,
+    recipient: &Recipient,
+    claimed: Committed<Event>,
+) -> Releasing {
+    let Event::Claimed { request_id, claim, .. } = &*claimed else { return Releasing::Unknown };
+    let request = hex::encode(request_id);
+    let why = match sealed_and_signed(rooms, recipient, &claimed, claim).await {
+        Ok(decision) => return Releasing::Released(Box::new(decision)),
+        Err(why) => why,
+    };
+    match why {
+        SignError::Quorum { .. } | SignError::Unavailable => {
+            tracing::warn!(request, %why, "a claimed request was not signed yet");
+            Releasing::Unsigned(Box::new(claimed))
+        }
+        SignError::NoDecision(why)
+            if !matches!(why, NoDecision::Mismatch | NoDecision::OtherKeys) =>
+        {
+            tracing::warn!(request, %why, "a claimed request was not released");
+            Releasing::Refused(Refused::Expired(format!("nothing was released: {why}")))
+        }
+        why => {
+            tracing::error!(request, %why, "a claimed request could not be released");
             let report = Command::Report {
                 request_id: *request_id,
                 outcome: ReportedOutcome::NotSent,
@@ -86,31 +109,31 @@ async fn decide(rooms: &Rooms, recipient: &Recipient, claimed: &Committed<Event>
             };
             if let Err(why) = rooms.cluster.propose(actor(&recipient.caller.edge.id), report).await
             {
-                tracing::error!(request = hex::encode(request_id), %why, "and that was perhaps not reported");
+                tracing::error!(request, %why, "and that was perhaps not reported");
             }
             Releasing::Failed
         }
     }
 }
 
-fn sealed_and_signed(
+async fn sealed_and_signed(
     rooms: &Rooms,
     recipient: &Recipient,
     claimed: &Committed<Event>,
     claim: &Claim,
 ) -> Result<v1::Decision, SignError> {
-    let (held, credentials) = rooms.cluster.peek(|state| {
-        let held = state.held(&claim.request_id).cloned().ok_or(SignError::Mismatch)?;
-        let credential =
-            |(id, _): &(String, u64)| state.credential(id).cloned().ok_or(SignError::Mismatch);
-        let credentials: Vec<Credential> =
-            held.credentials.iter().map(credential).collect::<Result<_, _>>()?;
-        Ok::<_, SignError>((held, credentials))
-    })?;
+    let found = rooms.cluster.peek(|state| {
+        let held = state.held(&claim.request_id)?;
+        let credential = |(id, _): &(String, u64)| state.credential(id).cloned();
+        let credentials: Option<Vec<Credential>> =
+            held.credentials.iter().map(credential).collect();
+        Some((held.request_digest, credentials?))
+    });
+    let (request_digest, credentials) = found.ok_or(NoDecision::NotClaimed)?;
     let (mut sealed_refs, mut sealed_credentials) = (Vec::new(), Vec::new());
     for credential in &credentials {
         let Credential { id, version, .. } = credential;
-        let context = seal_context(&held.request_digest, &claim.decision_id, id, *version);
+        let context = seal_context(&request_digest, &claim.decision_id, id, *version);
         let sealed = seal(rooms, recipient, credential, &context)?;
         sealed_refs.push(SealedRef {
             credential: id.clone(),
@@ -119,10 +142,7 @@ fn sealed_and_signed(
         });
         sealed_credentials.push(to_proto(credential, sealed));
     }
-    let envelope = rooms.cluster.peek(|state| {
-        let approval = held.approval.and_then(|id| state.approval(id));
-        rooms.signer.decision(claimed, &held, approval, sealed_refs)
-    })?;
+    let envelope = rooms.signer.decision(claimed, sealed_refs).await?;
     Ok(v1::Decision {
         request_id: bytes::Bytes::copy_from_slice(&claim.request_id),
         envelope: Some(envelope),

@@ -17,9 +17,9 @@ use tonic::{Status, Streaming};
 use super::announced::Caller;
 use super::identity::PeerEdge;
 use super::release::Recipient;
-use super::{Attached, ConnectedEdge, Rooms, actor};
+use super::{Attached, ConnectedEdge, Rooms, actor, fence};
 use crate::cluster::ProposeError;
-use crate::state::Command;
+use crate::state::{Command, Position, State};
 use crate::vault::seal_to_edge;
 use outbox::Outbox;
 use v1::attach_request::Message as In;
@@ -71,39 +71,47 @@ impl Session {
         let Some(In::Hello(hello)) = first.message else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        let caller = self.introduce(&hello).await?;
+        let (caller, since) = self.introduce(&hello).await?;
         self.outbox.settle(sequence);
+        let revision = self.rooms.cluster.peek(State::bundle_revision);
+        let bundle = self.rooms.signer.edge_bundle(revision).await;
+        let bundle = bundle.map_err(|why| {
+            tracing::warn!(edge = self.edge.id, %why, "an edge was sent away: there is no signed bundle");
+            Status::unavailable("too few nodes sign what edges decide with: attach again")
+        })?;
         let Self { rooms, edge, outbox } = self;
         let ended = CancellationToken::new();
         let place = Place::take(&rooms, &caller, &hello, ended.clone());
         tracing::info!(edge = edge.id, version = hello.version, "an edge attached");
         let recipient = Recipient { caller, hpke_public_key: hello.hpke_public_key.clone() };
-        let session = attached::Session::new(place, recipient, &hello, outbox, events);
-        session.serve(incoming, &ended).await
+        let session = attached::Session::new(place, since, recipient, &hello, outbox, events);
+        session.serve(&bundle, incoming, &ended).await
     }
 
-    /// Commits that this process of the edge is the one that counts.
-    async fn introduce(&self, hello: &v1::EdgeHello) -> Result<Caller, Status> {
+    /// Commits that this process of the edge is the one that counts, and says where that was committed.
+    async fn introduce(&self, hello: &v1::EdgeHello) -> Result<(Caller, Position), Status> {
         let incarnation: [u8; 16] = (hello.incarnation.as_ref().try_into())
             .map_err(|_| Status::invalid_argument("Hello: incarnation must be 16 bytes"))?;
         // A key that nothing can be sealed to would be noticed only after a claim.
         seal_to_edge(&hello.hpke_public_key, b"", b"", b"")
             .map_err(|why| Status::invalid_argument(format!("Hello: hpke_public_key: {why}")))?;
+        fence::demand_kept(&self.rooms, &self.edge, hello).await?;
         let attach = Command::AttachEdge { id: self.edge.id.clone(), incarnation };
-        match self.rooms.cluster.propose(actor(&self.edge.id), attach).await {
-            Ok(_) => {}
+        let attached = match self.rooms.cluster.propose(actor(&self.edge.id), attach).await {
+            Ok(attached) => attached,
             Err(ProposeError::Refused(refused)) => {
                 return Err(Status::permission_denied(refused.to_string()));
             }
             Err(ProposeError::Unavailable(_)) => return Err(unknown()),
-        }
+        };
         let signer = &self.rooms.signer;
-        Ok(Caller {
+        let caller = Caller {
             cluster: signer.cluster_id().to_owned(),
             org: signer.org_id().to_owned(),
             edge: self.edge.clone(),
             incarnation,
-        })
+        };
+        Ok((caller, attached.position()))
     }
 }
 

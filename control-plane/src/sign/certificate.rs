@@ -1,4 +1,4 @@
-//! Edge certificates: short-lived, for clients only, and of them nothing but the key is the edge's own choice.
+//! Certificates of edges, nodes and listeners: short-lived, and of them nothing but the key is their owner's choice.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,19 +6,24 @@ use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CidrSubnet, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
+    NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{SignError, edge_ca_key};
-use crate::state::Genesis;
-use crate::vault::{SealError, Vault};
+use super::{SignError, api_ca_key, edge_ca_key, node_ca_key};
+use crate::state::node::node_name;
+use crate::state::{Genesis, Payload};
+use crate::vault::{Binding, SealError, Vault};
 
-/// How long an edge's certificate holds. It is thirty days until edges renew theirs by themselves; then it is one.
-pub const EDGE_CERTIFICATE_DAYS: u32 = 30;
+/// How long an edge's certificate holds: it renews it by itself.
+pub const EDGE_CERTIFICATE_DAYS: u32 = 1;
+/// How long what nodes show to each other holds, and what their listeners show.
+pub const NODE_CERTIFICATE_DAYS: u32 = 90;
 const CA_DAYS: u32 = 3650;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Behind every node's name; no DNS server has it.
+const NODES: &str = "node.countersign";
 
 /// A certificate for an edge, and what the state keeps of it.
 #[derive(Clone, Debug)]
@@ -39,27 +44,113 @@ pub fn issue_edge_certificate(
     csr_pem: &str,
     edge_id: &str,
 ) -> Result<EdgeCertificate, SignError> {
-    let request =
-        CertificateSigningRequestParams::from_pem(csr_pem).map_err(|_| SignError::Request)?;
-    let key_pem = vault.open_payload(&edge_ca_key(&genesis.cluster_id), &genesis.edge_ca_key)?;
-    let key_pem = std::str::from_utf8(&key_pem).map_err(|_| SealError::Tampered)?;
-    let issuer = Issuer::from_ca_cert_pem(&genesis.edge_ca_pem, KeyPair::from_pem(key_pem)?)?;
+    let key = read_request(csr_pem)?.public_key;
+    let ca = Ca {
+        pem: &genesis.edge_ca_pem,
+        binding: edge_ca_key(&genesis.cluster_id),
+        key: &genesis.edge_ca_key,
+    };
+    let mut params = leaf(edge_id, &[ExtendedKeyUsagePurpose::ClientAuth], EDGE_CERTIFICATE_DAYS);
+    params.subject_alt_names = vec![uri(&edge_uri(&genesis.cluster_id, edge_id))?];
+    let pem = ca.sign(vault, &params, &key)?;
+    Ok(EdgeCertificate { pem, key_sha256: Sha256::digest(key.subject_public_key_info()).into() })
+}
 
+/// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials. Of the request,
+/// the key alone is read.
+///
+/// # Errors
+/// As [`issue_edge_certificate`].
+pub fn issue_node_certificate(
+    genesis: &Genesis,
+    vault: &Vault,
+    csr_pem: &str,
+    node_id: u64,
+) -> Result<String, SignError> {
+    let key = read_request(csr_pem)?.public_key;
+    let ca = Ca {
+        pem: &genesis.node_ca_pem,
+        binding: node_ca_key(&genesis.cluster_id),
+        key: &genesis.node_ca_key,
+    };
+    let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    let mut params = leaf(&node_name(node_id), &usages, NODE_CERTIFICATE_DAYS);
+    params.subject_alt_names = vec![
+        uri(&format!("spiffe://{}/node/{}", genesis.cluster_id, node_name(node_id)))?,
+        SanType::DnsName(Ia5String::try_from(node_dns_name(node_id))?),
+    ];
+    ca.sign(vault, &params, &key)
+}
+
+/// Signs the certificate (PEM) of a listener for operators and edges, which find it under these DNS names and
+/// addresses. Of the request, the key alone is read.
+///
+/// # Errors
+/// As [`issue_edge_certificate`]; [`SignError::Certificate`] for a name that is none.
+pub fn issue_server_certificate(
+    genesis: &Genesis,
+    vault: &Vault,
+    csr_pem: &str,
+    names: &[String],
+) -> Result<String, SignError> {
+    let key = read_request(csr_pem)?.public_key;
+    let ca = Ca {
+        pem: &genesis.api_ca_pem,
+        binding: api_ca_key(&genesis.cluster_id),
+        key: &genesis.api_ca_key,
+    };
+    let usages = [ExtendedKeyUsagePurpose::ServerAuth];
+    let mut params = leaf("countersign control plane", &usages, NODE_CERTIFICATE_DAYS);
+    params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
+    ca.sign(vault, &params, &key)
+}
+
+/// What a node is dialled as by other nodes.
+pub fn node_dns_name(node_id: u64) -> String {
+    format!("{}.{NODES}", node_name(node_id))
+}
+
+/// A CA whose key lies in the vault.
+struct Ca<'a> {
+    pem: &'a str,
+    binding: Binding,
+    key: &'a Payload,
+}
+
+impl Ca<'_> {
+    fn sign(
+        &self,
+        vault: &Vault,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<String, SignError> {
+        let key_pem = vault.open_payload(&self.binding, self.key)?;
+        let key_pem = std::str::from_utf8(&key_pem).map_err(|_| SealError::Tampered)?;
+        let issuer = Issuer::from_ca_cert_pem(self.pem, KeyPair::from_pem(key_pem)?)?;
+        Ok(params.signed_by(key, &issuer)?.pem())
+    }
+}
+
+fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, SignError> {
+    CertificateSigningRequestParams::from_pem(csr_pem).map_err(|_| SignError::Request)
+}
+
+fn leaf(name: &str, usages: &[ExtendedKeyUsagePurpose], days: u32) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, edge_id);
-    params.subject_alt_names =
-        vec![SanType::URI(Ia5String::try_from(edge_uri(&genesis.cluster_id, edge_id))?)];
+    params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = usages.to_vec();
     params.use_authority_key_identifier_extension = true;
-    valid_for(&mut params, EDGE_CERTIFICATE_DAYS);
-    let certificate = params.signed_by(&request.public_key, &issuer)?;
-    let key_sha256 = Sha256::digest(request.public_key.subject_public_key_info()).into();
-    Ok(EdgeCertificate { pem: certificate.pem(), key_sha256 })
+    valid_for(&mut params, days);
+    params
+}
+
+fn uri(uri: &str) -> Result<SanType, SignError> {
+    Ok(SanType::URI(Ia5String::try_from(uri)?))
 }
 
 /// The name in an edge's certificate.
-pub(crate) fn edge_uri(cluster_id: &str, edge_id: &str) -> String {
+fn edge_uri(cluster_id: &str, edge_id: &str) -> String {
     format!("spiffe://{cluster_id}/edge/{edge_id}")
 }
 
@@ -84,13 +175,20 @@ pub(super) fn make_edge_ca() -> Result<(String, Zeroizing<String>), SignError> {
     Ok((pem, Zeroizing::new(key.serialize_pem())))
 }
 
-/// The CA of what nodes show to each other, and its key, both PEM.
+/// The CA of what nodes show to each other, and its key, both PEM. It can name nodes, and no other host.
 pub(super) fn make_node_ca() -> Result<(String, Zeroizing<String>), SignError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Countersign node CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(NODES.to_owned())],
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        ],
+    });
     valid_for(&mut params, CA_DAYS);
     let pem = params.self_signed(&key)?.pem();
     Ok((pem, Zeroizing::new(key.serialize_pem())))

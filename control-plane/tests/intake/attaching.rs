@@ -1,6 +1,6 @@
 //! Who may attach: the certificate says so, and the state.
 
-use countersign_control_plane::sign;
+use countersign_control_plane::sign::{self, RootKey};
 use countersign_control_plane::state::Command;
 use countersign_proto::v1::attach_response::Message as Out;
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -49,7 +49,8 @@ async fn c_3_a_certificate_with_another_edges_name_but_not_its_key_is_refused() 
 async fn c_3_a_certificate_of_another_ca_is_refused() {
     let world = World::new().await;
     let enrolled = world.enroll("one").await;
-    let other = beginning(&world.vault, &world.keys(), 1);
+    let root = RootKey::generate();
+    let other = beginning(&world.vault, &root, &world.keys(), 1, "");
     let key = KeyPair::from_pem(&enrolled.key_pem).unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
     let forged = sign::issue_edge_certificate(&other, &world.vault, &request, &enrolled.id);
@@ -112,7 +113,7 @@ fn a_certificate_request_gives_its_key_and_nothing_else() {
     let seal = countersign_control_plane::vault::NewSeal::KeyFile(dir.path().join("key"));
     let vault = countersign_control_plane::vault::Vault::create(dir.path(), seal, 0).unwrap().vault;
     let keys = sign::SigningKeys::open_or_make(dir.path(), &vault).unwrap();
-    let genesis = beginning(&vault, &keys, 1);
+    let genesis = beginning(&vault, &RootKey::generate(), &keys, 1, "");
 
     let key = KeyPair::generate().unwrap();
     let mut asked = CertificateParams::new(vec!["control-plane.example".to_owned()]).unwrap();

@@ -37,11 +37,18 @@ pub(crate) struct Process {
     pub(crate) incarnation: [u8; 16],
     private: Private,
     public: Vec<u8>,
+    /// Term, index and bundle revision: the highest that it has seen.
+    pub(crate) seen: (u64, u64, u64),
 }
 
 /// One session of it.
+#[allow(dead_code)]
 pub(crate) struct Session {
     pub(crate) trust: Trust,
+    root: [u8; 32],
+    pub(crate) gateway_addresses: Vec<String>,
+    /// As it was signed.
+    pub(crate) envelope: v1::Envelope,
     pub(crate) bundle: v1::EdgeState,
     sender: mpsc::Sender<v1::AttachRequest>,
     incoming: Streaming<v1::AttachResponse>,
@@ -53,7 +60,13 @@ pub(crate) struct Session {
 impl Process {
     pub(crate) fn new(enrolled: Enrolled) -> Self {
         let (private, public) = X25519HkdfSha256::gen_keypair();
-        Self { enrolled, incarnation: rand::random(), private, public: public.to_bytes().to_vec() }
+        Self {
+            enrolled,
+            incarnation: rand::random(),
+            private,
+            public: public.to_bytes().to_vec(),
+            seen: (0, 0, 0),
+        }
     }
 
     pub(crate) async fn attach(&self, world: &World) -> Session {
@@ -74,7 +87,10 @@ impl Process {
             version: "test".into(),
             held_request_ids: Vec::new(),
             settled_request_ids: Vec::new(),
-            ..Default::default()
+            fence_term: self.seen.0,
+            fence_index: self.seen.1,
+            bundle_revision: self.seen.2,
+            trust_epoch: 0,
         };
         let hello =
             v1::AttachRequest { sequence: 1, acknowledged: 0, message: Some(In::Hello(hello)) };
@@ -90,12 +106,26 @@ impl Process {
         assert_eq!((ack.cluster_id.as_str(), ack.org_id.as_str()), (CLUSTER, ORG));
         assert_eq!(ack.edge_id, self.enrolled.id);
         let signed = signed(&ack.trust_bundle.unwrap());
-        let trust = Trust::accept(&signed, &world.genesis.root_public_key, None).unwrap();
+        let root = world.genesis.root_public_key;
+        let trust = Trust::accept(&signed, &root, None).unwrap();
         let Some(Out::Bundle(bundle)) = incoming.message().await?.and_then(|m| m.message) else {
             panic!("no bundle")
         };
+        let envelope = bundle.envelope.clone().unwrap();
         let bundle = read_bundle(&trust, &bundle);
-        Ok(Session { trust, bundle, sender, incoming, sequence: 1, taken_in: 2, acknowledged: 0 })
+        let gateway_addresses = ack.gateway_addresses;
+        Ok(Session {
+            trust,
+            root,
+            gateway_addresses,
+            envelope,
+            bundle,
+            sender,
+            incoming,
+            sequence: 1,
+            taken_in: 2,
+            acknowledged: 0,
+        })
     }
 
     /// Holds a request as judged by a rule, for five minutes.
@@ -203,8 +233,14 @@ impl Session {
             self.taken_in = response.sequence;
             match response.message.unwrap() {
                 Out::Ping(_) => {}
+                Out::TrustBundle(envelope) => {
+                    let newer = Trust::accept(&signed(&envelope), &self.root, Some(&self.trust));
+                    self.trust = newer.unwrap();
+                    return Ok(Out::TrustBundle(envelope));
+                }
                 Out::Bundle(bundle) => {
                     self.bundle = read_bundle(&self.trust, &bundle);
+                    self.envelope = bundle.envelope.clone().unwrap();
                     return Ok(Out::Bundle(bundle));
                 }
                 other => return Ok(other),
@@ -216,7 +252,7 @@ impl Session {
     pub(crate) async fn answer(&mut self) -> Out {
         loop {
             match self.hear().await.unwrap() {
-                Out::Bundle(_) => {}
+                Out::Bundle(_) | Out::TrustBundle(_) => {}
                 other => return other,
             }
         }
@@ -401,7 +437,7 @@ pub(crate) fn signed(envelope: &v1::Envelope) -> Signed {
 /// Over TLS with the edge's certificate; the handshake itself may refuse.
 pub(crate) async fn connect(world: &World, enrolled: &Enrolled) -> Result<Channel, Status> {
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&world.server_ca_pem))
+        .ca_certificate(Certificate::from_pem(&world.genesis.api_ca_pem))
         .identity(Identity::from_pem(&enrolled.certificate_pem, &enrolled.key_pem))
         .domain_name("localhost");
     let endpoint = Channel::from_shared(format!("https://{}", world.address))

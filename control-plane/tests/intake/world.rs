@@ -2,19 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
-use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys};
+use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
-    Genesis, Node, Payload, ReleaseClass, Role, VoteWord,
+    Genesis, Node, Payload, ReleaseClass, Role, State, VoteWord,
 };
-use countersign_control_plane::vault::{Binding, NewSeal, Vault};
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use countersign_control_plane::vault::{Binding, NewSeal, Unsealing, Vault};
+use countersign_gate::Trust;
+use rcgen::{CertificateParams, KeyPair};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -62,15 +64,63 @@ credential = "prices"
 "#;
 
 /// Everything of one node. The data directory goes with it.
+#[allow(dead_code)]
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) vault: Arc<Vault>,
     pub(crate) intake: Intake,
+    pub(crate) signer: Arc<Signer>,
+    pub(crate) witness: Arc<Witness>,
     pub(crate) genesis: Genesis,
+    pub(crate) root: RootKey,
     pub(crate) address: SocketAddr,
-    pub(crate) server_ca_pem: String,
+    pub(crate) clock: Arc<AheadClock>,
+    pub(crate) ground: Ground,
+}
+
+/// A directory, an open vault in it, and a clock.
+pub(crate) struct Ground {
+    pub(crate) vault: Arc<Vault>,
     pub(crate) clock: Arc<AheadClock>,
     dir: TempDir,
+}
+
+#[allow(dead_code)]
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
+        let vault = Vault::create(&dir.path().join("data"), seal, 0).unwrap().vault;
+        Self { vault: Arc::new(vault), clock: Arc::default(), dir }
+    }
+
+    /// Beside another one, with the same vault.
+    pub(crate) fn beside(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        std::fs::create_dir(&data_dir).unwrap();
+        Vault::install(&data_dir, &self.vault.seal_file()).unwrap();
+        let key_file = Unsealing::KeyFile(self.dir.path().join("seal.key"));
+        let vault = Arc::new(Vault::unseal(&data_dir, &key_file).unwrap());
+        Self { vault, clock: Arc::clone(&self.clock), dir }
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn keys(&self) -> SigningKeys {
+        SigningKeys::open_or_make(&self.data_dir(), &self.vault).unwrap()
+    }
+
+    pub(crate) fn witness(&self, cluster: &Cluster) -> Witness {
+        Witness::open(cluster, &self.data_dir(), &self.vault).unwrap()
+    }
+
+    pub(crate) async fn start(&self, settings: Settings) -> Cluster {
+        let surroundings = Surroundings { clock: self.clock.clone(), ..Default::default() };
+        Cluster::start_in(settings, self.vault.clone(), surroundings).await.unwrap()
+    }
 }
 
 /// The machine's clocks, and as far ahead of them as a test says.
@@ -106,36 +156,61 @@ pub(crate) struct Enrolled {
     pub(crate) key_sha256: [u8; 32],
 }
 
+#[allow(dead_code)]
 impl World {
     pub(crate) async fn new() -> Self {
         Self::with(IntakeSettings::default()).await
     }
 
     pub(crate) async fn with(settings: IntakeSettings) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
-        let data_dir = dir.path().join("data");
-        let vault = Arc::new(Vault::create(&data_dir, seal, 0).unwrap().vault);
-        let stored = Settings::alone(data_dir.clone(), 10_000);
-        let clock = Arc::new(AheadClock::default());
-        let surroundings = Surroundings { clock: clock.clone(), ..Default::default() };
-        let cluster = Cluster::start_in(stored, vault.clone(), surroundings).await.unwrap();
-        let keys = SigningKeys::open_or_make(&data_dir, &vault).unwrap();
-        let genesis = beginning(&vault, &keys, cluster.node_id());
+        let ground = Ground::new();
+        let stored = Settings::alone(ground.data_dir(), 10_000);
+        let cluster = ground.start(stored).await;
+        let root = RootKey::generate();
+        let genesis = beginning(&ground.vault, &root, &ground.keys(), cluster.node_id(), "");
         cluster.propose(Actor::System, Command::Genesis(Box::new(genesis.clone()))).await.unwrap();
-        let signer = Arc::new(Signer::open(&cluster, &data_dir, &vault).await.unwrap());
-        let intake = Intake::new(cluster.clone(), vault.clone(), signer, settings);
-        let (address, server_ca_pem) = serve(&intake, &genesis).await;
-        let world = Self { cluster, vault, intake, genesis, address, server_ca_pem, clock, dir };
+        let world = Self::settle(ground, cluster, genesis, root, settings).await;
         world.populate().await;
         world
     }
 
-    pub(crate) fn keys(&self) -> SigningKeys {
-        SigningKeys::open_or_make(&self.dir.path().join("data"), &self.vault).unwrap()
+    /// Of a cluster that has begun.
+    pub(crate) async fn settle(
+        ground: Ground,
+        cluster: Cluster,
+        genesis: Genesis,
+        root: RootKey,
+        settings: IntakeSettings,
+    ) -> Self {
+        let witness = Arc::new(ground.witness(&cluster));
+        let signer = Arc::new(Signer::open(Arc::clone(&witness)).await.unwrap());
+        let vault = Arc::clone(&ground.vault);
+        let intake = Intake::new(cluster.clone(), vault.clone(), Arc::clone(&signer), settings);
+        let address = serve(&intake, &vault, &genesis).await;
+        let clock = Arc::clone(&ground.clock);
+        Self { cluster, vault, intake, signer, witness, genesis, root, address, clock, ground }
     }
 
-    async fn populate(&self) {
+    pub(crate) fn keys(&self) -> SigningKeys {
+        self.ground.keys()
+    }
+
+    /// Has the root key's holder sign the bundle that the members call for.
+    pub(crate) async fn sign_next_trust(&self) -> Trust {
+        let next = self.cluster.peek(State::next_trust).expect("nothing is to change");
+        self.set_trust(&next).await;
+        next
+    }
+
+    pub(crate) async fn set_trust(&self, trust: &Trust) {
+        self.propose(Command::SetTrust(self.root.sign(trust.encode()))).await;
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        self.cluster.peek(State::trust).unwrap()
+    }
+
+    pub(crate) async fn populate(&self) {
         for (name, group) in [("alice", "finance"), ("bob", "finance")] {
             let command = Command::AddPrincipal {
                 name: name.into(),
@@ -227,14 +302,12 @@ impl World {
 
     /// A certificate without an enrolment.
     pub(crate) fn issue(&self, id: &str) -> Enrolled {
-        let key = KeyPair::generate().unwrap();
-        let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-        let issued =
-            sign::issue_edge_certificate(&self.genesis, &self.vault, &request, id).unwrap();
+        let (csr, key_pem) = request();
+        let issued = sign::issue_edge_certificate(&self.genesis, &self.vault, &csr, id).unwrap();
         Enrolled {
             id: id.into(),
             certificate_pem: issued.pem,
-            key_pem: key.serialize_pem(),
+            key_pem,
             key_sha256: issued.key_sha256,
         }
     }
@@ -267,10 +340,7 @@ impl World {
         .await;
     }
 
-    pub(crate) async fn until_true(
-        &self,
-        is_so: impl Fn(&countersign_control_plane::state::State) -> bool,
-    ) {
+    pub(crate) async fn until_true(&self, is_so: impl Fn(&State) -> bool) {
         let mut events = self.cluster.subscribe();
         let waiting = async {
             while !self.cluster.peek(&is_so) {
@@ -290,40 +360,58 @@ impl World {
     }
 }
 
-/// A cluster's first keys, and a node that it begins with.
-pub(crate) fn beginning(vault: &Vault, keys: &SigningKeys, node: u64) -> Genesis {
-    let node = Node {
-        id: node,
-        name: "node-1".into(),
-        addresses: Addresses::default(),
-        public_keys: Vec::new(),
-        removed: false,
-        joined_at: 0,
-    };
+/// A cluster's first keys, and a node that it begins with, where others find it.
+pub(crate) fn beginning(
+    vault: &Vault,
+    root: &RootKey,
+    keys: &SigningKeys,
+    node: u64,
+    address: &str,
+) -> Genesis {
     let (api_ca_pem, api_ca_key_pem) = ca();
     let beginning = Beginning {
         cluster_id: CLUSTER,
         org_id: ORG,
-        node,
+        node: member(node, "node-1", address, Vec::new()),
         admin_token_sha256: [9; 32],
         api_ca_pem: &api_ca_pem,
         api_ca_key_pem: &api_ca_key_pem,
     };
-    sign::genesis(vault, &RootKey::generate(), keys, beginning).unwrap()
+    sign::genesis(vault, root, keys, beginning).unwrap()
+}
+
+/// Edges find it at `gateway.NAME`, and may not dial it as `NAME`.
+pub(crate) fn member(id: u64, name: &str, address: &str, public_keys: Vec<[u8; 32]>) -> Node {
+    let addresses = Addresses {
+        cluster: address.into(),
+        api: String::new(),
+        gateway: format!("gateway.{name}:443"),
+        own: vec![name.into()],
+    };
+    Node { id, name: name.into(), addresses, public_keys, removed: false, joined_at: 0 }
+}
+
+/// A certificate request, and its key, both PEM.
+pub(crate) fn request() -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let request = CertificateParams::default().serialize_request(&key).unwrap();
+    (request.pem().unwrap(), key.serialize_pem())
 }
 
 /// Serves intake over mTLS on a free port, as the node does.
-async fn serve(intake: &Intake, genesis: &Genesis) -> (SocketAddr, String) {
-    let (ca_pem, identity) = server_identity();
+async fn serve(intake: &Intake, vault: &Vault, genesis: &Genesis) -> SocketAddr {
+    let (csr, key) = request();
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let certificate = sign::issue_server_certificate(genesis, vault, &csr, &names).unwrap();
     let tls = ServerTlsConfig::new()
-        .identity(identity)
+        .identity(Identity::from_pem(certificate, key))
         .client_ca_root(Certificate::from_pem(&genesis.edge_ca_pem));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server =
         Server::builder().tls_config(tls).unwrap().add_service(intake.clone().into_service());
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    (address, ca_pem)
+    address
 }
 
 fn ca() -> (String, String) {
@@ -331,15 +419,4 @@ fn ca() -> (String, String) {
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-}
-
-fn server_identity() -> (String, Identity) {
-    let (ca_pem, ca_key) = ca();
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&ca_key).unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    (ca_pem, Identity::from_pem(certificate.pem(), key.serialize_pem()))
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_proto::v1;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
@@ -27,11 +27,12 @@ use super::{Place, unknown};
 use crate::cluster::Committed;
 use crate::intake::announced::{Caller, request_id};
 use crate::intake::open::Opening;
-use crate::intake::release::{Recipient, Releasing, release};
+use crate::intake::release::{Recipient, Releasing, decide, release};
 use crate::intake::spool::Spools;
 use crate::intake::waiting::{RequestId, Waiting};
-use crate::intake::{Rooms, bundle, identity};
-use crate::state::{ApprovalId, ApprovalState, Claim, Command, Event, Refused};
+use crate::intake::{Rooms, identity};
+use crate::sign::SignedBundle;
+use crate::state::{ApprovalId, ApprovalState, Claim, Command, Event, Position, Refused, State};
 use crate::telemetry;
 use inbox::Allowance;
 use v1::SettledReason as Reason;
@@ -41,8 +42,11 @@ use v1::attach_response::Message as Out;
 pub(super) struct Session {
     rooms: Arc<Rooms>,
     place: Place,
+    /// Where it was committed that this process is attached: whatever attaches it later ends this session.
+    since: Position,
     recipient: Arc<Recipient>,
     outbox: Outbox,
+    newest: watch::Receiver<Option<Arc<SignedBundle>>>,
     /// Number of the message and revision of each bundle that the edge has not acknowledged.
     bundles: VecDeque<(u64, u64)>,
     events: broadcast::Receiver<Arc<Committed<Event>>>,
@@ -54,8 +58,15 @@ pub(super) struct Session {
     claiming: HashSet<Claimant>,
     /// Decisions that the edge has carried out or refused already, by what it said in Hello.
     settled: HashSet<RequestId>,
-    /// Policy version of the bundle that was sent last.
+    /// Revision of the bundle that was sent last.
     told: u64,
+    /// Epoch of the trust bundle that was sent last.
+    trusting: u64,
+    /// To be asked for again once a bundle of this revision is sent.
+    reopening: Vec<(RequestId, u64)>,
+    /// Releases that came to nothing yet, and when they are tried again.
+    again: Vec<Again>,
+    again_at: Instant,
     heard: Instant,
     alarms: Allowance,
     work: JoinSet<Done>,
@@ -65,6 +76,12 @@ pub(super) struct Session {
 enum Claimant {
     Approval(ApprovalId),
     Request(RequestId),
+}
+
+/// A release that is tried again: from the claim on, or from the signatures on.
+enum Again {
+    Claim(Claimant, RequestId),
+    Sign(Claimant, RequestId, Box<Committed<Event>>),
 }
 
 /// What came of work beside the session.
@@ -83,12 +100,15 @@ const PING: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 /// So much work beside the session; then it reads no further until some is done.
 const AT_ONCE: usize = 512;
+/// Before a release is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// As many settled requests as a Hello is believed about.
 const SETTLED: usize = 16_384;
 
 impl Session {
     pub(super) fn new(
         place: Place,
+        since: Position,
         recipient: Recipient,
         hello: &v1::EdgeHello,
         outbox: Outbox,
@@ -96,8 +116,10 @@ impl Session {
     ) -> Self {
         let settled = hello.settled_request_ids.iter().take(SETTLED);
         Self {
+            newest: place.rooms.signer.bundles(),
             rooms: Arc::clone(&place.rooms),
             place,
+            since,
             recipient: Arc::new(recipient),
             outbox,
             bundles: VecDeque::new(),
@@ -108,6 +130,10 @@ impl Session {
             claiming: HashSet::new(),
             settled: settled.filter_map(|id| request_id(id).ok()).collect(),
             told: 0,
+            trusting: 0,
+            reopening: Vec::new(),
+            again: Vec::new(),
+            again_at: Instant::now(),
             heard: Instant::now(),
             alarms: Allowance::alarms(),
             work: JoinSet::new(),
@@ -117,10 +143,11 @@ impl Session {
     /// Serves until either side ends it.
     pub(super) async fn serve(
         mut self,
+        bundle: &SignedBundle,
         incoming: &mut Streaming<v1::AttachRequest>,
         ended: &CancellationToken,
     ) -> Result<Infallible, Status> {
-        self.greet()?;
+        self.greet(bundle)?;
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
@@ -130,6 +157,10 @@ impl Session {
                 () = ended.cancelled() => return Err(Status::aborted("a newer session of this edge replaced this one")),
                 () = sender.closed() => return Err(Status::cancelled("the edge is gone")),
                 event = self.events.recv() => self.hear(event)?,
+                changed = self.newest.changed() => {
+                    changed.map_err(|_| Status::unavailable("going down: attach again"))?;
+                    self.send_newest()?;
+                }
                 Some(done) = self.work.join_next() => {
                     self.take_back(done.map_err(|_| Status::internal("work for this session failed"))?)?;
                 }
@@ -137,31 +168,62 @@ impl Session {
                     let message = message?.ok_or_else(|| Status::cancelled("the edge ended the session"))?;
                     self.take_in(message)?;
                 }
+                () = sleep_until(self.again_at), if !self.again.is_empty() => self.try_again(),
                 _ = ping.tick() => self.ping()?,
             }
         }
     }
 
-    fn greet(&mut self) -> Result<(), Status> {
+    fn greet(&mut self, bundle: &SignedBundle) -> Result<(), Status> {
         let signer = &self.rooms.signer;
+        let (epoch, trust_bundle) = signer.trust_bundle().ok_or_else(unknown)?;
+        let gateway_addresses = self.rooms.cluster.peek(|state| {
+            let nodes = state.nodes().filter(|node| !node.removed);
+            let addresses = nodes.map(|node| node.addresses.gateway.clone());
+            addresses.filter(|address| !address.is_empty()).collect()
+        });
         let ack = v1::HelloAck {
             cluster_id: signer.cluster_id().to_owned(),
             org_id: signer.org_id().to_owned(),
             edge_id: self.recipient.caller.edge.id.clone(),
-            trust_bundle: Some(signer.trust_bundle()),
-            gateway_addresses: Vec::new(),
+            trust_bundle: Some(trust_bundle),
+            gateway_addresses,
         };
+        self.trusting = epoch;
         self.tell(Out::HelloAck(ack))?;
-        self.send_bundle()
+        self.send_bundle(bundle)
     }
 
-    fn send_bundle(&mut self) -> Result<(), Status> {
-        let state = bundle::of_state(&self.rooms);
-        self.told = state.policy_version;
-        let envelope = Some(self.rooms.signer.edge_bundle(&state));
+    fn send_newest(&mut self) -> Result<(), Status> {
+        let newest = self.newest.borrow_and_update().clone();
+        newest.map_or(Ok(()), |newest| self.send_bundle(&newest))
+    }
+
+    /// A bundle that was only signed anew, because others are trusted now, is in force already.
+    fn send_bundle(&mut self, bundle: &SignedBundle) -> Result<(), Status> {
+        if bundle.revision <= self.told {
+            return Ok(());
+        }
+        self.send_trust()?;
+        let envelope = Some(bundle.envelope.clone());
         let number = self.outbox.send(Out::Bundle(v1::EdgeBundle { envelope }))?;
-        self.bundles.push_back((number, state.revision));
-        Ok(())
+        self.told = bundle.revision;
+        self.bundles.push_back((number, bundle.revision));
+        let (now, later) =
+            self.reopening.drain(..).partition(|(_, revision)| *revision <= bundle.revision);
+        self.reopening = later;
+        let now: Vec<_> = now;
+        now.into_iter().try_for_each(|(id, _)| self.reopen(id))
+    }
+
+    /// Before anything that only a newer trust bundle makes count.
+    fn send_trust(&mut self) -> Result<(), Status> {
+        let Some((epoch, envelope)) = self.rooms.signer.trust_bundle() else { return Ok(()) };
+        if epoch <= self.trusting {
+            return Ok(());
+        }
+        self.trusting = epoch;
+        self.tell(Out::TrustBundle(envelope))
     }
 
     fn tell(&mut self, message: Out) -> Result<(), Status> {
@@ -192,11 +254,15 @@ impl Session {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        if news.edges {
+        let changed = news.edges.get(&self.recipient.caller.edge.id).copied();
+        if news.missed || changed.is_some_and(|at| at > self.since) {
             self.check_place()?;
         }
-        if news.bundle {
-            self.send_bundle()?;
+        if changed.is_some_and(|at| at > self.since) {
+            return Err(Status::aborted("a newer session of this edge replaced this one"));
+        }
+        if news.trust {
+            self.send_trust()?;
         }
         if news.agents {
             self.dismiss_revoked()?;
@@ -314,9 +380,13 @@ impl Session {
     }
 
     fn claim(&mut self, claimant: Claimant, id: RequestId) {
-        if !self.claiming.insert(claimant) {
-            return;
+        if self.claiming.insert(claimant) {
+            self.release(Again::Claim(claimant, id));
         }
+    }
+
+    fn release(&mut self, release_this: Again) {
+        let (Again::Claim(claimant, id) | Again::Sign(claimant, id, _)) = release_this;
         let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
         let span = tracing::info_span!("intake.release", request = %hex::encode(id));
         let span = match claimant {
@@ -331,9 +401,27 @@ impl Session {
             ),
             Claimant::Request(_) => span,
         };
-        let releasing =
-            async move { Done::Released(claimant, id, release(&rooms, &recipient, id).await) };
+        let releasing = async move {
+            let came_of_it = match release_this {
+                Again::Claim(..) => release(&rooms, &recipient, id).await,
+                Again::Sign(_, _, claimed) => decide(&rooms, &recipient, *claimed).await,
+            };
+            Done::Released(claimant, id, came_of_it)
+        };
         self.work.spawn(releasing.instrument(span));
+    }
+
+    fn later(&mut self, again: Again) {
+        if self.again.is_empty() {
+            self.again_at = Instant::now() + PAUSE;
+        }
+        self.again.push(again);
+    }
+
+    fn try_again(&mut self) {
+        for again in std::mem::take(&mut self.again) {
+            self.release(again);
+        }
     }
 
     // What came of it.
@@ -401,16 +489,28 @@ impl Session {
         id: RequestId,
         releasing: Releasing,
     ) -> Result<(), Status> {
+        // It may have been cancelled meanwhile: then the edge says what became of the decision.
+        let waited = self.waiting.contains(&id);
+        match &releasing {
+            Releasing::Unsigned(claimed) => {
+                self.later(Again::Sign(claimant, id, claimed.clone()));
+                return Ok(());
+            }
+            Releasing::Unknown if waited => {
+                self.later(Again::Claim(claimant, id));
+                return Ok(());
+            }
+            _ => {}
+        }
         self.claiming.remove(&claimant);
         let approval = match claimant {
             Claimant::Approval(approval) => Some(approval),
             Claimant::Request(_) => None,
         };
-        // It may have been cancelled meanwhile: then the edge says what became of the decision.
-        let waited = self.waiting.contains(&id);
         match releasing {
             Releasing::Released(decision) => {
                 self.waiting.remove(&id);
+                self.send_trust()?;
                 self.tell(Out::Decision(*decision))?;
             }
             Releasing::Reopen if waited => {
@@ -429,7 +529,7 @@ impl Session {
                     "its key could not be opened or sealed",
                 )?;
             }
-            Releasing::Unknown => return Err(unknown()),
+            Releasing::Unknown | Releasing::Unsigned(_) => {}
         }
         // The others that wait for the same approval: too late for them, or now it is their turn.
         approval.map_or(Ok(()), |approval| self.look(approval))
@@ -470,10 +570,10 @@ impl Session {
 
     /// Asks for it again, judged by the newest bundle, which is sent before.
     fn reopen(&mut self, id: RequestId) -> Result<(), Status> {
-        let current =
-            self.rooms.cluster.peek(|state| state.policy().map_or(0, |policy| policy.version));
-        if current != self.told {
-            self.send_bundle()?;
+        let newest = self.rooms.cluster.peek(State::bundle_revision);
+        if newest > self.told {
+            self.reopening.push((id, newest));
+            return Ok(());
         }
         self.tell(Out::Reopen(v1::Reopen { request_id: Bytes::copy_from_slice(&id) }))
     }

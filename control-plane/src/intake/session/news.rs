@@ -1,45 +1,39 @@
 //! What a run of committed events means for a session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::state::{ApprovalId, Event};
+use crate::cluster::Committed;
+use crate::state::{ApprovalId, Event, Position};
 
 /// What a run of events is about, as far as a session is concerned.
 #[derive(Default)]
 pub(super) struct News {
     pub(super) approvals: BTreeSet<ApprovalId>,
     pub(super) agents: bool,
-    pub(super) bundle: bool,
-    pub(super) edges: bool,
+    /// Where each edge was last attached, enrolled or evicted.
+    pub(super) edges: BTreeMap<String, Position>,
     /// Another trust bundle is in force.
     pub(super) trust: bool,
-    /// Something was missed, or could have changed any approval.
+    /// Any approval may have changed.
     pub(super) everything: bool,
+    /// Events were missed.
+    pub(super) missed: bool,
 }
 
 impl News {
     pub(super) fn everything() -> Self {
-        Self {
-            approvals: BTreeSet::new(),
-            agents: true,
-            bundle: true,
-            edges: true,
-            trust: true,
-            everything: true,
-        }
+        Self { agents: true, trust: true, everything: true, missed: true, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, event: &Event) {
-        match event {
+    pub(super) fn add(&mut self, event: &Committed<Event>) {
+        match &**event {
             Event::AgentChanged { .. } => {
                 self.agents = true;
-                self.bundle = true;
                 self.everything = true;
             }
-            Event::CredentialChanged { .. } | Event::PolicyChanged { .. } => self.bundle = true,
             Event::PrincipalChanged { .. } => self.everything = true,
-            Event::EdgeChanged { .. } => {
-                self.edges = true;
+            Event::EdgeChanged { id } => {
+                self.edges.insert(id.clone(), event.position());
                 self.everything = true;
             }
             Event::Opened { approval, .. }
@@ -53,19 +47,18 @@ impl News {
             Event::Ticked { settled } => {
                 self.approvals.extend(settled.iter().map(|(approval, _)| *approval))
             }
-            Event::NodeChanged { .. } => self.bundle = true,
-            Event::TrustChanged { .. } => {
-                self.trust = true;
-                self.bundle = true;
-            }
+            Event::TrustChanged { .. } => self.trust = true,
             Event::Restored => *self = Self::everything(),
             Event::AuditCheckpointed { .. }
             | Event::Began
+            | Event::CredentialChanged { .. }
             | Event::Detached { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }
+            | Event::NodeChanged { .. }
             | Event::NodeInvited { .. }
             | Event::Noted
+            | Event::PolicyChanged { .. }
             | Event::SealChanged => {}
         }
     }

@@ -124,6 +124,7 @@ impl Session {
         }
         self.spools.forget(&id);
         self.waiting.remove(&id);
+        self.reopening.retain(|(reopening, _)| *reopening != id);
         let reason = clipped(cancelled.reason);
         self.record(number, Command::Detach { request_id: id, reason });
         Ok(())

@@ -1,0 +1,130 @@
+//! Where a credential's key goes: as its record says, as proto says, and whether a plan agrees.
+
+use countersign_gate::{HOLE, Request, Slot};
+use countersign_proto::v1;
+use countersign_proto::v1::credential_slot;
+use http::header::{AUTHORIZATION, HeaderName};
+use percent_encoding::percent_decode_str;
+
+use crate::state::Credential;
+
+/// A record's slot and template, read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Without a template, either half of the pair.
+    Basic {
+        template: String,
+    },
+    /// Without a template, behind whatever scheme the client writes.
+    Header {
+        name: HeaderName,
+        template: String,
+    },
+    Path {
+        template: String,
+    },
+    Query {
+        name: String,
+    },
+}
+
+impl Place {
+    /// `None` for a record that no edge could follow.
+    pub(crate) fn of(credential: &Credential) -> Option<Self> {
+        let (kind, name) = credential.slot.split_once(':').unwrap_or((&credential.slot, ""));
+        let template = credential.template.as_str();
+        let one_hole = |template: &str| template.matches(HOLE).count() == 1;
+        let or = |default: &str| {
+            if template.is_empty() { default.to_owned() } else { template.to_owned() }
+        };
+        let place = match kind {
+            "basic" => Self::Basic { template: template.to_owned() },
+            "header" => {
+                let name: HeaderName = name.parse().ok()?;
+                let template = or(if name == AUTHORIZATION { "" } else { HOLE });
+                Self::Header { name, template }
+            }
+            "path" => Self::Path { template: or(HOLE) },
+            "query" if !name.is_empty() => Self::Query { name: name.to_owned() },
+            _ => return None,
+        };
+        let whole = match &place {
+            Self::Basic { template } | Self::Header { template, .. } => {
+                template.is_empty() || one_hole(template)
+            }
+            Self::Path { template } => one_hole(template),
+            Self::Query { .. } => true,
+        };
+        whole.then_some(place)
+    }
+
+    pub(super) fn to_proto(&self) -> v1::CredentialSlot {
+        let slot = match self {
+            Self::Basic { template } => {
+                credential_slot::Slot::Basic(v1::BasicSlot { template: template.clone() })
+            }
+            Self::Header { name, template } => credential_slot::Slot::Header(v1::HeaderSlot {
+                name: name.to_string(),
+                template: template.clone(),
+            }),
+            Self::Path { template } => {
+                credential_slot::Slot::Path(v1::PathSlot { template: template.clone() })
+            }
+            Self::Query { name } => {
+                credential_slot::Slot::Query(v1::QuerySlot { name: name.clone() })
+            }
+        };
+        v1::CredentialSlot { slot: Some(slot) }
+    }
+
+    /// Whether the plan puts the key exactly here, in this request.
+    pub(crate) fn agrees(&self, slot: &Slot, request: &Request) -> bool {
+        match (self, slot) {
+            (Self::Basic { template }, Slot::Basic { before, after }) if template.is_empty() => {
+                let user = before.is_empty() && after.starts_with(':');
+                let password = after.is_empty() && before.find(':') == before.len().checked_sub(1);
+                user || password
+            }
+            (Self::Basic { template }, Slot::Basic { before, after }) => {
+                filled(before, after) == *template
+            }
+            (Self::Header { name, template }, Slot::Header { name: planned, before, after }) => {
+                let around = match template.as_str() {
+                    "" => after.is_empty() && is_scheme(before),
+                    template => filled(before, after) == template,
+                };
+                name == planned && around
+            }
+            (Self::Path { template }, Slot::Path { at }) => {
+                piece(request.path(), '/', *at).is_some_and(|segment| segment == template)
+            }
+            (Self::Query { name }, Slot::Query { at }) => request
+                .query()
+                .and_then(|query| piece(query, '&', *at))
+                .and_then(|pair| pair.strip_suffix(HOLE)?.strip_suffix('='))
+                .is_some_and(|key| percent_decode_str(key).eq(name.bytes())),
+            _ => false,
+        }
+    }
+}
+
+/// A scheme word and its space (RFC 9110 §11.4), or nothing.
+fn is_scheme(before: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    before.is_empty()
+        || before
+            .strip_suffix(' ')
+            .is_some_and(|scheme| (1..=32).contains(&scheme.len()) && scheme.bytes().all(word))
+}
+
+fn filled(before: &str, after: &str) -> String {
+    format!("{before}{HOLE}{after}")
+}
+
+/// What lies between two separators around `at`.
+fn piece(text: &str, separator: char, at: u32) -> Option<&str> {
+    let (left, right) = text.split_at_checked(at as usize)?;
+    let begin = left.rfind(separator).map_or(0, |position| position + 1);
+    let end = right.find(separator).map_or(text.len(), |position| left.len() + position);
+    text.get(begin..end)
+}
