@@ -15,23 +15,11 @@ use tonic::{Request, Response, Status, Streaming};
 pub use identity::PeerId;
 pub use mutual_tls::{MutualTls, NodeIdentity, TlsError};
 
+pub use crate::sign::CoSigner;
+
 use crate::cluster::{Cluster, ClusterRpc};
 
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Signs what other nodes show, if this node comes to the same.
-#[tonic::async_trait]
-pub trait CoSigner: Send + Sync + 'static {
-    /// `from` is a member of the cluster, or about to be.
-    ///
-    /// # Errors
-    /// When this node derives something else, cannot tell yet, or does not sign such a thing at all.
-    async fn co_sign(
-        &self,
-        from: u64,
-        request: v1::CoSignRequest,
-    ) -> Result<v1::CoSignResponse, Status>;
-}
 
 /// What a node offers the others of its cluster.
 pub fn service(cluster: Cluster, co_signer: Arc<dyn CoSigner>) -> ClusterServiceServer<Peers> {
