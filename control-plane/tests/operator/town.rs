@@ -24,6 +24,7 @@ pub(crate) struct Town {
 /// Long enough for an election on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[allow(dead_code)]
 impl Town {
     /// One node that can have peers.
     pub(crate) async fn of_one() -> Self {
