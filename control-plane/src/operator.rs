@@ -7,8 +7,6 @@ mod agents;
 mod approvals;
 mod approvers;
 mod audit;
-mod backup;
-mod cluster;
 mod credentials;
 mod edges;
 mod fake;
@@ -16,19 +14,14 @@ mod once;
 mod page;
 mod policy;
 pub(crate) mod refuse;
-mod rekey;
 mod seal;
 mod status;
-mod trust;
 
 use std::sync::Arc;
 
 use countersign_proto::v1::admin_service_server::AdminService;
 use countersign_proto::v1::*;
 use tonic::{Request, Response, Status};
-
-pub(crate) use rekey::Rekeying;
-pub(crate) use seal::rotation;
 
 pub(crate) use approvals::{approval, changed_by, pending, state_to_proto, vote_in};
 
@@ -52,22 +45,6 @@ fn admitted<T>(request: Request<T>) -> Result<(Admitted, T), Status> {
     admitted.map(|admitted| (admitted, request.into_inner())).ok_or_else(refuse::sealed)
 }
 
-/// A call about the seal: it goes on although its caller goes away, and leaves a record even when it is refused.
-async fn sealing<T, A, F>(
-    request: Request<T>,
-    action: &'static str,
-    answer: impl FnOnce(Admitted, T) -> F,
-) -> Result<Response<A>, Status>
-where
-    A: Send + 'static,
-    F: Future<Output = Result<A, Status>> + Send + 'static,
-{
-    let (asked, message) = admitted(request)?;
-    let answer = answer(asked.clone(), message);
-    let going_on = tokio::spawn(async move { seal::recorded(&asked, action, answer.await).await });
-    going_on.await.map_err(|e| refuse::internal(&e))?.map(Response::new)
-}
-
 macro_rules! admitted_to {
     ($request:ident, $answer:path) => {{
         let (asked, message) = admitted($request)?;
@@ -79,128 +56,112 @@ macro_rules! admitted_to {
 impl AdminService for Operator {
     async fn start_rekey(
         &self,
-        request: Request<StartRekeyRequest>,
+        _request: Request<StartRekeyRequest>,
     ) -> Result<Response<StartRekeyResponse>, Status> {
-        let node = self.node.clone();
-        sealing(request, "seal.rekey_start", |asked, message| async move {
-            rekey::start(&node, &asked, message).await
-        })
-        .await
+        Err(Status::unimplemented("StartRekey"))
     }
 
     async fn authorize_rekey(
         &self,
-        request: Request<AuthorizeRekeyRequest>,
+        _request: Request<AuthorizeRekeyRequest>,
     ) -> Result<Response<AuthorizeRekeyResponse>, Status> {
-        let node = self.node.clone();
-        sealing(request, "seal.rekey_authorize", |asked, message| async move {
-            rekey::authorize(&node, &asked, message).await
-        })
-        .await
+        Err(Status::unimplemented("AuthorizeRekey"))
     }
 
     async fn verify_rekey(
         &self,
-        request: Request<VerifyRekeyRequest>,
+        _request: Request<VerifyRekeyRequest>,
     ) -> Result<Response<VerifyRekeyResponse>, Status> {
-        let node = self.node.clone();
-        sealing(request, "seal.rekey_verify", |asked, message| async move {
-            rekey::verify(&node, &asked, message).await
-        })
-        .await
+        Err(Status::unimplemented("VerifyRekey"))
     }
 
     async fn cancel_rekey(
         &self,
-        request: Request<CancelRekeyRequest>,
+        _request: Request<CancelRekeyRequest>,
     ) -> Result<Response<CancelRekeyResponse>, Status> {
-        sealing(request, "seal.rekey_cancel", |asked, message| async move {
-            rekey::cancel(&asked, message).await
-        })
-        .await
+        Err(Status::unimplemented("CancelRekey"))
     }
 
     async fn rotate_keyring(
         &self,
-        request: Request<RotateKeyringRequest>,
+        _request: Request<RotateKeyringRequest>,
     ) -> Result<Response<RotateKeyringResponse>, Status> {
-        sealing(request, "seal.rotate", |asked, message| async move {
-            seal::rotate_keyring(&asked, message).await
-        })
-        .await
+        Err(Status::unimplemented("RotateKeyring"))
     }
 
     async fn init_cluster(
         &self,
-        request: Request<InitClusterRequest>,
+        _request: Request<InitClusterRequest>,
     ) -> Result<Response<InitClusterResponse>, Status> {
-        cluster::init(&self.node, request.into_inner()).await.map(Response::new)
+        Err(Status::unimplemented("InitCluster"))
     }
 
     async fn get_cluster(
         &self,
-        request: Request<GetClusterRequest>,
+        _request: Request<GetClusterRequest>,
     ) -> Result<Response<GetClusterResponse>, Status> {
-        admitted_to!(request, cluster::get)
+        Err(Status::unimplemented("GetCluster"))
     }
 
     async fn add_node(
         &self,
-        request: Request<AddNodeRequest>,
+        _request: Request<AddNodeRequest>,
     ) -> Result<Response<AddNodeResponse>, Status> {
-        let (asked, message) = admitted(request)?;
-        cluster::add(&self.node, &asked, message).await.map(Response::new)
+        Err(Status::unimplemented("AddNode"))
     }
 
     async fn join_cluster(
         &self,
-        request: Request<JoinClusterRequest>,
+        _request: Request<JoinClusterRequest>,
     ) -> Result<Response<JoinClusterResponse>, Status> {
-        cluster::join(&self.node, request.into_inner()).await.map(Response::new)
+        self.node.unsealed().ok_or_else(refuse::sealed)?;
+        Err(Status::unimplemented("JoinCluster"))
     }
 
     async fn remove_node(
         &self,
-        request: Request<RemoveNodeRequest>,
+        _request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        admitted_to!(request, cluster::remove)
+        Err(Status::unimplemented("RemoveNode"))
     }
 
     async fn transfer_leadership(
         &self,
-        request: Request<TransferLeadershipRequest>,
+        _request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        admitted_to!(request, cluster::transfer)
+        Err(Status::unimplemented("TransferLeadership"))
     }
 
     async fn rotate_signing_key(
         &self,
-        request: Request<RotateSigningKeyRequest>,
+        _request: Request<RotateSigningKeyRequest>,
     ) -> Result<Response<RotateSigningKeyResponse>, Status> {
-        admitted_to!(request, cluster::rotate_signing_key)
+        Err(Status::unimplemented("RotateSigningKey"))
     }
 
     async fn get_trust(
         &self,
-        request: Request<GetTrustRequest>,
+        _request: Request<GetTrustRequest>,
     ) -> Result<Response<GetTrustResponse>, Status> {
-        admitted_to!(request, trust::get)
+        Err(Status::unimplemented("GetTrust"))
     }
 
     async fn set_trust(
         &self,
-        request: Request<SetTrustRequest>,
+        _request: Request<SetTrustRequest>,
     ) -> Result<Response<SetTrustResponse>, Status> {
-        admitted_to!(request, trust::set)
+        Err(Status::unimplemented("SetTrust"))
     }
 
-    type BackupClusterStream = backup::Backup;
+    type BackupClusterStream = std::pin::Pin<
+        Box<dyn futures::Stream<Item = Result<BackupClusterResponse, Status>> + Send>,
+    >;
 
     async fn backup_cluster(
         &self,
-        request: Request<BackupClusterRequest>,
+        _request: Request<BackupClusterRequest>,
     ) -> Result<Response<Self::BackupClusterStream>, Status> {
-        admitted_to!(request, backup::backup)
+        Err(Status::unimplemented("BackupCluster"))
     }
 
     async fn get_status(

@@ -10,7 +10,6 @@ use tonic::Status;
 
 use super::consensus::Vote;
 use super::proposer::Failed;
-use super::roster::Standing;
 use super::{Cluster, wire};
 use crate::state::node::node_name;
 
@@ -31,9 +30,10 @@ impl ClusterRpc {
         from: u64,
         request: v1::GreetRequest,
     ) -> Result<v1::GreetResponse, Status> {
-        self.belongs(from, &request.cluster_id)?;
+        let inner = &self.cluster.inner;
+        inner.roster.admit_to_raft(from, &request.cluster_id)?;
         same_sender(from, request.node_id)?;
-        self.cluster.inner.meetings.greeted(from, &request)
+        inner.meetings.greeted(from, &request)
     }
 
     /// Entries from a leader.
@@ -160,17 +160,9 @@ impl ClusterRpc {
     }
 
     fn raft(&self, from: u64, cluster_id: &str) -> Result<(), Status> {
-        self.belongs(from, cluster_id)?;
-        self.cluster.inner.meetings.check(from)
-    }
-
-    fn belongs(&self, from: u64, cluster_id: &str) -> Result<(), Status> {
         let inner = &self.cluster.inner;
-        let admitted = inner.roster.admit_to_raft(from, cluster_id);
-        if admitted.is_err() && inner.roster.standing(from) == Standing::Unknown {
-            inner.meetings.who_is_that();
-        }
-        admitted
+        inner.roster.admit_to_raft(from, cluster_id)?;
+        inner.meetings.check(from)
     }
 }
 

@@ -8,4 +8,5 @@ mod edge;
 mod leases;
 mod opening;
 mod releasing;
+mod town;
 mod world;
