@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use crate::cluster::Cluster;
 use crate::node::{Node, Unsealed};
 use crate::operator::refuse;
-use crate::state::Role;
+use crate::state::{Actor, Command, Role, State};
 use crate::telemetry;
 
 /// Who may call a method.
@@ -104,6 +104,8 @@ pub(crate) struct Admitted {
     pub(crate) caller: Caller,
     /// The node's rooms, which are there only while it is unsealed.
     pub(crate) house: Arc<Unsealed>,
+    /// Nobody could say whether the caller is one still: what is answered is what this node has.
+    pub(crate) stale: bool,
     _made_here: (),
 }
 
@@ -179,13 +181,22 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     // While sealed nobody can be told from anybody.
     let house = node.unsealed().ok_or_else(refuse::sealed)?;
     let token = bearer(request.headers())?;
-    let caller = authenticate(&house.cluster, &token).await?;
+    let (caller, stale) = match authenticate(&house.cluster, &token).await {
+        Ok(caller) => (caller, false),
+        Err(status) if status.code() == Code::Unavailable && is_about_the_cluster(request) => {
+            (house.cluster.peek(|state| known(state, &token)).ok_or(status)?, true)
+        }
+        Err(status) => return Err(status),
+    };
     tracing::Span::current().record("principal", &caller.name);
     match who {
         Some(Who::Roles(roles)) if roles.iter().any(|role| caller.roles.contains(role)) => {}
         Some(Who::Roles(roles)) => {
             let needed = roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
             let message = format!("{} may not do this: it takes the role {needed}", caller.name);
+            if let Some(method) = about_the_seal(request) {
+                record(&house.cluster, &caller, method, &message).await;
+            }
             return Err(refuse::because(Code::PermissionDenied, "ROLE_NEEDED", message));
         }
         _ => {
@@ -196,7 +207,7 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
             ));
         }
     }
-    request.extensions_mut().insert(Admitted { caller, house, _made_here: () });
+    request.extensions_mut().insert(Admitted { caller, house, stale, _made_here: () });
     Ok(())
 }
 
@@ -206,7 +217,7 @@ pub(crate) async fn admit_session(
     token_sha256: &[u8; 32],
 ) -> Result<Admitted, Status> {
     let caller = authenticate(&house.cluster, token_sha256).await?;
-    Ok(Admitted { caller, house, _made_here: () })
+    Ok(Admitted { caller, house, stale: false, _made_here: () })
 }
 
 /// The SHA-256 of the one bearer token in the headers.
@@ -231,25 +242,53 @@ pub(crate) async fn authenticate(
     cluster: &Cluster,
     token_sha256: &[u8; 32],
 ) -> Result<Caller, Status> {
-    let found = cluster
-        .read(|state| {
-            let mut found = None;
-            // All of them, so that the time it takes says nothing of which one it was.
-            for principal in state.principals() {
-                let fits: bool = principal.token_sha256.ct_eq(token_sha256).into();
-                if fits && principal.active {
-                    let (name, roles, groups) =
-                        (principal.name.clone(), principal.roles.clone(), principal.groups.clone());
-                    found = Some(Caller { name, roles, groups });
-                }
-            }
-            found
-        })
-        .await
-        .map_err(|e| refuse::unavailable(&e))?;
+    let found = cluster.read(|state| known(state, token_sha256)).await;
+    let found = found.map_err(|e| refuse::unavailable(&e))?;
     found.ok_or_else(|| {
         unauthenticated("the token is not in force: it is mistyped, was rotated or its principal was removed; ask an administrator for a new one")
     })
+}
+
+/// The active principal with this token, as far as this node knows.
+fn known(state: &State, token_sha256: &[u8; 32]) -> Option<Caller> {
+    let mut found = None;
+    // All of them, so that the time it takes says nothing of which one it was.
+    for principal in state.principals() {
+        let fits: bool = principal.token_sha256.ct_eq(token_sha256).into();
+        if fits && principal.active {
+            let (name, roles, groups) =
+                (principal.name.clone(), principal.roles.clone(), principal.groups.clone());
+            found = Some(Caller { name, roles, groups });
+        }
+    }
+    found
+}
+
+/// What is asked when a node has lost the others, and must be answered just then: it shows addresses and progress to
+/// whoever was allowed to see them when the node last heard of it.
+fn is_about_the_cluster(request: &Request<Body>) -> bool {
+    matches!(
+        request.uri().path(),
+        "/countersign.v1.AdminService/GetCluster" | "/countersign.v1.AdminService/GetStatus"
+    )
+}
+
+/// Whoever tries these is on record, even whom they are refused to.
+fn about_the_seal(request: &Request<Body>) -> Option<&str> {
+    let method = request.uri().path().strip_prefix("/countersign.v1.AdminService/")?;
+    matches!(
+        method,
+        "AuthorizeRekey" | "CancelRekey" | "RotateKeyring" | "Seal" | "StartRekey" | "VerifyRekey"
+    )
+    .then_some(method)
+}
+
+async fn record(cluster: &Cluster, caller: &Caller, method: &str, why: &str) {
+    let details = vec![("method".into(), method.into()), ("why".into(), why.into())];
+    let note = Command::Note { action: "seal.refused".into(), subject: "seal".into(), details };
+    if let Err(error) = cluster.propose(Actor::Principal(caller.name.clone()), note).await {
+        tracing::error!(%error, method, "a refusal is not on record");
+    }
 }
 
 fn unauthenticated(message: &str) -> Status {

@@ -12,8 +12,12 @@ mod attempts;
 mod begin;
 mod doors;
 mod figures;
+mod join;
 mod life;
+mod line;
 mod settle;
+mod unsealing;
+mod upkeep;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -34,12 +38,16 @@ use zeroize::Zeroizing;
 pub use crate::config::{Config, SealConfig};
 
 pub(crate) use attempts::Allowance;
+pub(crate) use begin::InitError;
 pub(crate) use life::{UnsealError, Unsealed};
+pub(crate) use unsealing::{Presented, Tried};
+pub(crate) use upkeep::Readiness;
 
 use crate::access::Access;
 use crate::cluster::DataDir;
 use crate::listen::{self, Door};
 use crate::operator::Operator;
+use crate::state;
 use crate::telemetry::Metrics;
 use crate::tls::ServerIdentity;
 use crate::web;
@@ -47,6 +55,8 @@ use addresses::Addresses;
 use attempts::Attempts;
 use doors::Doors;
 use life::Life;
+use line::Line;
+use unsealing::Given;
 
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -74,23 +84,34 @@ impl ControlPlane {
             Some(address) => Some(listen::bind(address, "web.listen").await?),
             None => None,
         };
-        let web_address = web.as_ref().map(|(_, address)| *address);
-        let addresses = Addresses::of(&config, api_address, gateway_address, web_address, None);
+        let peers = match config.cluster.listen {
+            Some(address) => Some(listen::bind(address, "cluster.listen").await?),
+            None => None,
+        };
+        let [web_address, cluster_address] =
+            [&web, &peers].map(|bound| bound.as_ref().map(|(_, address)| *address));
+        let addresses =
+            Addresses::of(&config, api_address, gateway_address, web_address, cluster_address);
+        join::join_if_new(&config, &addresses).await?;
         let identity = ServerIdentity::open(&config.data_dir, &addresses.names)?;
+        let line = Arc::new(Line::default());
+        line.load(&config.data_dir)?;
 
         let stop = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
-        let (doors, gateway_door) = Doors::shut();
         let node = Arc::new(Node {
             metrics: Metrics::new()?,
             unsealing: Allowance::new(20, Duration::from_secs(3)),
+            joining: Allowance::new(20, Duration::from_secs(3)),
             attempts: Attempts::open(&config.data_dir)?,
             config,
             identity,
             addresses,
-            doors,
+            doors: Doors::shut(),
+            line,
             health,
             life: RwLock::new(Life::Sealed { by: None }),
+            given: Default::default(),
             changing: Mutex::new(()),
             _lock: lock,
         });
@@ -118,7 +139,10 @@ impl ControlPlane {
 
         let servers = TaskTracker::new();
         servers.spawn(listen::serve(api, watch::channel(api_door).1, stop.clone()));
-        servers.spawn(listen::serve(gateway, gateway_door, stop.clone()));
+        servers.spawn(listen::serve(gateway, node.doors.gateway(), stop.clone()));
+        if let Some((listener, _)) = peers {
+            servers.spawn(listen::serve(listener, node.doors.peers(), stop.clone()));
+        }
         if let Some((listener, _)) = web {
             servers.spawn(web::serve(listener, node.clone(), stop.clone()));
         }
@@ -134,6 +158,11 @@ impl ControlPlane {
 
     pub fn gateway_addr(&self) -> SocketAddr {
         self.node.addresses.gateway
+    }
+
+    /// Where other nodes call, if they can.
+    pub fn cluster_addr(&self) -> Option<SocketAddr> {
+        self.node.addresses.cluster
     }
 
     pub fn web_addr(&self) -> Option<SocketAddr> {
@@ -173,22 +202,31 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     /// How often anybody may try to unseal it.
     pub(crate) unsealing: Allowance,
+    /// How often anybody may try to join.
+    pub(crate) joining: Allowance,
     attempts: Attempts,
     config: Config,
     identity: ServerIdentity,
     addresses: Addresses,
     doors: Doors,
+    line: Arc<Line>,
     health: HealthReporter,
     life: RwLock<Life>,
+    given: std::sync::Mutex<Given>,
     /// Held through a change from sealed to unsealed or back: one at a time.
     changing: Mutex<()>,
     _lock: DataDir,
 }
 
 impl Node {
-    /// Where an edge finds this node, by a name that the certificate has.
-    pub(crate) fn gateway_address(&self) -> String {
-        self.addresses.told().gateway.clone()
+    /// What people call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.config.cluster.name
+    }
+
+    /// Where others find it.
+    pub(crate) fn addresses(&self) -> &state::Addresses {
+        self.addresses.told()
     }
 
     pub(crate) fn api_ca_pem(&self) -> &str {

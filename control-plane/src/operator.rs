@@ -7,6 +7,8 @@ mod agents;
 mod approvals;
 mod approvers;
 mod audit;
+mod backup;
+mod cluster;
 mod credentials;
 mod edges;
 mod fake;
@@ -14,14 +16,19 @@ mod once;
 mod page;
 mod policy;
 pub(crate) mod refuse;
+mod rekey;
 mod seal;
 mod status;
+mod trust;
 
 use std::sync::Arc;
 
 use countersign_proto::v1::admin_service_server::AdminService;
 use countersign_proto::v1::*;
 use tonic::{Request, Response, Status};
+
+pub(crate) use rekey::Rekeying;
+pub(crate) use seal::rotation;
 
 pub(crate) use approvals::{approval, changed_by, pending, state_to_proto, vote_in};
 
@@ -45,6 +52,22 @@ fn admitted<T>(request: Request<T>) -> Result<(Admitted, T), Status> {
     admitted.map(|admitted| (admitted, request.into_inner())).ok_or_else(refuse::sealed)
 }
 
+/// A call about the seal: it goes on although its caller goes away, and leaves a record even when it is refused.
+async fn sealing<T, A, F>(
+    request: Request<T>,
+    action: &'static str,
+    answer: impl FnOnce(Admitted, T) -> F,
+) -> Result<Response<A>, Status>
+where
+    A: Send + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    let (asked, message) = admitted(request)?;
+    let answer = answer(asked.clone(), message);
+    let going_on = tokio::spawn(async move { seal::recorded(&asked, action, answer.await).await });
+    going_on.await.map_err(|e| refuse::internal(&e))?.map(Response::new)
+}
+
 macro_rules! admitted_to {
     ($request:ident, $answer:path) => {{
         let (asked, message) = admitted($request)?;
@@ -56,112 +79,128 @@ macro_rules! admitted_to {
 impl AdminService for Operator {
     async fn start_rekey(
         &self,
-        _request: Request<StartRekeyRequest>,
+        request: Request<StartRekeyRequest>,
     ) -> Result<Response<StartRekeyResponse>, Status> {
-        Err(Status::unimplemented("StartRekey"))
+        let node = self.node.clone();
+        sealing(request, "seal.rekey_start", |asked, message| async move {
+            rekey::start(&node, &asked, message).await
+        })
+        .await
     }
 
     async fn authorize_rekey(
         &self,
-        _request: Request<AuthorizeRekeyRequest>,
+        request: Request<AuthorizeRekeyRequest>,
     ) -> Result<Response<AuthorizeRekeyResponse>, Status> {
-        Err(Status::unimplemented("AuthorizeRekey"))
+        let node = self.node.clone();
+        sealing(request, "seal.rekey_authorize", |asked, message| async move {
+            rekey::authorize(&node, &asked, message).await
+        })
+        .await
     }
 
     async fn verify_rekey(
         &self,
-        _request: Request<VerifyRekeyRequest>,
+        request: Request<VerifyRekeyRequest>,
     ) -> Result<Response<VerifyRekeyResponse>, Status> {
-        Err(Status::unimplemented("VerifyRekey"))
+        let node = self.node.clone();
+        sealing(request, "seal.rekey_verify", |asked, message| async move {
+            rekey::verify(&node, &asked, message).await
+        })
+        .await
     }
 
     async fn cancel_rekey(
         &self,
-        _request: Request<CancelRekeyRequest>,
+        request: Request<CancelRekeyRequest>,
     ) -> Result<Response<CancelRekeyResponse>, Status> {
-        Err(Status::unimplemented("CancelRekey"))
+        sealing(request, "seal.rekey_cancel", |asked, message| async move {
+            rekey::cancel(&asked, message).await
+        })
+        .await
     }
 
     async fn rotate_keyring(
         &self,
-        _request: Request<RotateKeyringRequest>,
+        request: Request<RotateKeyringRequest>,
     ) -> Result<Response<RotateKeyringResponse>, Status> {
-        Err(Status::unimplemented("RotateKeyring"))
+        sealing(request, "seal.rotate", |asked, message| async move {
+            seal::rotate_keyring(&asked, message).await
+        })
+        .await
     }
 
     async fn init_cluster(
         &self,
-        _request: Request<InitClusterRequest>,
+        request: Request<InitClusterRequest>,
     ) -> Result<Response<InitClusterResponse>, Status> {
-        Err(Status::unimplemented("InitCluster"))
+        cluster::init(&self.node, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_cluster(
         &self,
-        _request: Request<GetClusterRequest>,
+        request: Request<GetClusterRequest>,
     ) -> Result<Response<GetClusterResponse>, Status> {
-        Err(Status::unimplemented("GetCluster"))
+        admitted_to!(request, cluster::get)
     }
 
     async fn add_node(
         &self,
-        _request: Request<AddNodeRequest>,
+        request: Request<AddNodeRequest>,
     ) -> Result<Response<AddNodeResponse>, Status> {
-        Err(Status::unimplemented("AddNode"))
+        let (asked, message) = admitted(request)?;
+        cluster::add(&self.node, &asked, message).await.map(Response::new)
     }
 
     async fn join_cluster(
         &self,
-        _request: Request<JoinClusterRequest>,
+        request: Request<JoinClusterRequest>,
     ) -> Result<Response<JoinClusterResponse>, Status> {
-        self.node.unsealed().ok_or_else(refuse::sealed)?;
-        Err(Status::unimplemented("JoinCluster"))
+        cluster::join(&self.node, request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_node(
         &self,
-        _request: Request<RemoveNodeRequest>,
+        request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        Err(Status::unimplemented("RemoveNode"))
+        admitted_to!(request, cluster::remove)
     }
 
     async fn transfer_leadership(
         &self,
-        _request: Request<TransferLeadershipRequest>,
+        request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        Err(Status::unimplemented("TransferLeadership"))
+        admitted_to!(request, cluster::transfer)
     }
 
     async fn rotate_signing_key(
         &self,
-        _request: Request<RotateSigningKeyRequest>,
+        request: Request<RotateSigningKeyRequest>,
     ) -> Result<Response<RotateSigningKeyResponse>, Status> {
-        Err(Status::unimplemented("RotateSigningKey"))
+        admitted_to!(request, cluster::rotate_signing_key)
     }
 
     async fn get_trust(
         &self,
-        _request: Request<GetTrustRequest>,
+        request: Request<GetTrustRequest>,
     ) -> Result<Response<GetTrustResponse>, Status> {
-        Err(Status::unimplemented("GetTrust"))
+        admitted_to!(request, trust::get)
     }
 
     async fn set_trust(
         &self,
-        _request: Request<SetTrustRequest>,
+        request: Request<SetTrustRequest>,
     ) -> Result<Response<SetTrustResponse>, Status> {
-        Err(Status::unimplemented("SetTrust"))
+        admitted_to!(request, trust::set)
     }
 
-    type BackupClusterStream = std::pin::Pin<
-        Box<dyn futures::Stream<Item = Result<BackupClusterResponse, Status>> + Send>,
-    >;
+    type BackupClusterStream = backup::Backup;
 
     async fn backup_cluster(
         &self,
-        _request: Request<BackupClusterRequest>,
+        request: Request<BackupClusterRequest>,
     ) -> Result<Response<Self::BackupClusterStream>, Status> {
-        Err(Status::unimplemented("BackupCluster"))
+        admitted_to!(request, backup::backup)
     }
 
     async fn get_status(

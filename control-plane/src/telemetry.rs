@@ -130,7 +130,13 @@ pub(crate) struct Metrics {
     edges_connected: IntGauge,
     held_requests: IntGauge,
     leader: IntGauge,
+    nodes: IntGaugeVec,
+    raft_commit_index: IntGauge,
+    raft_leader: IntGauge,
+    raft_peer_lag: IntGaugeVec,
+    raft_term: IntGauge,
     sealed: IntGauge,
+    unsealed_nodes: IntGauge,
 }
 
 /// What is known at the moment of a scrape; all zero while sealed.
@@ -141,8 +147,17 @@ pub(crate) struct Snapshot {
     pub(crate) edges_connected: usize,
     pub(crate) held_requests: usize,
     pub(crate) leader: bool,
+    pub(crate) learners: usize,
     pub(crate) pending: usize,
+    pub(crate) commit_index: u64,
+    /// Whether anybody leads, as far as this node knows.
+    pub(crate) led: bool,
+    /// By node name, while this node leads: entries that it is not known to have.
+    pub(crate) peer_lag: Vec<(String, u64)>,
+    pub(crate) term: u64,
     pub(crate) sealed: bool,
+    pub(crate) unsealed_nodes: usize,
+    pub(crate) voters: usize,
 }
 
 impl Metrics {
@@ -158,14 +173,11 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let approvals_open = IntGaugeVec::new(
-            Opts::new(
-                "countersign_approvals_open",
-                "Approvals that can still be voted on or used, by state.",
-            ),
-            &["state"],
-        )?;
-        registry.register(Box::new(approvals_open.clone()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> anyhow::Result<IntGaugeVec> {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        };
         Ok(Self {
             approvals: counters(
                 "countersign_approvals_total",
@@ -181,11 +193,41 @@ impl Metrics {
                 "countersign_applied_index",
                 "Index of the last log entry that was applied.",
             )?,
-            approvals_open,
+            approvals_open: gauges(
+                "countersign_approvals_open",
+                "Approvals that can still be voted on or used, by state.",
+                &["state"],
+            )?,
             edges_connected: gauge("countersign_edges_connected", "Edges that are attached now.")?,
             held_requests: gauge("countersign_held_requests", "Requests that wait at edges now.")?,
             leader: gauge("countersign_leader", "1 while this node leads the cluster.")?,
+            nodes: gauges(
+                "countersign_nodes",
+                "Nodes in the cluster's membership, by role.",
+                &["role"],
+            )?,
+            raft_commit_index: gauge(
+                "countersign_raft_commit_index",
+                "Index of the last log entry that this node knows to be committed.",
+            )?,
+            raft_leader: gauge(
+                "countersign_raft_leader",
+                "1 while this node knows of a leader, itself or another.",
+            )?,
+            raft_peer_lag: gauges(
+                "countersign_raft_peer_lag",
+                "While this node leads: committed entries that another node is not known to have.",
+                &["node"],
+            )?,
+            raft_term: gauge(
+                "countersign_raft_term",
+                "The newest Raft term that this node knows.",
+            )?,
             sealed: gauge("countersign_sealed", "1 while this node is sealed.")?,
+            unsealed_nodes: gauge(
+                "countersign_unsealed_nodes",
+                "Nodes of the cluster that are unsealed and reached from here, this one included.",
+            )?,
             registry,
         })
     }
@@ -193,13 +235,25 @@ impl Metrics {
     /// The text that Prometheus scrapes.
     pub(crate) fn render(&self, now: &Snapshot) -> anyhow::Result<String> {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.applied_index.set(i64::try_from(now.applied_index).unwrap_or(i64::MAX));
+        let index = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.applied_index.set(index(now.applied_index));
         self.approvals_open.with_label_values(&["approved"]).set(count(now.approved));
         self.approvals_open.with_label_values(&["pending"]).set(count(now.pending));
         self.edges_connected.set(count(now.edges_connected));
         self.held_requests.set(count(now.held_requests));
         self.leader.set(i64::from(now.leader));
+        self.nodes.with_label_values(&["learner"]).set(count(now.learners));
+        self.nodes.with_label_values(&["voter"]).set(count(now.voters));
+        self.raft_commit_index.set(index(now.commit_index));
+        self.raft_leader.set(i64::from(now.led));
+        // Whoever is no peer any more, or is not led from here, has no lag.
+        self.raft_peer_lag.reset();
+        for (node, lag) in &now.peer_lag {
+            self.raft_peer_lag.with_label_values(&[node.as_str()]).set(index(*lag));
+        }
+        self.raft_term.set(index(now.term));
         self.sealed.set(i64::from(now.sealed));
+        self.unsealed_nodes.set(count(now.unsealed_nodes));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8(text)?)

@@ -16,7 +16,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::Node;
+use crate::node::{Node, Readiness};
 
 /// How long a request that is under way may take once the listener was told to stop.
 const GRACE: Duration = Duration::from_secs(3);
@@ -46,11 +46,12 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: Cancella
 }
 
 async fn ready(State(node): State<Arc<Node>>) -> Response {
-    match node.unsealed() {
-        Some(house) if house.cluster.is_leader() => (StatusCode::OK, "ready\n").into_response(),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "no leader\n").into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "sealed\n").into_response(),
-    }
+    let why = match node.readiness() {
+        Readiness::Ready => return (StatusCode::OK, "ready\n").into_response(),
+        Readiness::Sealed => "sealed".to_owned(),
+        Readiness::Not(why) => why,
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {

@@ -80,6 +80,16 @@ fn when_none_takes_it_the_reason_is_told() {
 }
 
 #[test]
+fn doctor_names_the_node_that_is_down() {
+    let up = ControlPlane::start().answers("GetStatus", &[v1::GetStatusResponse::default()]);
+    let mut place = Place::knowing(&up);
+    place.set("COUNTERSIGN_ADDR", &format!("{},https://127.0.0.1:1", up.addr()));
+    let told = place.run(&["doctor"]).out;
+    assert!(told.contains("BAD   node: https://127.0.0.1:1 cannot be reached"), "{told}");
+    assert!(!told.contains(&format!("BAD   node: {}", up.addr())), "{told}");
+}
+
+#[test]
 fn login_remembers_every_address() {
     let (first, second) = two();
     let me = v1::WhoAmIResponse { principal: "ana".into(), ..v1::WhoAmIResponse::default() };

@@ -75,14 +75,28 @@ impl Place {
         self.run_with(arguments, "")
     }
 
+    /// With a terminal, at which somebody types this. All that is said shows there.
+    pub(crate) fn run_on_a_terminal(&self, arguments: &[&str], typed: &str) -> Ran {
+        let quoted = arguments.iter().map(|word| format!(" '{word}'")).collect::<String>();
+        let line = format!("{}{quoted}", env!("CARGO_BIN_EXE_countersign"));
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        self.spawned(script, typed)
+    }
+
     pub(crate) fn run_with(&self, arguments: &[&str], input: &str) -> Ran {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        let mut countersign = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        countersign.args(arguments);
+        self.spawned(countersign, input)
+    }
+
+    fn spawned(&self, mut command: Command, input: &str) -> Ran {
+        let mut child = command
             .current_dir(self.dir.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

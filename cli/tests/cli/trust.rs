@@ -140,6 +140,24 @@ fn where_nobody_can_be_asked_nothing_is_signed_without_a_yes() {
 }
 
 #[test]
+fn whoever_is_asked_sees_what_would_change_and_nothing_but_a_yes_is_one() {
+    let control_plane = proposes(ControlPlane::start(), &with_both());
+    let place = place(&control_plane);
+    let (_, ask) = SIGN.split_last().unwrap();
+    for no in ["n\n", "\n", "maybe\n"] {
+        let ran = place.run_on_a_terminal(ask, no);
+        assert_eq!(ran.code, Some(1), "{}", ran.out);
+        assert!(ran.out.contains("+ n2 (0000000000000002)"), "{}", ran.out);
+        assert!(ran.out.contains("Sign trust bundle 2? [y/N]"), "{}", ran.out);
+        assert!(ran.out.contains("nothing was signed"), "{}", ran.out);
+    }
+    assert!(!control_plane.was_asked("SetTrust"));
+    let ran = place.run_on_a_terminal(ask, "y\n");
+    assert!(ran.ok().contains("Trust bundle 2 is in force"));
+    assert!(control_plane.was_asked("SetTrust"));
+}
+
+#[test]
 fn another_root_key_signs_nothing() {
     let control_plane = proposes(ControlPlane::start(), &with_both());
     let place = place(&control_plane);

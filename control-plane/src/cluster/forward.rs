@@ -40,10 +40,12 @@ impl Cluster {
     }
 
     async fn commit_once(&self, encoded: Encoded, deadline: Instant) -> Result<Done, Failed> {
-        let inner = &self.inner;
+        self.not_rolled_back()?;
         match self.leader() {
-            Some(leader) if leader == inner.node_id => self.commit_here(encoded).await,
-            Some(leader) => self.commit_at(leader, encoded, deadline).await,
+            Some(leader) if leader == self.inner.node_id => self.commit_here(encoded).await,
+            Some(leader) => {
+                self.while_it_leads(leader, self.commit_at(leader, encoded, deadline)).await
+            }
             None => Err(Failed::Again("there is no leader".into())),
         }
     }
@@ -136,12 +138,18 @@ impl Cluster {
     }
 
     async fn read_index(&self, deadline: Instant) -> Result<u64, Failed> {
-        let inner = &self.inner;
+        self.not_rolled_back()?;
         let leader = self.leader().ok_or_else(|| Failed::Again("there is no leader".into()))?;
-        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-        if leader == inner.node_id {
-            return self.read_index_here().await.map(index);
-        }
+        let read = if leader == self.inner.node_id {
+            self.read_index_here().await?
+        } else {
+            self.while_it_leads(leader, self.read_index_at(leader, deadline)).await?
+        };
+        Ok(read.map_or(0, |id| id.index))
+    }
+
+    async fn read_index_at(&self, leader: u64, deadline: Instant) -> Result<Option<LogId>, Failed> {
+        let inner = &self.inner;
         let mut client = inner
             .roster
             .client(leader)
@@ -151,7 +159,22 @@ impl Cluster {
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let answer = client.read_index(request).await;
         let answer = answer.map_err(|status| Failed::Again(status.message().to_owned()))?;
-        Ok(index(answer.into_inner().read_index.map(wire::to_log_id)))
+        Ok(answer.into_inner().read_index.map(wire::to_log_id))
+    }
+
+    /// Nobody waits for a leader that was replaced: what it may still do, its successor is asked to do again.
+    async fn while_it_leads<T>(
+        &self,
+        leader: u64,
+        asking: impl Future<Output = Result<T, Failed>>,
+    ) -> Result<T, Failed> {
+        let mut metrics = self.inner.raft.metrics();
+        let replaced = metrics.wait_for(|metrics| metrics.current_leader != Some(leader));
+        tokio::select! {
+            biased;
+            answer = asking => answer,
+            _ = replaced => Err(Failed::Again("another node leads now".into())),
+        }
     }
 
     /// As far as the log is committed, if a majority still follows this node.
@@ -166,10 +189,12 @@ impl Cluster {
         }
     }
 
+    fn not_rolled_back(&self) -> Result<(), Failed> {
+        self.rolled_back().map_or(Ok(()), |told| Err(Failed::Stopped(told)))
+    }
+
     fn takes_part(&self) -> Result<(), Failed> {
-        if let Some(told) = self.rolled_back() {
-            return Err(Failed::Stopped(told));
-        }
+        self.not_rolled_back()?;
         if self.is_silent() {
             return Err(Failed::Again("this node is handing leadership over".into()));
         }

@@ -106,13 +106,17 @@ impl Marks {
     /// What it came back without, in words that follow "node N ".
     pub(super) fn compare(&mut self, node: u64, shown: &Shown) -> Result<(), String> {
         let mark = self.marks.get(&node).copied().unwrap_or_default();
-        if let Some(regression) = mark.regression(shown) {
-            return Err(regression);
-        }
+        mark.regression(shown).map_or(Ok(()), Err)?;
+        self.saw(node, shown);
+        Ok(())
+    }
+
+    /// Remembers what a node shows, as far as it is more than was seen.
+    pub(super) fn saw(&mut self, node: u64, shown: &Shown) {
+        let mark = self.marks.get(&node).copied().unwrap_or_default();
         // Whoever sent its last entry led in that entry's term.
         let last = shown.last.map(|last| (last.leader_id.term, last));
         self.raise(node, mark.raised(shown.boot, shown.vote, last));
-        Ok(())
     }
 
     /// A node acknowledged entries up to `last` to the leader of this ballot.

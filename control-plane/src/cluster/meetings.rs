@@ -23,12 +23,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_proto::v1;
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -38,7 +40,7 @@ use super::engine::{FailStop, Fsync};
 use super::log::LogStore;
 use super::machine::on_disk;
 use super::marks::{Marks, Shown, ballot, count_start, write_whole};
-use super::roster::{Roster, Standing};
+use super::roster::Roster;
 use super::wire;
 use crate::state::node::node_name;
 
@@ -62,10 +64,17 @@ pub(super) struct Meetings {
     log: HeldLog,
     disk: Remembered,
     marks: Mutex<Marks>,
-    met: Mutex<BTreeMap<u64, Met>>,
+    met: Mutex<BTreeMap<u64, Acquaintance>>,
+    /// Random, of this start.
+    process: u64,
+    /// When a node last acknowledged something to this one as the leader.
+    heard: Mutex<BTreeMap<u64, Instant>>,
     gate: watch::Sender<Gate>,
     /// Somebody is missed.
     wanted: Notify,
+    /// When everyone was last greeted again because of somebody unknown.
+    asked_around: Mutex<Option<Instant>>,
+    ask_around: AtomicBool,
 }
 
 /// What of meetings lies in the data directory.
@@ -78,10 +87,20 @@ pub(super) struct Remembered {
     fail: FailStop,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Default)]
+struct Acquaintance {
+    met: Met,
+    /// The process that had lost nothing when it was compared. What it shows later it may have sent before: it can
+    /// be overtaken by what it acknowledged meanwhile.
+    process: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Met {
-    Well,
+    #[default]
+    NotYet,
     RolledBack,
+    Well,
 }
 
 /// Whether this node takes part.
@@ -130,8 +149,12 @@ impl Meetings {
             disk,
             marks: Mutex::new(marks),
             met: Mutex::default(),
+            process: rand::random(),
+            heard: Mutex::default(),
             gate: watch::Sender::new(gate),
             wanted: Notify::new(),
+            asked_around: Mutex::default(),
+            ask_around: AtomicBool::new(false),
         }
     }
 
@@ -162,7 +185,9 @@ impl Meetings {
         let mut waited = std::pin::pin!(waited);
         let mut written = tokio::time::interval(SYNC);
         loop {
-            let greeting = join_all(self.missed().into_iter().map(|node| self.greet(node)));
+            let everyone = self.ask_around.swap(false, Ordering::SeqCst);
+            let whom = if everyone { self.others() } else { self.missed() };
+            let greeting = join_all(whom.into_iter().map(|node| self.greet(node)));
             let greeted = async {
                 greeting.await;
                 self.open_gate(self.missed().is_empty());
@@ -196,13 +221,13 @@ impl Meetings {
         if let Some(why) = self.absent() {
             return Err(Status::unavailable(why));
         }
-        match self.met().get(&node) {
-            Some(Met::Well) => Ok(()),
-            Some(Met::RolledBack) => Err(Status::permission_denied(format!(
+        match self.met(node) {
+            Met::Well => Ok(()),
+            Met::RolledBack => Err(Status::permission_denied(format!(
                 "node {} was rolled back: remove it and add it anew",
                 node_name(node)
             ))),
-            None => {
+            Met::NotYet => {
                 self.wanted.notify_one();
                 Err(Status::new(GREET_FIRST, format!("node {} was not met yet", node_name(node))))
             }
@@ -211,8 +236,18 @@ impl Meetings {
 
     /// That node says that it does not know this process: it is another process than the one that was met.
     pub(super) fn forget(&self, node: u64) {
-        self.met().remove(&node);
+        self.lock(&self.met).entry(node).or_default().met = Met::NotYet;
         self.wanted.notify_one();
+    }
+
+    /// Somebody came whom this node does not know: others may, and are asked, but not all the time.
+    pub(super) fn who_is_that(&self) {
+        let mut asked = self.lock(&self.asked_around);
+        if asked.is_none_or(|at| at.elapsed() >= PATIENCE) {
+            *asked = Some(Instant::now());
+            self.ask_around.store(true, Ordering::SeqCst);
+            self.wanted.notify_one();
+        }
     }
 
     /// The other side's greeting, and this side's answer.
@@ -227,19 +262,28 @@ impl Meetings {
             vote: ballot(&wire::to_vote(request.vote)?),
         };
         let own = self.shown().ok_or_else(|| Status::unavailable("this node is stopping"))?;
-        let verdict = self.compare(from, &theirs);
+        let verdict = self.compare(from, request.process, &theirs);
         Ok(v1::GreetResponse {
             node_id: self.roster.node_id,
             boot_counter: own.boot,
             last_log: own.last.map(wire::from_log_id),
             vote: Some(from_ballot(&own)),
             rolled_back: verdict.err().unwrap_or_default(),
+            members: self.roster.belonging(),
+            process: self.process,
         })
     }
 
     /// A node acknowledged entries up to `last` to this leader.
     pub(super) fn acknowledged(&self, node: u64, leader: &Vote, last: Option<LogId>) {
         self.marks().acknowledged(node, ballot(leader), last);
+        self.lock(&self.heard).insert(node, Instant::now());
+    }
+
+    /// Nodes that acknowledged something to this one as the leader, so lately.
+    pub(super) fn heard_within(&self, lately: Duration) -> Vec<u64> {
+        let heard = self.lock(&self.heard);
+        heard.iter().filter(|(_, at)| at.elapsed() <= lately).map(|(id, _)| *id).collect()
     }
 
     /// A node's vote was seen.
@@ -256,6 +300,7 @@ impl Meetings {
             boot_counter: own.boot,
             last_log: own.last.map(wire::from_log_id),
             vote: Some(from_ballot(&own)),
+            process: self.process,
         };
         let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, client.greet(request)).await else {
             return;
@@ -270,41 +315,49 @@ impl Meetings {
             last: answer.last_log.map(wire::to_log_id),
             vote: ballot(&vote),
         };
-        if answer.node_id == node {
-            // What it comes to is remembered; the other side learns of it when it greets.
-            let _ = self.compare(node, &theirs);
+        // What it comes to is remembered; the other side learns of it when it greets.
+        if answer.node_id == node && self.compare(node, answer.process, &theirs).is_ok() {
+            self.roster.believe(node, &answer.members);
         }
     }
 
     /// Members that were not met, and those that came back with less: they may have been repaired.
     fn missed(&self) -> Vec<u64> {
-        let met = self.met();
-        let others = self.roster.members().into_iter().filter(|id| *id != self.roster.node_id);
+        let mut others = self.others();
+        others.retain(|id| self.met(*id) != Met::Well);
         others
-            .filter(|id| met.get(id) != Some(&Met::Well))
-            .filter(|id| self.roster.standing(*id) != Standing::Removed)
-            .collect()
     }
 
-    fn compare(&self, node: u64, theirs: &Shown) -> Result<(), String> {
-        let compared = self.marks().compare(node, theirs);
-        let (met, verdict) = match compared {
-            Ok(()) => (Met::Well, Ok(())),
-            Err(what) => (
-                Met::RolledBack,
-                Err(format!(
+    fn others(&self) -> Vec<u64> {
+        let mut members = self.roster.members();
+        members.retain(|id| *id != self.roster.node_id);
+        members
+    }
+
+    fn compare(&self, node: u64, process: u64, theirs: &Shown) -> Result<(), String> {
+        let mut met = self.lock(&self.met);
+        let known = met.entry(node).or_default();
+        if known.process == Some(process) {
+            self.marks().saw(node, theirs);
+            known.met = Met::Well;
+            return Ok(());
+        }
+        match self.marks().compare(node, theirs) {
+            Ok(()) => {
+                *known = Acquaintance { met: Met::Well, process: Some(process) };
+                Ok(())
+            }
+            Err(what) => {
+                let what = format!(
                     "node {} {what}: its disk was put back to an earlier state; remove the node and add it anew",
                     node_name(node)
-                )),
-            ),
-        };
-        let before = self.met().insert(node, met.clone());
-        if let Err(what) = &verdict
-            && before != Some(met)
-        {
-            tracing::error!(what, "a node was rolled back, and is not listened to");
+                );
+                if std::mem::replace(&mut known.met, Met::RolledBack) != Met::RolledBack {
+                    tracing::error!(what, "a node was rolled back, and is not listened to");
+                }
+                Err(what)
+            }
         }
-        verdict
     }
 
     /// How far this node has come, as far as it is on disk.
@@ -333,8 +386,8 @@ impl Meetings {
         self.lock(&self.marks)
     }
 
-    fn met(&self) -> MutexGuard<'_, BTreeMap<u64, Met>> {
-        self.lock(&self.met)
+    fn met(&self, node: u64) -> Met {
+        self.lock(&self.met).get(&node).map_or(Met::NotYet, |known| known.met)
     }
 
     fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {

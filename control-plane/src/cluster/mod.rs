@@ -24,6 +24,7 @@ mod rpc;
 mod sealed_state;
 mod sending;
 mod snapshot;
+mod steward;
 mod transfer;
 mod transport;
 mod wire;
@@ -334,8 +335,10 @@ impl Cluster {
         let (raft, gate) = (cluster.inner.raft.clone(), meetings.gate());
         cluster.inner.tasks.spawn(take_part(raft, gate, stop.clone()));
         cluster.inner.tasks.spawn(meetings.run(stop.clone()));
-        cluster.inner.tasks.spawn(tick(Arc::downgrade(&cluster.inner), stop.clone()));
-        cluster.inner.tasks.spawn(checkpoint::run(Arc::downgrade(&cluster.inner), stop));
+        let held_weakly = Arc::downgrade(&cluster.inner);
+        cluster.inner.tasks.spawn(steward::run(held_weakly.clone(), stop.clone()));
+        cluster.inner.tasks.spawn(checkpoint::run(held_weakly.clone(), stop.clone()));
+        cluster.inner.tasks.spawn(tick(held_weakly, stop));
         cluster.inner.tasks.close();
         Ok(cluster)
     }

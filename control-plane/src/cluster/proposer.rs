@@ -111,9 +111,18 @@ impl Proposer {
     pub(super) async fn commit(&self, together: Vec<Queued>) {
         let plaintext = batch(self.view.now(), &together);
         let sealed = Sealed(self.barrier.seal(Purpose::Entry, &plaintext));
-        let written = tokio::time::timeout(PATIENCE, self.raft.client_write(sealed)).await;
-        let written = written.map_err(|_| Failed::Again("no majority of the nodes answers".into()));
-        match written.and_then(|written| written.map_err(|e| failed(&e))) {
+        let node_id = self.raft.metrics().borrow().id;
+        let mut metrics = self.raft.metrics();
+        let replaced = metrics.wait_for(|metrics| metrics.current_leader != Some(node_id));
+        let written = tokio::select! {
+            biased;
+            written = self.raft.client_write(sealed) => written.map_err(|e| failed(&e)),
+            _ = replaced => Err(Failed::Again("another node leads now".into())),
+            () = tokio::time::sleep(PATIENCE) => {
+                Err(Failed::Again("no majority of the nodes answers".into()))
+            }
+        };
+        match written {
             Ok(written) => {
                 let Applied { at, outcomes } = written.data;
                 let mut outcomes = outcomes.into_iter();

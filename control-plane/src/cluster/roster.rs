@@ -4,9 +4,11 @@
 //! state and not removed, and waits to become a member. A node that was removed may still speak Raft until the
 //! membership without it is there, because until then its vote is one of those that count; nothing else of it is
 //! listened to. A node that has no membership yet, one that waits to be called, listens to whoever the transport has
-//! found to be a node: whom to expect it learns from the first log that it is sent.
+//! found to be a node: whom to expect it learns from the first log that it is sent. And one that was away while nodes
+//! joined has not heard of them, of which one may lead now: it believes a member whom it knows that they belong.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use openraft::{BasicNode, RaftMetrics};
@@ -27,6 +29,8 @@ pub(super) struct Roster {
     view: View,
     cluster_id: RwLock<String>,
     metrics: OnceLock<watch::Receiver<Metrics>>,
+    /// Nodes that a member said belong, and this node has not heard of.
+    vouched_for: Mutex<BTreeSet<u64>>,
 }
 
 pub(super) type Metrics = RaftMetrics<u64, BasicNode>;
@@ -50,7 +54,7 @@ impl Roster {
         cluster_id: String,
     ) -> Self {
         let (cluster_id, metrics) = (RwLock::new(cluster_id), OnceLock::new());
-        Self { node_id, transport, view, cluster_id, metrics }
+        Self { node_id, transport, view, cluster_id, metrics, vouched_for: Mutex::default() }
     }
 
     /// From here on the membership is known.
@@ -113,12 +117,35 @@ impl Roster {
         }
     }
 
+    /// Whom this node listens to.
+    pub(super) fn belonging(&self) -> Vec<u64> {
+        let stated: Vec<_> = self
+            .view
+            .read(|state| state.nodes().filter(|node| !node.removed).map(|node| node.id).collect());
+        let belonging: BTreeSet<_> = stated.into_iter().chain(self.members()).collect();
+        belonging.into_iter().collect()
+    }
+
+    /// `by` says that these belong.
+    pub(super) fn believe(&self, by: u64, belonging: &[u64]) {
+        if self.standing(by) != Standing::Member {
+            return;
+        }
+        let unknown = belonging.iter().filter(|id| self.standing(**id) == Standing::Unknown);
+        let unknown: BTreeSet<_> = unknown.copied().collect();
+        *self.vouched_for.lock().unwrap_or_else(PoisonError::into_inner) = unknown;
+    }
+
+    fn is_vouched_for(&self, node: u64) -> bool {
+        self.vouched_for.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+
     /// Whether `from` may speak Raft to this node.
     pub(super) fn admit_to_raft(&self, from: u64, cluster_id: &str) -> Result<(), Status> {
         self.same_cluster(cluster_id)?;
         match self.standing(from) {
             Standing::Member | Standing::Leaving | Standing::Pending => Ok(()),
-            Standing::Unknown if self.members().is_empty() => Ok(()),
+            Standing::Unknown if self.members().is_empty() || self.is_vouched_for(from) => Ok(()),
             Standing::Removed | Standing::Unknown => Err(refusal(from)),
         }
     }

@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::consensus::Vote;
 use super::proposer::Failed;
+use super::roster::Standing;
 use super::{Cluster, wire};
 use crate::state::node::node_name;
 
@@ -30,10 +31,9 @@ impl ClusterRpc {
         from: u64,
         request: v1::GreetRequest,
     ) -> Result<v1::GreetResponse, Status> {
-        let inner = &self.cluster.inner;
-        inner.roster.admit_to_raft(from, &request.cluster_id)?;
+        self.belongs(from, &request.cluster_id)?;
         same_sender(from, request.node_id)?;
-        inner.meetings.greeted(from, &request)
+        self.cluster.inner.meetings.greeted(from, &request)
     }
 
     /// Entries from a leader.
@@ -160,9 +160,17 @@ impl ClusterRpc {
     }
 
     fn raft(&self, from: u64, cluster_id: &str) -> Result<(), Status> {
+        self.belongs(from, cluster_id)?;
+        self.cluster.inner.meetings.check(from)
+    }
+
+    fn belongs(&self, from: u64, cluster_id: &str) -> Result<(), Status> {
         let inner = &self.cluster.inner;
-        inner.roster.admit_to_raft(from, cluster_id)?;
-        inner.meetings.check(from)
+        let admitted = inner.roster.admit_to_raft(from, cluster_id);
+        if admitted.is_err() && inner.roster.standing(from) == Standing::Unknown {
+            inner.meetings.who_is_that();
+        }
+        admitted
     }
 }
 

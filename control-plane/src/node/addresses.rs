@@ -10,8 +10,6 @@ pub(crate) struct Addresses {
     pub(super) api: SocketAddr,
     pub(super) gateway: SocketAddr,
     pub(super) cluster: Option<SocketAddr>,
-    /// Of every listener.
-    ports: Vec<u16>,
     /// Of this node, beside those that every node has.
     pub(super) names: Vec<String>,
     told: state::Addresses,
@@ -63,7 +61,7 @@ impl Addresses {
             gateway: told_or_bound(advertised[1], gateway),
             own: own.collect(),
         };
-        Self { api, gateway, cluster, ports, names, told }
+        Self { api, gateway, cluster, names, told }
     }
 
     /// As the cluster keeps them.

@@ -13,14 +13,24 @@ use crate::operator::refuse;
 /// The doors that change when the node is sealed.
 pub(super) struct Doors {
     gateway: watch::Sender<Door<Routes>>,
+    peers: watch::Sender<Door<Routes>>,
 }
 
 impl Doors {
-    /// Doors that nobody comes in by, and what serves them.
-    pub(super) fn shut() -> (Self, watch::Receiver<Door<Routes>>) {
-        let shut = Door { tls: None, service: sealed(), cut: CancellationToken::new() };
-        let (gateway, gateway_door) = watch::channel(shut);
-        (Self { gateway }, gateway_door)
+    /// Doors that nobody comes in by, until they are opened.
+    pub(super) fn shut() -> Self {
+        let shut = || Door { tls: None, service: sealed_service(), cut: CancellationToken::new() };
+        Self { gateway: watch::channel(shut()).0, peers: watch::channel(shut()).0 }
+    }
+
+    /// For the listener of edges.
+    pub(super) fn gateway(&self) -> watch::Receiver<Door<Routes>> {
+        self.gateway.subscribe()
+    }
+
+    /// For the listener of nodes.
+    pub(super) fn peers(&self) -> watch::Receiver<Door<Routes>> {
+        self.peers.subscribe()
     }
 }
 
@@ -32,12 +42,26 @@ impl Node {
         Ok(())
     }
 
-    /// Edges that are attached are cut off; those that come are told that the node is sealed.
+    /// Lets other nodes in.
+    pub(super) fn open_to_peers(&self, service: Routes) {
+        let tls = self.line.server_config();
+        change(&self.doors.peers, Door { tls, service, cut: CancellationToken::new() });
+    }
+
+    /// Shows other nodes the newest certificate; whoever is connected stays.
+    pub(super) fn show_peers_newest(&self) {
+        self.doors.peers.send_modify(|door| door.tls = self.line.server_config());
+    }
+
+    /// Edges and nodes that are connected are cut off; those that come are told that the node is sealed.
     pub(super) fn show_sealed(&self) {
         let edge_ca = fs::read_to_string(self.edge_ca_path()).ok();
-        let tls = edge_ca.and_then(|pem| self.identity.for_certificates(&pem).ok());
-        let door = Door { tls, service: sealed(), cut: CancellationToken::new() };
-        change(&self.doors.gateway, door);
+        let gateway = edge_ca.and_then(|pem| self.identity.for_certificates(&pem).ok());
+        for (door, tls) in
+            [(&self.doors.gateway, gateway), (&self.doors.peers, self.line.server_config())]
+        {
+            change(door, Door { tls, service: sealed_service(), cut: CancellationToken::new() });
+        }
     }
 }
 
@@ -46,7 +70,7 @@ fn change(door: &watch::Sender<Door<Routes>>, new: Door<Routes>) {
     door.send_replace(new).cut.cancel();
 }
 
-fn sealed() -> Routes {
+fn sealed_service() -> Routes {
     Routes::from(
         axum::Router::new().fallback(|| async { refuse::sealed().into_http::<axum::body::Body>() }),
     )

@@ -1,11 +1,13 @@
 //! What is scraped of this node.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Node, Unsealed};
 use crate::operator;
+use crate::state::node::node_name;
 use crate::state::{ApprovalState, Event};
 use crate::telemetry::Snapshot;
 
@@ -24,7 +26,24 @@ impl Node {
                 .sum();
             (in_state(Pending).count(), in_state(Approved).count(), held)
         });
+        let cluster = &house.cluster;
+        let (members, own, commit_index) =
+            (cluster.members(), cluster.node_id(), cluster.commit_index());
+        let voters = members.iter().filter(|member| member.voter).count();
+        let others = members.iter().filter(|member| cluster.is_leader() && member.id != own);
+        let peer_lag = others.map(|member| {
+            let name = cluster.peek(|state| state.node(member.id).map(|node| node.name.clone()));
+            let lag = commit_index.saturating_sub(member.matched.unwrap_or_default());
+            (name.unwrap_or_else(|| node_name(member.id)), lag)
+        });
         Snapshot {
+            commit_index,
+            led: cluster.leader().is_some(),
+            learners: members.len() - voters,
+            peer_lag: peer_lag.collect(),
+            term: cluster.term(),
+            unsealed_nodes: 1 + house.neighbours.load(Ordering::Relaxed),
+            voters,
             applied_index: house.cluster.applied_index(),
             approved,
             edges_connected: house.connected_edges().len(),

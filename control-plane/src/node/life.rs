@@ -1,20 +1,25 @@
 //! Sealed and unsealed: what there is in the process, and the two ways between.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use anyhow::Context as _;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
-use zeroize::Zeroizing;
 
-use super::Node;
+use super::begin::Secrets;
 use super::settle::Settled;
-use crate::cluster::{Clock as _, Cluster, Committed, Settings, SystemClock};
-use crate::config::SealConfig;
+use super::upkeep::Readiness;
+use super::{Node, join};
+use crate::cluster::{Clock as _, Cluster, Committed, Settings, Start, SystemClock, Timing};
+use crate::operator::Rekeying;
+use crate::sign::{Signer, Witness};
 use crate::state::{Event, Role};
-use crate::vault::{NewSeal, SealError, Unsealing, Vault};
+use crate::vault::{EncryptedShare, NewSeal, SealError, Unsealing, Vault};
 
 const ENTRIES_PER_SNAPSHOT: u64 = 10_000;
 
@@ -30,8 +35,13 @@ pub(super) enum Life {
 pub(crate) struct Unsealed {
     pub(crate) cluster: Cluster,
     pub(crate) vault: Arc<Vault>,
+    pub(super) witness: Arc<Witness>,
     /// Cancelled before the cluster stops: whoever holds this for long lets go of it then.
     pub(crate) closing: CancellationToken,
+    /// Of the seal, as far as it is; forgotten when the node is sealed.
+    pub(crate) rekeying: Mutex<Option<Rekeying>>,
+    /// How many other nodes of the cluster answered, unsealed, when they were asked last.
+    pub(super) neighbours: AtomicUsize,
     pub(super) settled: OnceLock<Settled>,
     pub(super) tasks: TaskTracker,
 }
@@ -50,13 +60,26 @@ impl Unsealed {
         }
     }
 
+    /// Who gathers signatures, once this node has settled.
+    pub(crate) fn signer(&self) -> Option<&Arc<Signer>> {
+        self.settled.get().map(|settled| &settled.signer)
+    }
+
     /// Lets go of whoever is there for long: watchers, edges, tasks.
     pub(super) fn close(&self) {
         self.closing.cancel();
         if let Some(settled) = self.settled.get() {
             settled.intake.close();
+            settled.signer.close();
         }
     }
+}
+
+/// How a vault comes to be open. It has no `Debug`.
+pub(super) enum Opening {
+    /// There is none: make one.
+    New(NewSeal),
+    Present(Unsealing),
 }
 
 /// Why a node is sealed still.
@@ -64,6 +87,8 @@ impl Unsealed {
 pub(crate) enum UnsealError {
     #[error("it takes the token of an administrator")]
     AdminNeeded,
+    #[error("there is no vault to unseal")]
+    NotBegun,
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
@@ -84,45 +109,6 @@ impl Node {
         there.map_or(self.config.seal.provider(), |there| there.provider)
     }
 
-    /// Unseals the node. `passphrase` counts where the node has one; `token_sha256` where a key file opens it and
-    /// somebody had sealed it. Doing it again does nothing.
-    pub(crate) async fn unseal(
-        self: &Arc<Self>,
-        passphrase: Zeroizing<String>,
-        token_sha256: Option<[u8; 32]>,
-    ) -> Result<(), UnsealError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let opened = match self.admitted_to_unseal(token_sha256) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                let unsealing = match &self.config.seal {
-                    SealConfig::KeyFile(path) => Unsealing::KeyFile(path.clone()),
-                    _ => Unsealing::Passphrase(passphrase),
-                };
-                self.open(unsealing).await
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &opened {
-            self.attempts.failed(error.to_string());
-        }
-        opened
-    }
-
-    /// Whether it is unsealed already.
-    fn admitted_to_unseal(&self, token_sha256: Option<[u8; 32]>) -> Result<bool, UnsealError> {
-        match &*self.life.read().unwrap_or_else(PoisonError::into_inner) {
-            Life::Unsealed(_) => Ok(true),
-            Life::Sealed { by: Some(admins) }
-                if self.provider_name() == "key-file"
-                    && !token_sha256.is_some_and(|token| admins.contains(&token)) =>
-            {
-                Err(UnsealError::AdminNeeded)
-            }
-            Life::Sealed { .. } => Ok(false),
-        }
-    }
-
     /// Stops the cluster and drops the vault. Who may unseal a node with a key file again is kept.
     pub(crate) async fn seal(&self) {
         let _one_at_a_time = self.changing.lock().await;
@@ -140,37 +126,64 @@ impl Node {
         house.cluster.shutdown().await;
     }
 
-    /// Opens or makes the vault, starts the cluster, and lets the faces in.
-    pub(super) async fn open(self: &Arc<Self>, unsealing: Unsealing) -> Result<(), UnsealError> {
-        let (dir, log_dir) = (self.config.data_dir.clone(), self.config.data_dir.join("cluster"));
-        if !Vault::exists(&dir) && log_dir.exists() {
-            return Err(UnsealError::Start(anyhow::anyhow!(
-                "{} holds a cluster without its vault (seal.json): restore that file from a backup; without it nothing can be read",
-                dir.display()
-            )));
-        }
+    /// Opens or makes the vault, starts the cluster, and lets the faces in; gives the shares that were made.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        opening: Opening,
+        secrets: Option<&Secrets>,
+    ) -> Result<Vec<EncryptedShare>, UnsealError> {
+        let (dir, log_dir) = (self.config.data_dir.clone(), self.log_dir());
         // Argon2 takes its time, and disks do.
-        let vault = tokio::task::spawn_blocking(move || {
-            if Vault::exists(&dir) {
-                Vault::unseal(&dir, &unsealing)
-            } else {
-                let new = NewSeal::try_from(unsealing)?;
-                Ok(Vault::create(&dir, new, SystemClock.wall())?.vault)
+        let opened = tokio::task::spawn_blocking(move || match opening {
+            Opening::New(new) => {
+                Vault::create(&dir, new, SystemClock.wall()).map(|made| (made.vault, made.shares))
+            }
+            Opening::Present(unsealing) => {
+                Vault::unseal(&dir, &unsealing).map(|vault| (vault, Vec::new()))
             }
         });
-        let vault = Arc::new(vault.await.context("the vault was not opened")??);
-        let settings = Settings::alone(log_dir, ENTRIES_PER_SNAPSHOT);
+        let (vault, shares) = opened.await.context("the vault was not opened")??;
+        let vault = Arc::new(vault);
+        let joined = join::remembered(&self.config.data_dir)?;
+        let start = match &joined {
+            Some(joined) => Start::Join { node_id: joined.node_id()? },
+            None => Start::Found,
+        };
+        self.line.load(&self.config.data_dir)?;
+        let settings = Settings {
+            data_dir: log_dir,
+            snapshot_every: ENTRIES_PER_SNAPSHOT,
+            start,
+            transport: self.line.clone(),
+            cluster_id: joined.as_ref().map(|it| it.cluster_id.clone()).unwrap_or_default(),
+            timing: Timing {
+                heartbeat: self.config.cluster.heartbeat,
+                election: self.config.cluster.election..2 * self.config.cluster.election,
+            },
+            accept_rollback: self.config.accept_rollback,
+        };
         let cluster = Cluster::start(settings, vault.clone()).await.map_err(anyhow::Error::new)?;
+        let witness = match Witness::open(&cluster, &self.config.data_dir, &vault) {
+            Ok(witness) => Arc::new(witness),
+            Err(error) => {
+                cluster.shutdown().await;
+                return Err(UnsealError::Start(error.into()));
+            }
+        };
         let house = Arc::new(Unsealed {
             cluster,
             vault,
+            witness,
             closing: CancellationToken::new(),
+            rekeying: Mutex::default(),
+            neighbours: AtomicUsize::new(0),
             settled: OnceLock::new(),
             tasks: TaskTracker::new(),
         });
-        match self.move_in(&house).await {
-            Ok(()) => Ok(()),
+        match self.move_in(&house, joined.is_some(), secrets).await {
+            Ok(()) => Ok(shares),
             Err(error) => {
+                self.show_sealed();
                 house.close();
                 house.tasks.close();
                 house.tasks.wait().await;
@@ -180,14 +193,33 @@ impl Node {
         }
     }
 
-    async fn move_in(self: &Arc<Self>, house: &Arc<Unsealed>) -> anyhow::Result<()> {
-        if house.cluster.read(|state| state.genesis().is_none()).await? {
-            self.found(&house.cluster, &house.vault).await?;
+    async fn move_in(
+        self: &Arc<Self>,
+        house: &Arc<Unsealed>,
+        joined: bool,
+        secrets: Option<&Secrets>,
+    ) -> anyhow::Result<()> {
+        if self.line.server_config().is_some() {
+            self.let_peers_in(house);
         }
-        self.settle(house).await?;
-        house.tasks.close();
+        if !joined && house.cluster.peek(|state| state.genesis().is_none()) {
+            self.found(house, secrets).await?;
+        }
+        let begun = house.cluster.peek(|state| state.genesis().is_some());
+        if begun && house.cluster.leader().is_some() {
+            self.settle(house).await?;
+        }
         *self.life.write().unwrap_or_else(PoisonError::into_inner) = Life::Unsealed(house.clone());
-        self.tell_health(ServingStatus::Serving).await;
+        *self.given() = None;
+        if self.readiness() == Readiness::Ready {
+            self.tell_health(ServingStatus::Serving).await;
+        }
+        house.tasks.spawn(self.clone().keep_up(house.clone()));
+        house.tasks.close();
         Ok(())
+    }
+
+    pub(super) fn log_dir(&self) -> PathBuf {
+        self.config.data_dir.join("cluster")
     }
 }

@@ -1,6 +1,7 @@
 //! From an open vault and a state that is here, to a node that serves.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tonic::service::Routes;
@@ -8,48 +9,142 @@ use tonic::service::Routes;
 use super::figures::count_approvals;
 use super::{Node, Unsealed};
 use crate::intake::{Intake, IntakeSettings};
-use crate::sign::{Signer, Witness};
-use crate::state::{Actor, Command};
-use crate::tls::write_public;
+use crate::peers;
+use crate::sign::{self, Signer, Witness};
+use crate::state::{Actor, Command, Genesis};
+use crate::tls::{self, write_public};
 
 /// What there is once the state is here.
 pub(super) struct Settled {
     pub(super) intake: Intake,
+    pub(super) signer: Arc<Signer>,
 }
 
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+
 impl Node {
+    /// Settles as soon as the state is here and somebody leads, however often that fails.
+    pub(super) async fn settle_sometime(self: &Arc<Self>, house: &Arc<Unsealed>) {
+        let mut told = false;
+        loop {
+            let begun = house.cluster.peek(|state| state.genesis().is_some());
+            if begun && house.cluster.leader().is_some() {
+                match self.settle(house).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            "this node does not serve yet; it tries again"
+                        );
+                    }
+                }
+            } else if !told {
+                tracing::warn!(
+                    "this node is unsealed and does not serve yet: it waits for the other nodes"
+                );
+                told = true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Lets edges in, and says in the log that the node was unsealed.
     pub(super) async fn settle(self: &Arc<Self>, house: &Arc<Unsealed>) -> anyhow::Result<()> {
-        let edge_ca = house
-            .cluster
-            .peek(|state| state.genesis().map(|genesis| genesis.edge_ca_pem.clone()))
-            .context("the cluster did not begin")?;
-        // For a sealed restart: edges are then told that the node is sealed, by one that they know.
-        write_public(&self.edge_ca_path(), edge_ca.as_bytes())
-            .with_context(|| format!("{} cannot be written", self.edge_ca_path().display()))?;
+        if house.settled.get().is_some() {
+            return Ok(());
+        }
+        let genesis = house.cluster.peek(|state| state.genesis().cloned());
+        let genesis = genesis.context("the cluster did not begin")?;
+        if genesis.api_ca_pem != self.identity.ca_pem() {
+            anyhow::bail!(
+                "{} is not the API CA of this cluster: copy that file from another node",
+                self.identity.ca_path().display()
+            );
+        }
+        self.renew_certificates(house, &genesis)?;
         self.identity.forget_ca_key()?;
+        // For a sealed restart: edges are then told that the node is sealed, by one that they know.
+        write_public(&self.edge_ca_path(), genesis.edge_ca_pem.as_bytes())
+            .with_context(|| format!("{} cannot be written", self.edge_ca_path().display()))?;
         self.record_attempts(house).await?;
-
         self.describe(house).await?;
-        let witness = Witness::open(&house.cluster, &self.config.data_dir, &house.vault)?;
-        let signer = Arc::new(Signer::open(Arc::new(witness)).await?);
-        let settings = IntakeSettings::default();
-        let intake = Intake::new(house.cluster.clone(), house.vault.clone(), signer, settings);
+
+        let signer = Arc::new(Signer::open(house.witness.clone()).await?);
+        let (cluster, vault) = (house.cluster.clone(), house.vault.clone());
+        let intake = Intake::new(cluster, vault, signer.clone(), IntakeSettings::default());
         house.tasks.spawn(count_approvals(self.clone(), house.clone()));
-        self.open_gateway(&edge_ca, Routes::new(intake.clone().into_service()).prepare())?;
-        let _ = house.settled.set(Settled { intake });
+        self.open_gateway(
+            &genesis.edge_ca_pem,
+            Routes::new(intake.clone().into_service()).prepare(),
+        )?;
+        // Whoever settled first wins; they came to the same.
+        let _ = house.settled.set(Settled { intake, signer });
         Ok(())
     }
 
-    /// Says where this node is found, if that has changed.
+    /// Lets other nodes in, if this node has what it shows to them.
+    pub(super) fn let_peers_in(&self, house: &Unsealed) {
+        let witness: Arc<Witness> = house.witness.clone();
+        let service = peers::service(house.cluster.clone(), witness);
+        self.open_to_peers(Routes::new(service).prepare());
+    }
+
+    /// Issues what this node shows, where that is missing, nearly over or under other names.
+    pub(super) fn renew_certificates(
+        &self,
+        house: &Unsealed,
+        genesis: &Genesis,
+    ) -> anyhow::Result<()> {
+        let now = SystemTime::now();
+        if self.identity.is_due(now)? {
+            let (request, names) = (self.identity.request()?, self.identity.names());
+            let issued = sign::issue_server_certificate(genesis, &house.vault, &request, names)?;
+            self.identity.install(&issued)?;
+            tracing::info!("the certificate for operators and edges was renewed");
+        }
+        if self.addresses.cluster.is_none() {
+            return Ok(());
+        }
+        let dir = &self.config.data_dir;
+        let pair = tls::node_pair(dir);
+        if pair.certificate()?.is_some_and(|certificate| !certificate.is_due(now)) {
+            return Ok(());
+        }
+        let (request, id) = (pair.request()?, house.cluster.node_id());
+        let issued = sign::issue_node_certificate(genesis, &house.vault, &request, id)?;
+        let ca_path = tls::node_ca_path(dir);
+        write_public(&ca_path, genesis.node_ca_pem.as_bytes())
+            .with_context(|| format!("{} cannot be written", ca_path.display()))?;
+        pair.install(&issued)?;
+        let first = self.line.server_config().is_none();
+        self.line.load(dir)?;
+        if first {
+            self.let_peers_in(house);
+        } else {
+            self.show_peers_newest();
+        }
+        tracing::info!("the certificate for other nodes was renewed");
+        Ok(())
+    }
+
+    /// Tells the cluster where this node is found, if that is not what it knows.
     async fn describe(&self, house: &Unsealed) -> anyhow::Result<()> {
-        let (id, addresses) = (house.cluster.node_id(), self.addresses.told());
-        let same = house
+        let (id, told) = (house.cluster.node_id(), self.addresses.told());
+        let known = house
             .cluster
-            .peek(|state| state.node(id).is_some_and(|node| node.addresses == *addresses));
-        if !same {
-            let describe = Command::DescribeNode { id, addresses: addresses.clone() };
-            house.cluster.propose(Actor::System, describe).await?;
+            .peek(|state| state.node(id).map(|node| (node.removed, node.addresses == *told)));
+        match known {
+            Some((false, false)) => {
+                let command = Command::DescribeNode { id, addresses: told.clone() };
+                house.cluster.propose(Actor::System, command).await?;
+            }
+            Some((true, _)) => {
+                tracing::error!(
+                    "this node was removed from its cluster: stop it, and add it anew with an empty data directory"
+                );
+            }
+            Some((false, true)) | None => {}
         }
         Ok(())
     }
@@ -74,7 +169,7 @@ impl Node {
         action: &str,
         details: Vec<(String, String)>,
     ) -> anyhow::Result<()> {
-        let subject = self.config.cluster.name.clone();
+        let subject = self.name().to_owned();
         let note = Command::Note { action: action.into(), subject, details };
         house.cluster.propose(Actor::System, note).await?;
         Ok(())

@@ -52,10 +52,20 @@ pub(super) async fn enroll(
         edge: Some(to_proto(&edge, house.connected_edges().contains(&edge.id))),
         certificate_pem: certificate.pem,
         gateway_ca_pem: node.api_ca_pem().to_owned(),
-        gateway_address: node.gateway_address(),
-        gateway_addresses: vec![node.gateway_address()],
+        gateway_address: node.addresses().gateway.clone(),
+        gateway_addresses: gateways(node, asked),
         root_public_key: genesis.root_public_key.to_vec().into(),
     })
+}
+
+/// Of every node, this one first.
+fn gateways(node: &Node, asked: &Admitted) -> Vec<String> {
+    let own = node.addresses().gateway.clone();
+    let others = asked.house.cluster.peek(|state| {
+        let others = state.nodes().filter(|it| !it.removed && it.addresses.gateway != own);
+        others.map(|other| other.addresses.gateway.clone()).collect::<Vec<_>>()
+    });
+    [own].into_iter().chain(others.into_iter().filter(|it| !it.is_empty())).collect()
 }
 
 pub(super) async fn list(

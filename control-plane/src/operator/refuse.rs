@@ -59,6 +59,15 @@ pub(crate) fn sealed() -> Status {
     )
 }
 
+/// The node is unsealed and has not caught up with its cluster yet.
+pub(super) fn not_settled() -> Status {
+    because(
+        Code::Unavailable,
+        "NO_LEADER",
+        "nothing was done: this node has not heard from its cluster since it was unsealed; see that most of its nodes are unsealed and reach each other (`countersign cluster status`), and try again",
+    )
+}
+
 /// What went wrong inside goes to the log; the caller learns that it did.
 pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
     tracing::error!(%error, "an admin call failed");

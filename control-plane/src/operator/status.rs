@@ -6,18 +6,23 @@ use tonic::Status;
 use super::page::timestamp;
 use super::{approvers, refuse};
 use crate::access::Admitted;
+use crate::state::State;
+use crate::state::node::node_name;
 
 pub(super) async fn get(
     asked: &Admitted,
     _: v1::GetStatusRequest,
 ) -> Result<v1::GetStatusResponse, Status> {
     let house = &asked.house;
-    let read = house.cluster.read(|state| {
+    let describe = |state: &State| {
         let cluster_id =
             state.genesis().map(|genesis| genesis.cluster_id.clone()).unwrap_or_default();
         (cluster_id, state.log_time(), state.policy().map_or(0, |policy| policy.version))
-    });
-    let (cluster_id, log_time, policy_version) = read.await.map_err(|e| refuse::unavailable(&e))?;
+    };
+    let (cluster_id, log_time, policy_version) = match asked.stale {
+        false => house.cluster.read(describe).await.map_err(|e| refuse::unavailable(&e))?,
+        true => house.cluster.peek(describe),
+    };
     Ok(v1::GetStatusResponse {
         cluster_id,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -27,7 +32,8 @@ pub(super) async fn get(
         log_time: timestamp(log_time),
         policy_version,
         connected_edges: u32::try_from(house.connected_edges().len()).unwrap_or(u32::MAX),
-        ..Default::default()
+        node_id: node_name(house.cluster.node_id()),
+        leader_node_id: house.cluster.leader().map(node_name).unwrap_or_default(),
     })
 }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // what is not a test here is a part of one
 
 mod backups;
+mod catching_up;
+mod changing;
 mod child;
 mod crash;
 mod damage;
@@ -10,14 +12,19 @@ mod disk_error;
 mod disk_full;
 mod history;
 mod model;
+mod mutual_tls;
 mod node;
 mod power_cut;
 mod replica;
+mod rollback;
 mod sealed;
+mod several;
 mod storm;
+mod strangers;
 mod suite;
 mod support;
 mod tick;
+mod town;
 
 #[allow(dead_code)] // more words than are needed here
 #[path = "../state/world.rs"]

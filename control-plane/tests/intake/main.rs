@@ -8,5 +8,4 @@ mod edge;
 mod leases;
 mod opening;
 mod releasing;
-mod town;
 mod world;

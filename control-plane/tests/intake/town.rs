@@ -156,9 +156,7 @@ struct Way(OnceLock<MutualTls>);
 
 impl Transport for Way {
     fn channel(&self, node: u64, address: &str) -> Channel {
-        self.0
-            .get()
-            .map_or_else(|| NoPeers.channel(node, address), |way| way.channel(node, address))
+        self.0.get().map_or_else(|| NoPeers.channel(node, address), |way| way.channel(node, address))
     }
 }
 
@@ -173,13 +171,7 @@ impl Street {
         Settings { start, transport, ..Settings::alone(ground.data_dir(), 10_000) }
     }
 
-    async fn open(
-        self,
-        ground: Ground,
-        cluster: Cluster,
-        genesis: Genesis,
-        root: RootKey,
-    ) -> Citizen {
+    async fn open(self, ground: Ground, cluster: Cluster, genesis: Genesis, root: RootKey) -> Citizen {
         let identity = identity(&genesis, &ground.vault, cluster.node_id());
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(&identity.certificate_pem, identity.key_pem.as_str()))
@@ -254,8 +246,7 @@ impl CoSigner for Manners {
             MUTE => Err(Status::unavailable("not now")),
             LYING => {
                 let bytes = |length| bytes::Bytes::from(vec![7; length]);
-                let signature =
-                    |length| v1::Signature { key_id: bytes(8), signature: bytes(length) };
+                let signature = |length| v1::Signature { key_id: bytes(8), signature: bytes(length) };
                 Ok(v1::CoSignResponse { signatures: vec![signature(64), signature(3)] })
             }
             _ => self.witness.co_sign(from, request).await,

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Status, Streaming};
 
-use crate::world::World;
+use crate::world::{Admin, World};
 
 /// Deletions are asked about.
 pub(crate) const POLICY: &str = r#"version = 1
@@ -50,6 +50,14 @@ pub(crate) struct Edge {
 }
 
 impl Enrolled {
+    /// What an enrolment is answered.
+    pub(crate) async fn answer(admin: &mut Admin, name: &str) -> v1::EnrollEdgeResponse {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let csr_pem = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let request = v1::EnrollEdgeRequest { name: name.into(), csr_pem, ..Default::default() };
+        admin.enroll_edge(request).await.unwrap().into_inner()
+    }
+
     pub(crate) async fn enroll(world: &World, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let csr_pem = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();

@@ -4,11 +4,13 @@
 
 mod access;
 mod approvals;
+mod cluster;
 mod edge;
 mod mutations;
 mod pages;
 mod reveal;
 mod seal;
 mod start;
+mod town;
 mod traces;
 mod world;

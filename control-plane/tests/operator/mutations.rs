@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use countersign_proto::v1;
+use countersign_proto::v1::export_audit_response::Item;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -410,11 +411,17 @@ async fn lists_come_in_pages_that_fit_together() {
     }
     assert_eq!(indexes, (1..=indexes.len() as u64).collect::<Vec<_>>());
     let mut exported = admin.export_audit(v1::ExportAuditRequest {}).await.unwrap().into_inner();
-    let mut count = 0;
-    while exported.message().await.unwrap().is_some() {
-        count += 1;
+    let mut items = Vec::new();
+    while let Some(answer) = exported.message().await.unwrap() {
+        items.push(answer.item.unwrap());
     }
-    assert_eq!(count, indexes.len());
+    let Some(Item::Preamble(preamble)) = items.first() else { panic!("{:?}", items.first()) };
+    assert_eq!((preamble.root_public_key.len(), preamble.trust_bundles.len()), (32, 1));
+    let records = items.iter().filter(|item| matches!(item, Item::Record(_)));
+    assert_eq!(records.count(), indexes.len());
+    // All that was recorded when it was asked for is signed.
+    let Some(Item::Checkpoint(checkpoint)) = items.last() else { panic!("{:?}", items.last()) };
+    assert_eq!((checkpoint.index, checkpoint.epoch), (indexes.len() as u64, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -314,7 +314,11 @@ fn the_sample_configuration_is_one() {
 
 /// One GET on the web listener: the whole answer.
 pub(crate) async fn get(world: &World, path: &str) -> String {
-    let mut tcp = tokio::net::TcpStream::connect(world.node.web_addr().unwrap()).await.unwrap();
+    get_from(&world.node, path).await
+}
+
+pub(crate) async fn get_from(node: &ControlPlane, path: &str) -> String {
+    let mut tcp = tokio::net::TcpStream::connect(node.web_addr().unwrap()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

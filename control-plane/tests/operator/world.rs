@@ -84,12 +84,7 @@ impl World {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
-        let ca = std::fs::read_to_string(self.node.api_ca_path()).unwrap();
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca))
-            .domain_name("localhost");
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.node.api_addr())).unwrap();
-        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+        channel_to(&self.node).await
     }
 
     pub(crate) async fn client(&self, token: &str) -> Admin {
@@ -120,4 +115,16 @@ pub(crate) fn credential(name: &str, value: &str) -> v1::CreateCredentialRequest
         value: value.as_bytes().to_vec().into(),
         ..Default::default()
     }
+}
+
+pub(crate) async fn channel_to(node: &ControlPlane) -> Channel {
+    let ca = std::fs::read_to_string(node.api_ca_path()).unwrap();
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://{}", node.api_addr())).unwrap();
+    endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+pub(crate) async fn client_of(node: &ControlPlane, token: &str) -> Admin {
+    AdminServiceClient::with_interceptor(channel_to(node).await, Bearer::of(token))
 }

@@ -1,0 +1,60 @@
+//! The way to other nodes, under the certificate that this node has right now.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Context as _;
+use rustls::ServerConfig;
+use tonic::transport::Channel;
+
+use crate::cluster::{NoPeers, Transport};
+use crate::peers::{MutualTls, NodeIdentity};
+use crate::tls;
+
+/// Reaches nobody until this node has a certificate; what is asked for after a renewal is under the new one.
+#[derive(Default)]
+pub(super) struct Line(RwLock<Option<Arc<MutualTls>>>);
+
+impl Line {
+    /// Takes the certificate, its key and the node CA from `data_dir`; says whether they are there.
+    ///
+    /// # Errors
+    /// They cannot be read, or do not belong together.
+    pub(super) fn load(&self, data_dir: &Path) -> anyhow::Result<bool> {
+        let pair = tls::node_pair(data_dir);
+        let ca_path = tls::node_ca_path(data_dir);
+        let ca_pem = match fs::read_to_string(&ca_path) {
+            Ok(pem) => pem,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => {
+                return Err(e).with_context(|| format!("{} cannot be read", ca_path.display()));
+            }
+        };
+        let Some(certificate) = pair.certificate()? else { return Ok(false) };
+        let identity =
+            NodeIdentity { certificate_pem: certificate.pem, key_pem: pair.key_pem()?, ca_pem };
+        let tls = Arc::new(MutualTls::new(&identity)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+        Ok(true)
+    }
+
+    /// For the listener that other nodes come to; none while this node has nothing to show.
+    pub(super) fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        self.now().map(|tls| tls.server_config())
+    }
+
+    fn now(&self) -> Option<Arc<MutualTls>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Transport for Line {
+    fn channel(&self, node: u64, address: &str) -> Channel {
+        match self.now() {
+            Some(tls) => tls.channel(node, address),
+            None => NoPeers.channel(node, address),
+        }
+    }
+}

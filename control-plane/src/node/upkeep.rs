@@ -1,0 +1,124 @@
+//! What goes on by itself while a node is unsealed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use countersign_proto::v1;
+use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic_health::ServingStatus;
+
+use super::{Node, Unsealed};
+use crate::cluster::{Clock as _, SystemClock};
+use crate::operator::rotation;
+use crate::state::Actor;
+
+/// How late at most the health service says that there is no leader, or that there is one again.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often certificates and keys are looked at.
+const RENEWAL: Duration = Duration::from_secs(60 * 60);
+/// How often, and how long, other nodes are asked whether they are unsealed.
+const NEIGHBOURS: Duration = Duration::from_secs(5);
+
+/// Why a node does not serve, or that it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Ready,
+    Sealed,
+    /// What this node waits for, or why it takes no part any more.
+    Not(String),
+}
+
+impl Node {
+    pub(crate) fn readiness(&self) -> Readiness {
+        let Some(house) = self.unsealed() else { return Readiness::Sealed };
+        if let Some(why) = house.cluster.rolled_back() {
+            return Readiness::Not(format!("rolled back: {why}"));
+        }
+        if house.cluster.leader().is_none() {
+            return Readiness::Not(
+                "no leader: most nodes of the cluster must be unsealed and reach each other".into(),
+            );
+        }
+        match house.settled.get() {
+            Some(_) => Readiness::Ready,
+            None => Readiness::Not("catching up with the cluster".into()),
+        }
+    }
+
+    /// Until the node is sealed.
+    pub(super) async fn keep_up(self: Arc<Self>, house: Arc<Unsealed>) {
+        let going_on = async {
+            self.settle_sometime(&house).await;
+            let mut due = interval(RENEWAL);
+            due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                due.tick().await;
+                self.renew(&house).await;
+            }
+        };
+        tokio::select! {
+            () = house.closing.cancelled() => {}
+            () = self.tell_health_always(&house) => {}
+            () = count_neighbours(&house) => {}
+            () = going_on => {}
+        }
+    }
+
+    async fn tell_health_always(&self, house: &Unsealed) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        while !house.closing.is_cancelled() {
+            let ready = self.readiness() == Readiness::Ready;
+            if told != Some(ready) {
+                let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+                self.tell_health(status).await;
+                told = Some(ready);
+            }
+            looks.tick().await;
+        }
+    }
+
+    async fn renew(&self, house: &Unsealed) {
+        let Some(genesis) = house.cluster.peek(|state| state.genesis().cloned()) else { return };
+        if let Err(error) = self.renew_certificates(house, &genesis) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "a certificate was not renewed; it is tried again in an hour"
+            );
+        }
+        if house.cluster.is_leader() && house.vault.rotation_due(SystemClock.wall()) {
+            let rotated = house.cluster.propose(Actor::System, rotation(&house.vault)).await;
+            if let Err(error) = rotated {
+                tracing::warn!(%error, "the keyring was not rotated; it is tried again in an hour");
+            }
+        }
+    }
+}
+
+/// Asks the other nodes for something that any unsealed one answers.
+async fn count_neighbours(house: &Unsealed) {
+    let mut looks = interval(NEIGHBOURS);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !house.closing.is_cancelled() {
+        looks.tick().await;
+        let members = house.cluster.members().into_iter();
+        let asked =
+            members.filter_map(|member| house.cluster.channel_to(member.id)).map(|channel| {
+                let asking = v1::SnapshotOffsetRequest {
+                    cluster_id: house.cluster.cluster_id(),
+                    ..Default::default()
+                };
+                async move {
+                    let mut peer = ClusterServiceClient::new(channel);
+                    let answer =
+                        tokio::time::timeout(NEIGHBOURS, peer.snapshot_offset(asking)).await;
+                    answer.is_ok_and(|answer| answer.is_ok())
+                }
+            });
+        let answered = futures::future::join_all(asked).await.into_iter().filter(|it| *it).count();
+        house.neighbours.store(answered, Ordering::Relaxed);
+    }
+}
