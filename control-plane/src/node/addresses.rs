@@ -86,11 +86,10 @@ mod tests {
 
     fn told(config: &Config, api: &str) -> state::Addresses {
         let address = |text: &str| text.parse().unwrap();
-        let gateway = Some("[::]:8444");
         Addresses::of(
             config,
             address(api),
-            address(gateway.unwrap()),
+            address("[::]:8444"),
             Some(address("127.0.0.1:8445")),
             Some(address("0.0.0.0:8446")),
         )

@@ -106,7 +106,7 @@ impl Node {
     /// What opens the vault; what would, while there is none.
     pub(crate) fn provider_name(&self) -> &'static str {
         let there = Vault::parameters(&self.config.data_dir);
-        there.map_or(self.config.seal.provider(), |there| there.provider)
+        there.map_or_else(|_| self.config.seal.provider(), |there| there.provider)
     }
 
     /// Stops the cluster and drops the vault. Who may unseal a node with a key file again is kept.

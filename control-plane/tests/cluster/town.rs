@@ -235,7 +235,8 @@ impl Town {
     pub(crate) async fn settled(&self) {
         let leader = self.leader().await;
         eventually("a settled membership", || {
-            let node = self.nodes().find(|node| node.is_leader()).unwrap_or(self.node(leader));
+            let node =
+                self.nodes().find(|node| node.is_leader()).unwrap_or_else(|| self.node(leader));
             let wanted: Vec<_> =
                 node.peek(|state| state.nodes().filter(|n| !n.removed).map(|n| n.id).collect());
             let members = node.members();
