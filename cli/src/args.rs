@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Use the control plane of this context file, whatever the environment says
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) context: Option<PathBuf>,
+    /// Of several nodes that are known, talk to this one alone
+    #[arg(long = "node", global = true, value_name = "https://HOST:PORT")]
+    pub(crate) at_node: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

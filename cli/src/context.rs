@@ -128,6 +128,22 @@ impl Context {
         self.nodes.iter().map(|addr| self.only(addr))
     }
 
+    /// The same, but for this one of its nodes; the scheme may be left away.
+    ///
+    /// # Errors
+    /// `Usage` for an address that is not known: the token is not for it.
+    pub(crate) fn of(&self, addr: &str) -> Result<Self, Failure> {
+        let addr = addr.trim_end_matches('/');
+        let same = |known: &&str| *known == addr || known.strip_prefix("https://") == Some(addr);
+        let known = self.nodes.iter().find(same).map(|known| self.only(known));
+        known.ok_or_else(|| {
+            Failure::Usage(format!(
+                "{addr} is none of the nodes that are known, {} (from {})",
+                self.nodes, self.source
+            ))
+        })
+    }
+
     /// The same, but this node is tried first, and then those behind it.
     pub(crate) fn beginning_with(&self, index: usize) -> Self {
         let mut nodes = self.nodes.clone();
@@ -375,6 +391,8 @@ mod tests {
         let addr = "https://b:1/, https://a:1,https://b:1";
         let context = Context::find(None, variables(&[("COUNTERSIGN_ADDR", addr)])).unwrap();
         assert_eq!(context.nodes.to_string(), "https://b:1,https://a:1");
+        assert_eq!(context.of("a:1").unwrap().nodes.to_string(), "https://a:1");
+        assert!(matches!(context.of("https://c:1"), Err(Failure::Usage(_))));
         let each: Vec<_> = context.each().map(|one| one.nodes.to_string()).collect();
         assert_eq!(each, ["https://b:1", "https://a:1"]);
     }

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Done {
-    let context = || Context::find(args.context.as_deref(), variable);
+    let context = || {
+        let found = Context::find(args.context.as_deref(), variable)?;
+        args.at_node.as_deref().map_or(Ok(found.clone()), |node| found.of(node))
+    };
     match args.command {
         Command::Agent(command) => cmd::agent::run(&context()?, command).await,
         Command::Approval(command) => cmd::approval::run(&context()?, command).await,

@@ -72,6 +72,7 @@ async fn transfer(context: &Context, node: Option<String>, show: &Show) -> Done 
     #[derive(Serialize)]
     struct Leads {
         leader_node_id: String,
+        name: String,
     }
     let request = v1::TransferLeadershipRequest { node: node.unwrap_or_default() };
     let mut admin = client::connect(context).await?;
@@ -84,9 +85,11 @@ async fn transfer(context: &Context, node: Option<String>, show: &Show) -> Done 
         admin = at_leader;
     }
     let leader_node_id = admin.transfer_leadership(request).await?.into_inner().leader_node_id;
+    let named = cluster.nodes.into_iter().find(|node| node.node_id == leader_node_id);
+    let name = named.map(|node| node.name).unwrap_or_default();
     match show.output {
-        Output::Json => print::json(&Leads { leader_node_id }),
-        Output::Table => print::line(&format!("{leader_node_id} leads.")),
+        Output::Json => print::json(&Leads { leader_node_id, name }),
+        Output::Table => print::line(&format!("{name} ({leader_node_id}) leads.")),
     }
 }
 
@@ -113,7 +116,13 @@ async fn rotate_key(context: &Context, node: Option<&str>, signing: &Signing, sh
         Some(hand) => {
             let ours = |change: &Change| change.is_about(&node.node_id);
             let mut admin = client::connect(context).await?;
-            trust::sign(context, &mut admin, &hand, &ours, show).await?
+            let signed = trust::sign(context, &mut admin, &hand, &ours, show).await?;
+            if show.output == Output::Table {
+                print::line(
+                    "The former key counts too until every edge knows the new one: take it out later, with `countersign cluster trust --root-key FILE`.",
+                )?;
+            }
+            signed
         }
     };
     changed(node, trust_epoch, show)

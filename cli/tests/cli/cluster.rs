@@ -189,6 +189,7 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
         told.contains("BAD   n2 is sealed") && told.contains("countersign seal unseal"),
         "{told}"
     );
+    assert!(told.contains("COUNTERSIGN_CA; then"), "its address is not among those known: {told}");
     let asked: Vec<v1::GetSealStatusRequest> = second.all_asked_without_token("GetSealStatus");
     assert_eq!(asked.len(), 2, "no token goes where the control plane points");
 }
@@ -300,7 +301,7 @@ fn cluster_transfer_asks_the_leader() {
     let place = Place::knowing_all(&[&follower, &leader]);
     assert_eq!(
         place.run(&["cluster", "transfer", "n2", "-o", "json"]).json(),
-        json!({"leader_node_id": nodes[1].node_id})
+        json!({"leader_node_id": nodes[1].node_id, "name": "n2"})
     );
     let asked: v1::TransferLeadershipRequest = leader.asked("TransferLeadership");
     assert_eq!(asked.node, "n2");

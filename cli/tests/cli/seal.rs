@@ -153,6 +153,20 @@ fn seal_status_has_its_shape_and_names_every_node() {
 }
 
 #[test]
+fn seal_seal_closes_one_node_when_it_is_told_which() {
+    let authority = Authority::new();
+    let node =
+        || ControlPlane::of(&authority).answers("Seal", &[v1::SealResponse { sealed: true }]);
+    let (first, second) = (node(), node());
+    let place = Place::knowing_all(&[&first, &second]);
+    place.run(&["seal", "seal", "--node", second.address()]).ok();
+    assert!(!first.was_asked("Seal") && second.was_asked("Seal"));
+    place
+        .run(&["seal", "seal", "--node", "https://127.0.0.1:1"])
+        .fails(2, &["none of the nodes that are known"]);
+}
+
+#[test]
 fn seal_seal_closes_every_node() {
     let authority = Authority::new();
     let node =

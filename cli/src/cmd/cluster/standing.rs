@@ -96,7 +96,7 @@ pub(crate) async fn standing(context: &Context, answer: v1::GetClusterResponse) 
             seals.push((id, sealed));
         }
     }
-    judged(answer, &seals)
+    judged(context, answer, &seals)
 }
 
 /// Who is behind, only the leader knows: it is asked too, if its address is among those that are known.
@@ -129,7 +129,7 @@ async fn sealed(one: &Context) -> Result<bool, Failure> {
     Ok(admin.get_seal_status(v1::GetSealStatusRequest {}).await?.into_inner().sealed)
 }
 
-fn judged(answer: v1::GetClusterResponse, seals: &[(String, bool)]) -> Standing {
+fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, bool)]) -> Standing {
     let commit_index = answer.commit_index;
     let node = |node: v1::ClusterNode| Node {
         state: state_name(node.state()),
@@ -157,11 +157,12 @@ fn judged(answer: v1::GetClusterResponse, seals: &[(String, bool)]) -> Standing 
         rolled_back: Some(answer.rolled_back).filter(|why| !why.is_empty()),
         troubles: Vec::new(),
     };
-    standing.troubles = troubles(&standing);
+    standing.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    standing.troubles = troubles(context, &standing);
     standing
 }
 
-fn troubles(standing: &Standing) -> Vec<Trouble> {
+fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
     const SIGN: &str = "countersign cluster trust --root-key FILE";
     let mut troubles = Vec::new();
     let mut trouble = |found: String, advice: String| troubles.push(Trouble { found, advice });
@@ -186,10 +187,14 @@ fn troubles(standing: &Standing) -> Vec<Trouble> {
             continue;
         }
         if node.sealed == Some(true) {
-            trouble(
-                format!("{name} is sealed: it neither votes nor serves"),
-                format!("COUNTERSIGN_ADDR=https://{} countersign seal unseal", node.api_address),
-            );
+            let address = &node.api_address;
+            let advice = match context.of(address) {
+                Ok(_) => format!("countersign seal unseal --node https://{address}"),
+                Err(_) => format!(
+                    "set COUNTERSIGN_ADDR=https://{address} and COUNTERSIGN_CA; then countersign seal unseal"
+                ),
+            };
+            trouble(format!("{name} is sealed: it neither votes nor serves"), advice);
         } else if let Some(behind) = node.behind.filter(|behind| *behind > BEHIND) {
             trouble(
                 format!("{name} is {behind} entries behind"),
@@ -218,6 +223,16 @@ fn state_name(state: v1::NodeState) -> &'static str {
 mod tests {
     use super::*;
 
+    fn known() -> Context {
+        Context {
+            nodes: Nodes::parse("https://n1:8443,https://n2:8443", "a test").unwrap(),
+            ca: None,
+            token: None,
+            edge: Default::default(),
+            source: "a test".into(),
+        }
+    }
+
     fn node(name: &str, leader: bool) -> v1::ClusterNode {
         v1::ClusterNode {
             node_id: format!("id-{name}"),
@@ -236,7 +251,7 @@ mod tests {
     }
 
     fn found(answer: v1::GetClusterResponse, seals: &[(String, bool)]) -> Vec<String> {
-        judged(answer, seals).troubles.into_iter().map(|trouble| trouble.found).collect()
+        judged(&known(), answer, seals).troubles.into_iter().map(|trouble| trouble.found).collect()
     }
 
     #[test]
@@ -260,7 +275,8 @@ mod tests {
         removed.state = v1::NodeState::Removed.into();
         let mut answer = cluster(vec![node("n1", false), behind, untrusted, removed]);
         answer.rolled_back = "its log ends at 7, and it acknowledged 9".into();
-        let standing = judged(answer, &[("id-n1".into(), true)]);
+        let standing = judged(&known(), answer, &[("id-n1".into(), true)]);
+        assert_eq!(standing.troubles[2].advice, "countersign seal unseal --node https://n1:8443");
         let said: Vec<&str> = standing.troubles.iter().map(|it| it.found.as_str()).collect();
         assert_eq!(
             said,

@@ -273,11 +273,11 @@ impl Walk {
     }
 
     fn says_how_to_go_on(&self, step: &str) -> Done {
-        let addr = self.addr.as_ref().map(|addr| format!("COUNTERSIGN_ADDR={addr} "));
+        let node = self.addr.as_ref().map(|addr| format!(" --node {addr}"));
         self.says(&format!(
-            "Go on with: {}countersign seal rekey --rekey-id {} {step}",
-            addr.unwrap_or_default(),
-            self.reached.rekey_id
+            "Go on with: countersign seal rekey --rekey-id {} {step}{}",
+            self.reached.rekey_id,
+            node.unwrap_or_default()
         ))
     }
 }
