@@ -85,7 +85,7 @@ pub(super) async fn cluster(
     admin: &mut client::Admin,
 ) -> Result<Option<Standing>, Failure> {
     match admin.get_cluster(v1::GetClusterRequest {}).await {
-        Ok(answer) => Ok(Some(standing(context, answer.into_inner()).await)),
+        Ok(answer) => Ok(Some(standing(context, admin, answer.into_inner()).await)),
         Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unimplemented) => {
             Ok(None)
         }

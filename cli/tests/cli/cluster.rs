@@ -211,9 +211,14 @@ fn status_and_doctor_know_what_is_wrong_with_the_cluster() {
     let control_plane = ControlPlane::start()
         .answers("GetStatus", &[status])
         .answers("WhoAmI", &[v1::WhoAmIResponse::default()])
+        .answers(
+            "GetTrust",
+            &[v1::GetTrustResponse { proposed: "a bundle".into(), ..Default::default() }],
+        )
         .answers("GetCluster", &[cluster]);
     let place = Place::knowing(&control_plane);
     let told = place.run(&["status"]).ok();
+    assert!(told.contains("BAD   another trust bundle is called for"), "{told}");
     assert!(
         told.contains("2 voters, nobody leads") && told.contains("there is no leader"),
         "{told}"

@@ -274,6 +274,20 @@ fn t4_cluster_add_and_remove_sign_what_they_are_about_and_nothing_else() {
 }
 
 #[test]
+fn a_key_that_another_took_the_place_of_is_dropped_by_the_way() {
+    let retired = NodeKey { public: [9; 32], state: KeyState::Retired, ..key(1) };
+    let before = v1::GetTrustResponse {
+        current: Some(signed(&root(), &trust(1, 1, vec![retired, key(1)]))),
+        ..answer(&with_both())
+    };
+    let control_plane =
+        proposes(ControlPlane::start(), &with_both()).answers("GetTrust", &[before]);
+    let said = place(&control_plane).run(&ADD).ok();
+    assert!(said.contains("- n1 (0000000000000001) signs no more with key 0909"), "{said}");
+    assert!(control_plane.was_asked("SetTrust"));
+}
+
+#[test]
 fn cluster_add_says_who_did_not_come() {
     let control_plane = proposes(ControlPlane::start(), &with_both());
     let place = place(&control_plane);

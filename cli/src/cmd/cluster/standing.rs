@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client;
+use crate::client::{self, Admin};
 use crate::context::{Context, Nodes};
 use crate::failure::{Done, Failure};
 use crate::print;
@@ -81,7 +81,11 @@ impl Standing {
 }
 
 /// Asks every node whether it is sealed; that takes no token, and none is sent.
-pub(crate) async fn standing(context: &Context, answer: v1::GetClusterResponse) -> Standing {
+pub(crate) async fn standing(
+    context: &Context,
+    admin: &mut Admin,
+    answer: v1::GetClusterResponse,
+) -> Standing {
     let answer = as_the_leader_knows(context, answer).await;
     let mut asked = JoinSet::new();
     for node in answer.nodes.iter().filter(|node| node.state() != v1::NodeState::Removed) {
@@ -96,7 +100,15 @@ pub(crate) async fn standing(context: &Context, answer: v1::GetClusterResponse) 
             seals.push((id, sealed));
         }
     }
-    judged(context, answer, &seals)
+    let mut standing = judged(context, answer, &seals);
+    let trust = admin.get_trust(v1::GetTrustRequest {}).await;
+    if trust.is_ok_and(|trust| !trust.get_ref().proposed.is_empty()) {
+        standing.troubles.push(Trouble {
+            found: "another trust bundle is called for".into(),
+            advice: "countersign cluster trust shows it, and signs it with --root-key".into(),
+        });
+    }
+    standing
 }
 
 /// Who is behind, only the leader knows: it is asked too, if its address is among those that are known.
@@ -163,7 +175,6 @@ fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, b
 }
 
 fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
-    const SIGN: &str = "countersign cluster trust --root-key FILE";
     let mut troubles = Vec::new();
     let mut trouble = |found: String, advice: String| troubles.push(Trouble { found, advice });
     if let Some(why) = &standing.rolled_back {
@@ -181,9 +192,6 @@ fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
     for node in &standing.nodes {
         let name = &node.name;
         if node.state == "removed" {
-            if node.trusted {
-                trouble(format!("{name} is removed, and its signature still counts"), SIGN.into());
-            }
             continue;
         }
         if node.sealed == Some(true) {
@@ -201,9 +209,18 @@ fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
                 "wait, if that number falls; else see its log, and whether its peers reach it"
                     .into(),
             );
+        } else if node.sealed.is_none() && node.behind.is_none() && node.node_id != standing.node_id
+        {
+            trouble(
+                format!("{name} does not answer, and nobody says how far it is"),
+                "start it; if its disk is lost, remove it and add it anew".into(),
+            );
         }
         if node.state == "voter" && !node.trusted {
-            trouble(format!("{name} votes, and its signature does not count"), SIGN.into());
+            trouble(
+                format!("{name} votes, and its signature does not count"),
+                "countersign cluster trust --root-key FILE".into(),
+            );
         }
     }
     troubles
@@ -271,9 +288,11 @@ mod tests {
         behind.matched_index = Some(10);
         let mut untrusted = node("n3", false);
         untrusted.trusted = false;
-        let mut removed = node("n4", false);
+        let mut lost = node("n4", false);
+        lost.matched_index = None;
+        let mut removed = node("n5", false);
         removed.state = v1::NodeState::Removed.into();
-        let mut answer = cluster(vec![node("n1", false), behind, untrusted, removed]);
+        let mut answer = cluster(vec![node("n1", false), behind, untrusted, lost, removed]);
         answer.rolled_back = "its log ends at 7, and it acknowledged 9".into();
         let standing = judged(&known(), answer, &[("id-n1".into(), true)]);
         assert_eq!(standing.troubles[2].advice, "countersign seal unseal --node https://n1:8443");
@@ -286,7 +305,7 @@ mod tests {
                 "n1 is sealed: it neither votes nor serves",
                 "n2 is 990 entries behind",
                 "n3 votes, and its signature does not count",
-                "n4 is removed, and its signature still counts",
+                "n4 does not answer, and nobody says how far it is",
             ]
         );
         assert!(standing.troubles.iter().all(|trouble| !trouble.advice.is_empty()));

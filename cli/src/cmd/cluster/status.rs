@@ -13,12 +13,11 @@ use crate::print;
 pub(super) async fn run(context: &Context, show: &Show) -> Done {
     let mut admin = client::connect(context).await?;
     let answer = admin.get_cluster(v1::GetClusterRequest {}).await?.into_inner();
-    let standing = standing(context, answer).await;
+    let standing = standing(context, &mut admin, answer).await;
     if show.output == Output::Json { print::json(&standing) } else { told(&standing) }
 }
 
 fn told(standing: &Standing) -> Done {
-    let signers = standing.nodes.iter().filter(|node| node.trusted).count();
     let answers = standing.nodes.iter().find(|node| node.node_id == standing.node_id);
     print::facts(&[
         ("cluster", standing.cluster_id.clone()),
@@ -26,10 +25,10 @@ fn told(standing: &Standing) -> Done {
         ("log", format!("term {}, {} committed", standing.term, standing.commit_index)),
         (
             "trust bundle",
-            format!(
-                "{}: {} of {signers} nodes have to sign",
-                standing.trust_epoch, standing.trust_threshold
-            ),
+            match standing.trust_threshold {
+                1 => format!("{}: one node has to sign", standing.trust_epoch),
+                needed => format!("{}: {needed} nodes have to sign", standing.trust_epoch),
+            },
         ),
         ("invited", print::words(&standing.invited)),
     ])?;

@@ -150,9 +150,10 @@ pub(super) async fn sign(
         return Ok(None);
     };
     let changes = proposal.changes(&next);
-    let surprises = changes.iter().filter(|change| !ours(change)).count();
+    let expected = |change: &Change| change.is_due() || ours(change);
+    let surprises = changes.iter().filter(|change| !expected(change)).count();
     let lines = changes.iter().map(|change| {
-        let note = if ours(change) { "" } else { "   (not asked for)" };
+        let note = if expected(change) { "" } else { "   (not asked for)" };
         format!("{change}{note}")
     });
     let lines: Vec<String> = lines.collect();

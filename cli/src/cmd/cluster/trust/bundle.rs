@@ -45,6 +45,12 @@ impl Change {
         matches!(self, Self::Key { to, .. } if self.is_about(node_id) && !to.is_some_and(counts))
     }
 
+    /// Whether it only drops a key that another one of its node took the place of: that comes along with whatever is
+    /// signed next.
+    pub(super) fn is_due(&self) -> bool {
+        matches!(self, Self::Key { from: Some(KeyState::Retired), to, .. } if !to.is_some_and(counts))
+    }
+
     /// Whether a key of this node counts in another way than before.
     pub(in crate::cmd::cluster) fn is_about(&self, node_id: &str) -> bool {
         matches!(self, Self::Key { node, .. } if u64::from_str_radix(node_id, 16) == Ok(*node))
