@@ -92,9 +92,10 @@ async fn control_plane(context: &Context) -> Vec<Finding> {
         let mut admin = client::connect(context).await?;
         let status = admin.get_status(v1::GetStatusRequest {}).await?.into_inner();
         let now = SystemTime::now();
-        Ok::<_, Failure>((status, now, status::cluster(context, &mut admin).await?))
+        let attached = status::attached(context, &status).await;
+        Ok::<_, Failure>((status, now, attached, status::cluster(context, &mut admin).await?))
     };
-    let (status, now, cluster) = match reached.await {
+    let (status, now, attached, cluster) = match reached.await {
         Ok(reached) => reached,
         Err(Failure::Usage(why) | Failure::Refused(why) | Failure::Unreachable(why)) => {
             return vec![Finding::bad(WHAT, why, "")];
@@ -123,7 +124,7 @@ async fn control_plane(context: &Context) -> Vec<Finding> {
             "countersign policy set FILE",
         ));
     }
-    if status.connected_edges == 0 {
+    if attached == 0 {
         findings.push(Finding::bad(
             "edges",
             "none is connected",

@@ -19,8 +19,17 @@ pub(crate) async fn run(context: &Context, command: Edge) -> Done {
             enroll(context, name, &out, csr.as_deref(), &show).await
         }
         Edge::List(show) => {
-            let mut admin = client::connect(context).await?;
-            list(every_page!(admin, list_edges, ListEdgesRequest {}, edges), &show)
+            let mut edges = listed(context).await?;
+            // Each node knows of those that are attached to itself.
+            for one in context.each().filter(|_| context.nodes.len() > 1) {
+                for attached in listed(&one).await.unwrap_or_default() {
+                    let same = edges.iter_mut().find(|edge| edge.edge_id == attached.edge_id);
+                    if let Some(edge) = same {
+                        edge.connected |= attached.connected;
+                    }
+                }
+            }
+            list(edges, &show)
         }
         Edge::Evict { name, reason, show } => {
             let request = v1::EvictEdgeRequest { request_id: client::request_id(), name, reason };
@@ -181,6 +190,11 @@ fn keep(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
         Failure::Refused(format!("{} cannot be written: {error}", path.display()))
     })?;
     Ok(path)
+}
+
+async fn listed(context: &Context) -> Result<Vec<v1::Edge>, Failure> {
+    let mut admin = client::connect(context).await?;
+    Ok(every_page!(admin, list_edges, ListEdgesRequest {}, edges))
 }
 
 fn list(edges: Vec<v1::Edge>, show: &Show) -> Done {

@@ -22,6 +22,7 @@ struct Status {
     applied_index: u64,
     log_time: Option<String>,
     policy_version: u64,
+    /// Attached to any node that is known.
     connected_edges: u32,
     principal: String,
     roles: Vec<&'static str>,
@@ -37,6 +38,7 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
     let answer = admin.get_status(v1::GetStatusRequest {}).await?.into_inner();
     let me = admin.who_am_i(v1::WhoAmIRequest {}).await?.into_inner();
     let standing = cluster(context, &mut admin).await?;
+    let connected_edges = attached(context, &answer).await;
     let status = Status {
         addr: context.nodes.to_string(),
         log_time: print::time(answer.log_time.as_ref()),
@@ -46,7 +48,7 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
         leader: answer.leader,
         applied_index: answer.applied_index,
         policy_version: answer.policy_version,
-        connected_edges: answer.connected_edges,
+        connected_edges,
         roles: me.roles().map(approver::role_name).collect(),
         principal: me.principal,
         node_id: answer.node_id,
@@ -77,6 +79,19 @@ pub(crate) async fn run(context: &Context, show: &Show) -> Done {
     }
     print::facts(&facts)?;
     status.troubles.iter().try_for_each(Trouble::tell)
+}
+
+/// How many edges are attached to the node that gave this answer, and to the others that are known and answer too.
+pub(super) async fn attached(context: &Context, answer: &v1::GetStatusResponse) -> u32 {
+    let mut attached = answer.connected_edges;
+    for one in context.each().filter(|_| context.nodes.len() > 1) {
+        let Ok(mut admin) = client::connect(&one).await else { continue };
+        let Ok(said) = admin.get_status(v1::GetStatusRequest {}).await else { continue };
+        if said.get_ref().node_id != answer.node_id {
+            attached += said.get_ref().connected_edges;
+        }
+    }
+    attached
 }
 
 /// How the cluster stands; None for a caller who may not know, and where the control plane knows of no clusters.

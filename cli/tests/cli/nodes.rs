@@ -80,6 +80,34 @@ fn when_none_takes_it_the_reason_is_told() {
 }
 
 #[test]
+fn an_edge_is_connected_whichever_node_it_is_attached_to() {
+    let authority = Authority::new();
+    let node = |id: &str, connected: bool| {
+        let edge = |edge_id: &str, connected| v1::Edge {
+            edge_id: edge_id.into(),
+            connected,
+            ..v1::Edge::default()
+        };
+        let edges = vec![edge("east", connected), edge("west", false)];
+        let status = v1::GetStatusResponse {
+            node_id: id.into(),
+            connected_edges: connected.into(),
+            ..Default::default()
+        };
+        ControlPlane::of(&authority)
+            .answers("ListEdges", &[v1::ListEdgesResponse { edges, ..Default::default() }])
+            .answers("GetStatus", &[status])
+            .answers("WhoAmI", &[v1::WhoAmIResponse::default()])
+    };
+    let (first, second) = (node("1", false), node("2", true));
+    let place = Place::knowing_all(&[&first, &second]);
+    let listed = place.run(&["edge", "list", "-o", "json"]).json();
+    assert_eq!((&listed[0]["connected"], &listed[1]["connected"]), (&true.into(), &false.into()));
+    assert_eq!(place.run(&["status", "-o", "json"]).json()["connected_edges"], 1);
+    assert!(!place.run(&["doctor"]).out.contains("none is connected"));
+}
+
+#[test]
 fn doctor_names_the_node_that_is_down() {
     let up = ControlPlane::start().answers("GetStatus", &[v1::GetStatusResponse::default()]);
     let mut place = Place::knowing(&up);
