@@ -11,4 +11,5 @@ mod nodes;
 mod run;
 mod seal;
 mod site;
+mod team;
 mod trust;
