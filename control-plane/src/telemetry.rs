@@ -66,7 +66,7 @@ fn filter() -> anyhow::Result<EnvFilter> {
         .find_map(|name| {
             std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| (name, text))
         })
-        .unwrap_or_else(|| ("COUNTERSIGN_LOG", "info,openraft=warn,sled=warn".to_owned()));
+        .unwrap_or_else(|| ("COUNTERSIGN_LOG", "info,openraft=off,sled=warn".to_owned()));
     EnvFilter::try_new(&text).with_context(|| {
         format!("{variable} is not a filter such as `info` or `countersign=debug`")
     })

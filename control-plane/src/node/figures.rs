@@ -38,7 +38,7 @@ impl Node {
         });
         Snapshot {
             commit_index,
-            led: cluster.leader().is_some(),
+            led: house.in_touch.load(Ordering::Relaxed),
             learners: members.len() - voters,
             peer_lag: peer_lag.collect(),
             term: cluster.term(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use anyhow::Context as _;
@@ -40,6 +40,8 @@ pub(crate) struct Unsealed {
     pub(crate) closing: CancellationToken,
     /// Of the seal, as far as it is; forgotten when the node is sealed.
     pub(crate) rekeying: Mutex<Option<Rekeying>>,
+    /// Whether the newest attempt to read the state up to date went well.
+    pub(super) in_touch: AtomicBool,
     /// How many other nodes of the cluster answered, unsealed, when they were asked last.
     pub(super) neighbours: AtomicUsize,
     pub(super) settled: OnceLock<Settled>,
@@ -58,6 +60,12 @@ impl Unsealed {
         if let Some(settled) = self.settled.get() {
             settled.intake.told(committed).await;
         }
+    }
+
+    /// Whether it is the only node of its cluster, and so leads it.
+    pub(super) fn is_alone(&self) -> bool {
+        self.cluster.members().iter().all(|member| member.id == self.cluster.node_id())
+            && self.cluster.is_leader()
     }
 
     /// Who gathers signatures, once this node has settled.
@@ -176,6 +184,7 @@ impl Node {
             witness,
             closing: CancellationToken::new(),
             rekeying: Mutex::default(),
+            in_touch: AtomicBool::new(false),
             neighbours: AtomicUsize::new(0),
             settled: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -205,9 +214,10 @@ impl Node {
         if !joined && house.cluster.peek(|state| state.genesis().is_none()) {
             self.found(house, secrets).await?;
         }
-        let begun = house.cluster.peek(|state| state.genesis().is_some());
-        if begun && house.cluster.leader().is_some() {
+        // A node that has others beside it may have to wait for them, and is there to be asked meanwhile.
+        if house.is_alone() {
             self.settle(house).await?;
+            house.in_touch.store(true, Ordering::Relaxed);
         }
         *self.life.write().unwrap_or_else(PoisonError::into_inner) = Life::Unsealed(house.clone());
         *self.given() = None;

@@ -1,6 +1,7 @@
 //! From an open vault and a state that is here, to a node that serves.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -26,10 +27,16 @@ const PAUSE: Duration = Duration::from_millis(500);
 impl Node {
     /// Settles as soon as the state is here and somebody leads, however often that fails.
     pub(super) async fn settle_sometime(self: &Arc<Self>, house: &Arc<Unsealed>) {
-        let mut told = false;
         loop {
             let begun = house.cluster.peek(|state| state.genesis().is_some());
-            if begun && house.cluster.leader().is_some() {
+            // First of all, and whatever comes of it: a leader that looks for this node elsewhere cannot tell it.
+            if begun && let Err(error) = self.describe(house).await {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "the others may not know where this node is found"
+                );
+            }
+            if begun && house.in_touch.load(Ordering::Relaxed) {
                 match self.settle(house).await {
                     Ok(()) => return,
                     Err(error) => {
@@ -39,11 +46,6 @@ impl Node {
                         );
                     }
                 }
-            } else if !told {
-                tracing::warn!(
-                    "this node is unsealed and does not serve yet: it waits for the other nodes"
-                );
-                told = true;
             }
             tokio::time::sleep(PAUSE).await;
         }

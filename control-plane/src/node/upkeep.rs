@@ -16,6 +16,8 @@ use crate::state::Actor;
 
 /// How late at most the health service says that there is no leader, or that there is one again.
 const LOOK: Duration = Duration::from_millis(250);
+/// A node that cannot read the state for so long is not ready: longer than an election takes, mostly.
+const TOO_LONG: Duration = Duration::from_secs(2);
 /// How often certificates and keys are looked at.
 const RENEWAL: Duration = Duration::from_secs(60 * 60);
 /// How often, and how long, other nodes are asked whether they are unsealed.
@@ -36,7 +38,7 @@ impl Node {
         if let Some(why) = house.cluster.rolled_back() {
             return Readiness::Not(format!("rolled back: {why}"));
         }
-        if house.cluster.leader().is_none() {
+        if !house.in_touch.load(Ordering::Relaxed) {
             return Readiness::Not(
                 "no leader: most nodes of the cluster must be unsealed and reach each other".into(),
             );
@@ -61,6 +63,7 @@ impl Node {
         tokio::select! {
             () = house.closing.cancelled() => {}
             () = self.tell_health_always(&house) => {}
+            () = keep_in_touch(&house) => {}
             () = count_neighbours(&house) => {}
             () = going_on => {}
         }
@@ -71,11 +74,21 @@ impl Node {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = None;
         while !house.closing.is_cancelled() {
-            let ready = self.readiness() == Readiness::Ready;
-            if told != Some(ready) {
-                let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let now = self.readiness();
+            if told.as_ref() != Some(&now) {
+                let status = match &now {
+                    Readiness::Ready => {
+                        tracing::info!("this node serves");
+                        ServingStatus::Serving
+                    }
+                    Readiness::Sealed => ServingStatus::NotServing,
+                    Readiness::Not(why) => {
+                        tracing::warn!(why, "this node does not serve");
+                        ServingStatus::NotServing
+                    }
+                };
                 self.tell_health(status).await;
-                told = Some(ready);
+                told = Some(now);
             }
             looks.tick().await;
         }
@@ -95,6 +108,17 @@ impl Node {
                 tracing::warn!(%error, "the keyring was not rotated; it is tried again in an hour");
             }
         }
+    }
+}
+
+/// Finds out again and again whether this node can serve: whether it can read what anybody was told.
+async fn keep_in_touch(house: &Unsealed) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !house.closing.is_cancelled() {
+        let read = tokio::time::timeout(TOO_LONG, house.cluster.read(|_| ())).await;
+        house.in_touch.store(read.is_ok_and(|read| read.is_ok()), Ordering::Relaxed);
+        looks.tick().await;
     }
 }
 
@@ -119,6 +143,10 @@ async fn count_neighbours(house: &Unsealed) {
                 }
             });
         let answered = futures::future::join_all(asked).await.into_iter().filter(|it| *it).count();
-        house.neighbours.store(answered, Ordering::Relaxed);
+        let before = house.neighbours.swap(answered, Ordering::Relaxed);
+        if before != answered {
+            let members = house.cluster.members().len();
+            tracing::info!(members, unsealed = answered + 1, "other nodes were lost or found");
+        }
     }
 }

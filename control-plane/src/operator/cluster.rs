@@ -50,7 +50,9 @@ pub(super) async fn get(
     _: v1::GetClusterRequest,
 ) -> Result<v1::GetClusterResponse, Status> {
     let cluster = &asked.house.cluster;
-    let (members, leader) = (cluster.members(), cluster.leader());
+    // A leader that nobody follows any more does not know it.
+    let leader = cluster.leader().filter(|_| !asked.stale);
+    let members = cluster.members();
     let describe = |state: &State| {
         let trust = state.trust();
         v1::GetClusterResponse {
@@ -147,6 +149,7 @@ pub(super) async fn join(
         joined_at: 0,
     };
     let token_sha256 = Sha256::digest(token.as_bytes()).into();
+    let addresses = joining.addresses.clone();
     let command = Command::JoinNode { token_sha256, node: joining };
     let joined = house.cluster.propose_as(id, Actor::System, command).await;
     let joined = joined.map_err(refuse::not_proposed)?;
@@ -161,6 +164,12 @@ pub(super) async fn join(
             "the node was not let in: its token is wrong, used, expired or of another name, or there were too many tries; `countersign cluster add` gives a new one",
         )
     })?;
+    if joined.addresses != addresses {
+        // It was answered before, and is found elsewhere since.
+        let command = Command::DescribeNode { id: joined.id, addresses };
+        let described = house.cluster.propose(Actor::System, command).await;
+        described.map_err(refuse::not_proposed)?;
+    }
     tracing::info!(node = node_name(joined.id), name = joined.name, "a node was let in");
     Ok(v1::JoinClusterResponse {
         node_id: node_name(joined.id),

@@ -23,17 +23,19 @@ pub(super) async fn get(
         false => house.cluster.read(describe).await.map_err(|e| refuse::unavailable(&e))?,
         true => house.cluster.peek(describe),
     };
+    // A leader that nobody follows any more does not know it.
+    let leader = house.cluster.leader().filter(|_| !asked.stale);
     Ok(v1::GetStatusResponse {
         cluster_id,
         version: env!("CARGO_PKG_VERSION").into(),
         sealed: false,
-        leader: house.cluster.is_leader(),
+        leader: leader == Some(house.cluster.node_id()),
         applied_index: house.cluster.applied_index(),
         log_time: timestamp(log_time),
         policy_version,
         connected_edges: u32::try_from(house.connected_edges().len()).unwrap_or(u32::MAX),
         node_id: node_name(house.cluster.node_id()),
-        leader_node_id: house.cluster.leader().map(node_name).unwrap_or_default(),
+        leader_node_id: leader.map(node_name).unwrap_or_default(),
     })
 }
 

@@ -21,6 +21,17 @@ pub(crate) struct Town {
     pub(crate) token: String,
 }
 
+impl Drop for Town {
+    /// A node that ran on would end the whole process once its disk is taken from it.
+    fn drop(&mut self) {
+        let running: Vec<_> = self.nodes.iter_mut().filter_map(Option::take).collect();
+        let ended = async {
+            futures::future::join_all(running.into_iter().map(ControlPlane::shutdown)).await
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(ended));
+    }
+}
+
 /// Long enough for an election on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,10 +72,14 @@ impl Town {
 
     /// Signs the trust bundle that the members call for, until they call for none.
     pub(crate) async fn trust(&self) {
+        self.trust_through(0).await;
+    }
+
+    pub(crate) async fn trust_through(&self, place: usize) {
         let root = fs::read_to_string(self.data_dir(0).join("trust-root.key")).unwrap();
         let root = RootKey::from_hex(&root).unwrap();
         loop {
-            let mut admin = self.any_admin().await;
+            let mut admin = self.admin(place).await;
             let trust = admin.get_trust(v1::GetTrustRequest {}).await.unwrap().into_inner();
             if trust.proposed.is_empty() {
                 return;
@@ -123,14 +138,20 @@ impl Town {
         self.nodes[place].as_ref().unwrap()
     }
 
-    pub(crate) async fn stop(&mut self, place: usize) {
-        self.nodes[place].take().unwrap().shutdown().await;
+    /// Stops it; gives the configuration that starts it again where it was found before.
+    pub(crate) async fn stop(&mut self, place: usize) -> Config {
+        let node = self.nodes[place].take().unwrap();
+        let mut config = self.config(place);
+        config.api_listen = node.api_addr();
+        config.gateway_listen = node.gateway_addr();
+        config.cluster.listen = node.cluster_addr();
+        node.shutdown().await;
+        config
     }
 
     /// From what is on its disk.
-    pub(crate) async fn start(&mut self, place: usize) {
-        let node = ControlPlane::start(self.config(place)).await.unwrap();
-        self.nodes[place] = Some(node);
+    pub(crate) async fn start(&mut self, place: usize, config: Config) {
+        self.nodes[place] = Some(ControlPlane::start(config).await.unwrap());
     }
 
     pub(crate) async fn admin(&self, place: usize) -> Admin {
@@ -156,8 +177,10 @@ impl Town {
             return v1::NodeState::Unspecified;
         };
         let cluster = cluster.into_inner();
-        let mut named = cluster.nodes.iter().filter(|node| node.name == name(place));
-        named.next_back().map_or(v1::NodeState::Unspecified, v1::ClusterNode::state)
+        let named = cluster.nodes.iter().filter(|node| node.name == name(place));
+        let states = named.map(v1::ClusterNode::state);
+        // A name is taken again by whoever comes after the one that was removed.
+        states.min_by_key(|it| *it == v1::NodeState::Removed).unwrap_or_default()
     }
 
     /// The place of the node that leads, as the one in `place` says.
