@@ -42,7 +42,6 @@ pub(crate) struct Process {
 }
 
 /// One session of it.
-#[allow(dead_code)]
 pub(crate) struct Session {
     pub(crate) trust: Trust,
     root: [u8; 32],

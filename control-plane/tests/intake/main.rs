@@ -5,7 +5,11 @@
 mod attaching;
 mod bundles;
 mod edge;
+mod forging;
+mod keeping;
 mod leases;
 mod opening;
+mod quorum;
 mod releasing;
+mod town;
 mod world;

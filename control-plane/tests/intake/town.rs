@@ -12,6 +12,7 @@ use countersign_control_plane::sign::{self, CoSigner, RootKey, Witness};
 use countersign_control_plane::state::{Actor, Command, Genesis, State};
 use countersign_control_plane::vault::Vault;
 use countersign_proto::v1;
+use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -139,7 +140,7 @@ impl Citizen {
         request: v1::CoSignRequest,
     ) -> Result<v1::CoSignResponse, Status> {
         let channel = self.cluster.channel_to(other.cluster.node_id()).unwrap();
-        let mut client = v1::cluster_service_client::ClusterServiceClient::new(channel);
+        let mut client = ClusterServiceClient::new(channel);
         Ok(client.co_sign(request).await?.into_inner())
     }
 }
@@ -156,7 +157,9 @@ struct Way(OnceLock<MutualTls>);
 
 impl Transport for Way {
     fn channel(&self, node: u64, address: &str) -> Channel {
-        self.0.get().map_or_else(|| NoPeers.channel(node, address), |way| way.channel(node, address))
+        self.0
+            .get()
+            .map_or_else(|| NoPeers.channel(node, address), |way| way.channel(node, address))
     }
 }
 
@@ -171,7 +174,13 @@ impl Street {
         Settings { start, transport, ..Settings::alone(ground.data_dir(), 10_000) }
     }
 
-    async fn open(self, ground: Ground, cluster: Cluster, genesis: Genesis, root: RootKey) -> Citizen {
+    async fn open(
+        self,
+        ground: Ground,
+        cluster: Cluster,
+        genesis: Genesis,
+        root: RootKey,
+    ) -> Citizen {
         let identity = identity(&genesis, &ground.vault, cluster.node_id());
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(&identity.certificate_pem, identity.key_pem.as_str()))
@@ -246,7 +255,8 @@ impl CoSigner for Manners {
             MUTE => Err(Status::unavailable("not now")),
             LYING => {
                 let bytes = |length| bytes::Bytes::from(vec![7; length]);
-                let signature = |length| v1::Signature { key_id: bytes(8), signature: bytes(length) };
+                let signature =
+                    |length| v1::Signature { key_id: bytes(8), signature: bytes(length) };
                 Ok(v1::CoSignResponse { signatures: vec![signature(64), signature(3)] })
             }
             _ => self.witness.co_sign(from, request).await,

@@ -64,7 +64,6 @@ credential = "prices"
 "#;
 
 /// Everything of one node. The data directory goes with it.
-#[allow(dead_code)]
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) vault: Arc<Vault>,
@@ -85,7 +84,6 @@ pub(crate) struct Ground {
     dir: TempDir,
 }
 
-#[allow(dead_code)]
 impl Ground {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -156,7 +154,6 @@ pub(crate) struct Enrolled {
     pub(crate) key_sha256: [u8; 32],
 }
 
-#[allow(dead_code)]
 impl World {
     pub(crate) async fn new() -> Self {
         Self::with(IntakeSettings::default()).await
