@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod promises;
 mod quiet;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
