@@ -10,6 +10,7 @@ mod load;
 mod node;
 mod people;
 mod process;
+mod report;
 mod robot;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ pub use load::{Load, Mix};
 pub use node::{Node, Timing};
 pub use people::{Desk, Person, card, seen, tap};
 pub use process::{Process, free_address, program_path};
+pub use report::{Faults, conclude, is_long};
 pub use robot::{Errand, Reply, Robot, Way};
 
 use crate::history::Journal;
@@ -72,6 +74,18 @@ then = "deny"
 /// For anything that must come about by itself.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// What opens the nodes' vaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// A file on each node: each opens itself.
+    KeyFile,
+    /// A person who knows [`PASSPHRASE`].
+    Passphrase,
+}
+
+/// Of the worlds that are sealed with one.
+pub const PASSPHRASE: &str = "seven sealed words for the cluster tests";
+
 /// What a world is begun with.
 pub struct Plan {
     pub nodes: usize,
@@ -80,6 +94,7 @@ pub struct Plan {
     pub timing: Timing,
     /// Remember every byte between the parties.
     pub tapped: bool,
+    pub seal: Seal,
     /// For every process of the product.
     pub environment: Vec<(String, String)>,
 }
@@ -92,6 +107,7 @@ impl Default for Plan {
             policy: POLICY.into(),
             timing: Timing::default(),
             tapped: false,
+            seal: Seal::KeyFile,
             environment: Vec::new(),
         }
     }
@@ -151,8 +167,15 @@ impl ClusterWorld {
 
     /// The first node makes the cluster.
     fn begin(&mut self) {
-        let seal = "provider = \"key-file\"\nkey_file = \"seal.key\"";
         let mut first = self.new_node();
+        let made_with = "provider = \"passphrase\"\npassphrase_file = \"passphrase\"";
+        let seal = match self.plan.seal {
+            Seal::KeyFile => self.seal(),
+            Seal::Passphrase => {
+                std::fs::write(first.process.dir().join("passphrase"), PASSPHRASE).unwrap();
+                made_with
+            }
+        };
         first.configure(self.plan.timing, seal, None);
         first.start(&self.network);
         let data = first.data_dir();
@@ -167,6 +190,26 @@ impl ClusterWorld {
         self.api_ca = ca;
         self.admin.token = token.trim().to_owned();
         self.serving(0);
+        self.nodes[0].configure(self.plan.timing, self.seal(), None);
+    }
+
+    /// What nodes are told of the seal of a cluster that there is.
+    fn seal(&self) -> &'static str {
+        match self.plan.seal {
+            Seal::KeyFile => "provider = \"key-file\"\nkey_file = \"seal.key\"",
+            Seal::Passphrase => "provider = \"passphrase\"",
+        }
+    }
+
+    /// Opens this node's vault with the passphrase, once the node listens.
+    pub fn unseal(&self, node: usize) {
+        self.eventually(&format!("{} is unsealed", self.nodes[node].name()), || {
+            let desk = self.desk(node);
+            let passphrase = PASSPHRASE.as_bytes().to_vec().into();
+            let request = v1::UnsealRequest { passphrase, ..Default::default() };
+            let opened = self.block_on(desk.client().unseal(desk.ask(request))).ok()?;
+            (!opened.into_inner().sealed).then_some(())
+        });
     }
 
     fn new_node(&self) -> Node {
@@ -182,9 +225,10 @@ impl ClusterWorld {
     pub fn add_node(&mut self) -> usize {
         let node = self.new_node();
         let helper = self.nodes.iter().position(|node| node.process.is_running()).unwrap();
-        let seal = "provider = \"key-file\"\nkey_file = \"seal.key\"";
-        node.configure(self.plan.timing, seal, Some(self.nodes[helper].api));
-        std::fs::copy(self.nodes[helper].seal_key(), node.seal_key()).unwrap();
+        node.configure(self.plan.timing, self.seal(), Some(self.nodes[helper].api));
+        if self.plan.seal == Seal::KeyFile {
+            std::fs::copy(self.nodes[helper].seal_key(), node.seal_key()).unwrap();
+        }
         let at = |name: &str| node.process.dir().join(name).to_str().unwrap().to_owned();
         let (token, ca) = (at("join-token"), at("join-ca.pem"));
         let root_key = self.root_key();
@@ -215,6 +259,9 @@ impl ClusterWorld {
         self.nodes.push(node);
         let place = self.nodes.len() - 1;
         self.nodes[place].start(&self.network);
+        if self.plan.seal == Seal::Passphrase {
+            self.unseal(place);
+        }
         let added = adding.wait_with_output().unwrap();
         assert!(
             added.status.success(),
@@ -424,6 +471,32 @@ impl ClusterWorld {
 
     fn any_serving(&self) -> usize {
         self.nodes.iter().position(|node| node.process.is_running()).expect("a node runs")
+    }
+
+    /// Starts a node that was killed.
+    pub fn start_node(&mut self, node: usize) {
+        let network = Arc::clone(&self.network);
+        self.nodes[node].start(&network);
+        if self.plan.seal == Seal::Passphrase {
+            self.unseal(node);
+        }
+    }
+
+    /// Starts every node that is not running, and waits until all of them serve.
+    pub fn start_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].process.is_running() {
+                self.start_node(node);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.serving(node);
+        }
+    }
+
+    /// The places of all nodes but this one.
+    pub fn others(&self, node: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|other| *other != node).collect()
     }
 
     /// Polls until `fact` gives something; fails after [`SOON`], with everybody's last words.

@@ -59,7 +59,9 @@ pub struct Went {
     pub tries: u32,
     /// Times that the connection broke.
     pub breaks: u32,
-    /// Status and problem code of the last answer, and when it came.
+    /// Status and problem code of the first answer, and when it came.
+    pub first: Option<(u16, String, Instant)>,
+    /// Of the last one.
     pub last: Option<(u16, String, Instant)>,
 }
 
@@ -214,7 +216,7 @@ async fn agent(
             Errand::new(Method::GET, HOST, &format!("/items/{}/{number}", robot.name))
         };
         let first_asked = Instant::now();
-        let went = Went { risky, first_asked, tries: 0, breaks: 0, last: None };
+        let went = Went { risky, first_asked, tries: 0, breaks: 0, first: None, last: None };
         let name = errand.operation.clone();
         shared.went.lock().unwrap().insert(name.clone(), went);
         loop {
@@ -227,7 +229,10 @@ async fn agent(
             shared.went.lock().unwrap().entry(name.clone()).and_modify(|went| {
                 went.tries += 1;
                 match &sent {
-                    Ok(reply) => went.last = Some((reply.status, reply.code(), reply.answered)),
+                    Ok(reply) => {
+                        went.last = Some((reply.status, reply.code(), reply.answered));
+                        went.first = went.first.take().or_else(|| went.last.clone());
+                    }
                     Err(()) => went.breaks += 1,
                 }
             });

@@ -1,0 +1,174 @@
+//! Networks that are cut, in one direction or both, and links that come and go.
+
+use std::time::{Duration, Instant};
+
+use countersign_proto::v1::ApprovalState;
+use countersign_tests::cluster_world::{
+    ClusterWorld, Errand, Faults, HOST, Load, Mix, Plan, conclude, is_long, tap,
+};
+use countersign_tests::history::Told;
+use http::Method;
+
+use super::crashes::settle;
+use super::{SEED, my_turn};
+
+#[test]
+fn r_5_a_leader_and_an_edge_cut_off_from_the_majority_release_nothing() {
+    let _turn = my_turn();
+    let world = ClusterWorld::start();
+    let robot = world.robot("cut-off");
+    let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
+    let mut faults = Faults::default();
+    for _ in 0..if is_long() { 4 } else { 1 } {
+        let leader = world.leader();
+        let name = world.nodes[leader].name().to_owned();
+        for other in world.others(leader) {
+            let other = world.nodes[other].name();
+            world.network.part(&name, other);
+            world.network.part("e1", other);
+        }
+        faults.injected();
+        let start = Instant::now();
+        // With the minority: asked and approved there, and yet nothing leaves.
+        let path = format!("/minority/{}", faults.0);
+        let errand = Errand::new(Method::DELETE, HOST, &path).waiting(Duration::from_secs(8));
+        let way = world.edges[0].way().unwrap();
+        let (sender, mine) = (robot.clone(), errand.clone());
+        let client = world.runtime.spawn(async move { sender.send(&way, &mine).await });
+        // With the majority, after its election: everything as ever.
+        let before = load.count(true, 200);
+        world.eventually("the majority goes on", || {
+            (load.count(true, 200) >= before + 2).then_some(())
+        });
+        let at_minority = [world.desk(leader).as_person(&world.people[0])];
+        world.block_on(async {
+            let listed = at_minority[0].approvals(ApprovalState::Pending);
+            let listed = tokio::time::timeout(Duration::from_secs(2), listed).await;
+            assert!(
+                !matches!(listed, Ok(Ok(_))),
+                "a node without a majority reads nothing that could be stale: {listed:?}"
+            );
+        });
+        let answer = world.block_on(client).unwrap();
+        let status = answer.as_ref().map_or(503, |reply| reply.status);
+        assert_eq!(status, 503, "{answer:?}");
+        assert!(
+            !world.origin.seen().iter().any(|seen| seen.target == path),
+            "nothing left the minority"
+        );
+        assert!(start.elapsed() < Duration::from_secs(40));
+        world.network.heal();
+        world.serving(leader);
+    }
+    settle(world, load, "R-5", faults);
+}
+
+#[test]
+fn r_6_a_leader_that_is_heard_and_does_not_hear_acknowledges_nothing() {
+    let _turn = my_turn();
+    let world = ClusterWorld::start();
+    let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
+    let mut faults = Faults::default();
+    for _ in 0..if is_long() { 4 } else { 1 } {
+        let leader = world.leader();
+        let name = world.nodes[leader].name().to_owned();
+        for other in world.others(leader) {
+            world.network.cut(world.nodes[other].name(), &name);
+        }
+        faults.injected();
+        // Whatever is under way when it falls deaf may still be known to be committed; after that nothing is.
+        std::thread::park_timeout(Duration::from_millis(500));
+        let deaf = world.desk(leader).as_person(&world.people[0]);
+        let pending = world.journal.operations().last().map(|o| o.approval.clone());
+        if let Some(id) = pending {
+            let told = world.block_on(tap(
+                std::slice::from_ref(&deaf),
+                &world.journal,
+                &id,
+                true,
+                Duration::ZERO,
+            ));
+            assert_ne!(told, Some(Told::Accepted), "a deaf leader acknowledged a vote");
+        }
+        std::thread::park_timeout(Duration::from_secs(4));
+        world.network.heal();
+    }
+    settle(world, load, "R-6", faults);
+}
+
+#[test]
+fn r_8_an_edge_whose_line_comes_and_goes_asks_about_nothing_twice() {
+    let _turn = my_turn();
+    let world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
+    let robot = world.robot("robot");
+    let errands = 8;
+    let way = world.edges[0].way().unwrap();
+    let clients: Vec<_> = (0..errands)
+        .map(|n| {
+            let (robot, way) = (robot.clone(), way.clone());
+            let errand = Errand::new(Method::DELETE, HOST, &format!("/flapping/{n}"));
+            world.runtime.spawn(async move { robot.send(&way, &errand).await })
+        })
+        .collect();
+    let mut faults = Faults::default();
+    let start = Instant::now();
+    let length = Duration::from_secs(if is_long() { 30 } else { 5 });
+    while start.elapsed() < length {
+        for node in &world.nodes {
+            world.network.change("e1", node.name(), |rules| rules.refuse = true);
+            world.network.reset("e1", node.name());
+        }
+        faults.injected();
+        std::thread::park_timeout(Duration::from_millis(200));
+        world.network.resume();
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    let pending = world.eventually("everything is asked about", || {
+        let listed = world.block_on(world.desk(0).approvals(ApprovalState::Unspecified)).ok()?;
+        (listed.len() >= errands).then_some(listed)
+    });
+    assert_eq!(pending.len(), errands, "each request has one approval");
+    let desks = world.desks(&world.people[0]);
+    world.block_on(async {
+        for approval in &pending {
+            let id = &approval.approval_id;
+            tap(&desks, &world.journal, id, true, Duration::from_secs(10)).await;
+        }
+    });
+    for client in clients {
+        let reply = world.block_on(client).unwrap().expect("no client loses its connection");
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    assert_eq!(world.origin.seen().len(), errands);
+    let gathered = world.gather(&[], Vec::new(), Instant::now());
+    conclude("R-8", SEED, faults, &gathered);
+}
+
+#[test]
+fn an_acknowledgement_needs_a_majority() {
+    let _turn = my_turn();
+    let mut world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
+    let robot = world.robot("robot");
+    let errand = Errand::new(Method::DELETE, HOST, "/acknowledged").waiting(Duration::from_secs(1));
+    let way = world.edges[0].way().unwrap();
+    let held = world.block_on(robot.send(&way, &errand)).unwrap();
+    let id = held.approval().unwrap().to_owned();
+    let leader = world.leader();
+    let others = world.others(leader);
+    for other in &others {
+        world.nodes[*other].process.pause();
+    }
+    let desk = world.desk(leader).as_person(&world.people[0]);
+    let told = world.block_on(async {
+        let tapped = tap(std::slice::from_ref(&desk), &world.journal, &id, true, Duration::ZERO);
+        tokio::time::timeout(Duration::from_secs(5), tapped).await.ok().flatten()
+    });
+    assert_eq!(told, None, "nobody but the leader has it");
+    world.nodes[leader].process.kill();
+    for other in &others {
+        world.nodes[*other].process.resume();
+    }
+    world.start_all();
+    let gathered = world.gather(&[], Vec::new(), Instant::now());
+    conclude("an acknowledgement needs a majority", SEED, Faults(2), &gathered);
+}
