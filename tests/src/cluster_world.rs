@@ -95,8 +95,8 @@ pub struct Plan {
     /// Remember every byte between the parties.
     pub tapped: bool,
     pub seal: Seal,
-    /// For every process of the product.
-    pub environment: Vec<(String, String)>,
+    /// For every node.
+    pub node_environment: Vec<(String, String)>,
 }
 
 impl Default for Plan {
@@ -108,7 +108,7 @@ impl Default for Plan {
             timing: Timing::default(),
             tapped: false,
             seal: Seal::KeyFile,
-            environment: Vec::new(),
+            node_environment: Vec::new(),
         }
     }
 }
@@ -215,7 +215,7 @@ impl ClusterWorld {
     fn new_node(&self) -> Node {
         let name = format!("n{}", self.nodes.len() + 1);
         let mut node = Node::new(&name, self.root(), &self.network);
-        for (variable, value) in &self.plan.environment {
+        for (variable, value) in &self.plan.node_environment {
             node.process.variable(variable, value);
         }
         node
@@ -319,10 +319,7 @@ impl ClusterWorld {
     /// Enrolls an edge, starts it, and waits until it is attached.
     pub fn add_edge(&mut self) -> usize {
         let name = format!("e{}", self.edges.len() + 1);
-        let mut edge = Edge::enroll(self, &name);
-        for (variable, value) in &self.plan.environment {
-            edge.process.variable(variable, value);
-        }
+        let edge = Edge::enroll(self, &name);
         self.edges.push(edge);
         let place = self.edges.len() - 1;
         self.start_edge(place);

@@ -5,10 +5,14 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod clocks;
 mod crashes;
+mod membership;
 mod partitions;
 mod promises;
 mod quiet;
+mod rollback;
+mod seals;
 mod surface;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
