@@ -220,7 +220,7 @@ fn r_10_an_edge_that_was_stopped_across_the_end_of_a_hold_does_not_act_on_what_c
     let errand = Errand::new(Method::DELETE, HOST, "/too/late").waiting(Duration::from_secs(4));
     let way = world.edges[0].way().unwrap();
     let start = Instant::now();
-    let (sender, mine) = (robot, errand.clone());
+    let (sender, mine) = (robot, errand);
     let client = world.runtime.spawn(async move { sender.send(&way, &mine).await });
     let id = world.eventually("the approval", || {
         let listed = world.block_on(world.desk(0).approvals(ApprovalState::Pending)).ok()?;

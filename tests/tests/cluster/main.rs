@@ -11,8 +11,10 @@ mod membership;
 mod partitions;
 mod promises;
 mod quiet;
+mod relay;
 mod rollback;
 mod seals;
+mod strangers;
 mod surface;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
