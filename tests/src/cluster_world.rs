@@ -122,6 +122,8 @@ pub struct ClusterWorld {
     pub admin: Person,
     pub people: Vec<Person>,
     api_ca: String,
+    /// Nodes that there ever were.
+    named: std::cell::Cell<usize>,
     plan: Plan,
     dir: TempDir,
     pub runtime: tokio::runtime::Runtime,
@@ -150,6 +152,7 @@ impl ClusterWorld {
             admin: Person { name: "admin".into(), token: String::new() },
             people: Vec::new(),
             api_ca: String::new(),
+            named: std::cell::Cell::new(0),
             plan,
             dir,
             runtime,
@@ -213,7 +216,9 @@ impl ClusterWorld {
     }
 
     fn new_node(&self) -> Node {
-        let name = format!("n{}", self.nodes.len() + 1);
+        let number = self.named.get() + 1;
+        self.named.set(number);
+        let name = format!("n{number}");
         let mut node = Node::new(&name, self.root(), &self.network);
         for (variable, value) in &self.plan.node_environment {
             node.process.variable(variable, value);

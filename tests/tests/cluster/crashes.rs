@@ -160,6 +160,42 @@ fn r_4_a_leader_that_was_stopped_comes_back_as_nothing_but_a_follower() {
 }
 
 #[test]
+fn i_12_reads_go_on_while_no_node_is_there_and_changes_are_refused_soon() {
+    let _turn = my_turn();
+    let mut world = ClusterWorld::start();
+    let robot = world.robot("robot");
+    let read = |n: usize| Errand::new(Method::GET, HOST, &format!("/items/{n}"));
+    let way = world.edges[0].way().unwrap();
+    assert_eq!(world.block_on(robot.send(&way, &read(0))).unwrap().status, 200, "now it is lent");
+    for node in &mut world.nodes {
+        node.process.kill();
+    }
+    let outage = Duration::from_secs(if is_long() { 120 } else { 8 });
+    let start = Instant::now();
+    let mut reads = 0;
+    while start.elapsed() < outage {
+        reads += 1;
+        let reply = world.block_on(robot.send(&way, &read(reads))).unwrap();
+        assert_eq!(reply.status, 200, "read {reads}: {reply:?}");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    let change = Errand::new(Method::DELETE, HOST, "/not/now");
+    let asked = Instant::now();
+    let reply = world.block_on(robot.send(&way, &change)).unwrap();
+    assert_eq!((reply.status, &*reply.code()), (503, "control_plane_unavailable"), "{reply:?}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let other = world.edges[1].way().unwrap();
+    let unlent = world.block_on(robot.send(&other, &read(0))).unwrap();
+    assert_eq!(unlent.status, 503, "an edge that was lent nothing has nothing: {unlent:?}");
+    assert_eq!(world.origin.count(&Method::DELETE), 0);
+    world.start_all();
+    let healed = Instant::now();
+    let services = world.serve_again(&robot, healed);
+    let gathered = world.gather(&[], services, healed);
+    conclude("I-12", SEED, Faults(3), &gathered);
+}
+
+#[test]
 fn r_9_an_edge_that_dies_while_requests_are_held_takes_them_with_it_and_their_approvals_stay() {
     let _turn = my_turn();
     let mut world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });

@@ -7,6 +7,7 @@
 
 mod clocks;
 mod crashes;
+mod disks;
 mod membership;
 mod partitions;
 mod promises;

@@ -97,6 +97,30 @@ fn r_6_a_leader_that_is_heard_and_does_not_hear_acknowledges_nothing() {
 }
 
 #[test]
+fn long_r_7_a_bridge_between_two_halves_lets_nothing_through_that_was_not_agreed() {
+    let _turn = my_turn();
+    let world = ClusterWorld::with(Plan { nodes: 5, ..Plan::default() });
+    let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
+    let mut faults = Faults::default();
+    for round in 0..3 {
+        // Two on each side hear only their own and the bridge.
+        let bridge = round % 5;
+        let sides: Vec<usize> = world.others(bridge);
+        for one in &sides[..2] {
+            for other in &sides[2..] {
+                world.network.part(world.nodes[*one].name(), world.nodes[*other].name());
+            }
+        }
+        faults.injected();
+        // Whether it serves meanwhile is not promised; that it lies about nothing is.
+        std::thread::park_timeout(Duration::from_secs(15));
+        world.network.heal();
+        world.leader();
+    }
+    settle(world, load, "R-7", faults);
+}
+
+#[test]
 fn r_8_an_edge_whose_line_comes_and_goes_asks_about_nothing_twice() {
     let _turn = my_turn();
     let world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
