@@ -17,6 +17,7 @@ use std::future::Future;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign_proto::v1;
@@ -123,7 +124,7 @@ pub struct ClusterWorld {
     pub people: Vec<Person>,
     api_ca: String,
     /// Nodes that there ever were.
-    named: std::cell::Cell<usize>,
+    named: AtomicUsize,
     plan: Plan,
     dir: TempDir,
     pub runtime: tokio::runtime::Runtime,
@@ -152,7 +153,7 @@ impl ClusterWorld {
             admin: Person { name: "admin".into(), token: String::new() },
             people: Vec::new(),
             api_ca: String::new(),
-            named: std::cell::Cell::new(0),
+            named: AtomicUsize::new(0),
             plan,
             dir,
             runtime,
@@ -216,8 +217,7 @@ impl ClusterWorld {
     }
 
     fn new_node(&self) -> Node {
-        let number = self.named.get() + 1;
-        self.named.set(number);
+        let number = self.named.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("n{number}");
         let mut node = Node::new(&name, self.root(), &self.network);
         for (variable, value) in &self.plan.node_environment {

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,7 +16,7 @@ pub struct Process {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     dir: PathBuf,
-    running: Option<Child>,
+    running: Mutex<Option<Child>>,
 }
 
 impl Process {
@@ -28,7 +29,7 @@ impl Process {
             // One thread each: on a small machine more of them only take turns.
             environment: vec![("TOKIO_WORKER_THREADS".into(), "1".into())],
             dir: dir.to_owned(),
-            running: None,
+            running: Mutex::new(None),
         }
     }
 
@@ -49,7 +50,7 @@ impl Process {
 
     /// Starts it with arguments that hold for this start only.
     pub fn start_with(&mut self, more: &[&str]) -> u32 {
-        assert!(self.running.is_none(), "{} is running already", self.name);
+        assert!(!self.is_running(), "{} is running already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = Command::new(&self.program)
             .current_dir(&self.dir)
@@ -62,7 +63,7 @@ impl Process {
             .spawn();
         let child = child.unwrap_or_else(|e| panic!("{}: {e}", self.program.display()));
         let id = child.id();
-        self.running = Some(child);
+        *self.child() = Some(child);
         id
     }
 
@@ -74,14 +75,15 @@ impl Process {
 
     /// SIGKILL; it may still be there when this returns.
     pub fn kill_soon(&mut self) {
-        if let Some(child) = &mut self.running {
+        if let Some(child) = self.child().as_mut() {
             child.kill().unwrap();
         }
     }
 
     /// Waits until it is gone.
     pub fn reap(&mut self) {
-        if let Some(mut child) = self.running.take() {
+        let child = self.child().take();
+        if let Some(mut child) = child {
             child.wait().unwrap();
         }
     }
@@ -102,23 +104,29 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.running.as_ref().unwrap_or_else(|| panic!("{} runs", self.name));
+        let child = self.child();
+        let child = child.as_ref().unwrap_or_else(|| panic!("{} runs", self.name));
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
     pub fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.child().is_some()
     }
 
     /// How it ended by itself, if it did.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.running.as_mut()?.try_wait().unwrap()?;
-        self.running = None;
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let mut child = self.child();
+        let status = child.as_mut()?.try_wait().unwrap()?;
+        *child = None;
         Some(status)
     }
 
     pub fn id(&self) -> Option<u32> {
-        self.running.as_ref().map(Child::id)
+        self.child().as_ref().map(Child::id)
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn name(&self) -> &str {
@@ -149,7 +157,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.running {
+        if let Some(child) = self.child().as_mut() {
             let _ = child.kill();
             let _ = child.wait();
         }
