@@ -334,7 +334,9 @@ impl ClusterWorld {
     pub fn start_edge(&mut self, place: usize) {
         let ca = self.edges[place].process.dir().join("edge-ca.pem");
         let _ = std::fs::remove_file(&ca);
-        self.edges[place].process.start();
+        let process = self.edges[place].process.start();
+        // It is told of other doors than its own, too.
+        self.network.name(process, self.edges[place].name());
         let metrics = self.edges[place].metrics;
         self.eventually("an attached edge", || {
             let ready = http_get(metrics, "/healthz").is_some_and(|(status, _)| status == 200);
@@ -357,12 +359,20 @@ impl ClusterWorld {
         let token = made.unwrap().into_inner().token;
         let fake =
             |name: &str| std::fs::read_to_string(self.root().join(format!("{name}.fake"))).unwrap();
-        Robot {
+        let robot = Robot {
             name: name.into(),
             token,
             fake_keys: (fake("reader"), fake("writer")),
             heard: Arc::default(),
+        };
+        // An edge at another node hears of it a moment later.
+        for edge in self.edges.iter().filter(|edge| edge.process.is_running()) {
+            self.eventually(&format!("{} knows {name}", edge.name()), || {
+                let known = async { robot.is_known(&edge.way()?).await.then_some(()) };
+                self.block_on(known)
+            });
         }
+        robot
     }
 
     pub fn root(&self) -> &Path {

@@ -141,6 +141,11 @@ impl Robot {
         })
     }
 
+    /// Whether an edge lets it in.
+    pub async fn is_known(&self, way: &Way) -> bool {
+        self.tunnel(way, super::HOST).await.is_ok()
+    }
+
     async fn tunnel(
         &self,
         way: &Way,

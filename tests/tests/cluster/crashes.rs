@@ -58,6 +58,7 @@ fn r_1_the_leader_is_killed_again_and_again_and_held_requests_survive() {
             world.leader_now().filter(|new| others.contains(new))
         });
         world.start_node(leader);
+        world.serving(leader);
         std::thread::park_timeout(Duration::from_secs(7).saturating_sub(round.elapsed()));
     }
     let (_world, load) = settle(world, load, "R-1", faults);
