@@ -15,6 +15,7 @@ mod figures;
 mod join;
 mod life;
 mod line;
+mod restore;
 mod settle;
 mod unsealing;
 mod upkeep;
@@ -36,6 +37,7 @@ use tonic_health::server::HealthReporter;
 use zeroize::Zeroizing;
 
 pub use crate::config::{Config, SealConfig};
+pub use restore::{Restoration, Restored};
 
 pub(crate) use attempts::Allowance;
 pub(crate) use begin::InitError;

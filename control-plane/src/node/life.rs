@@ -21,7 +21,7 @@ use crate::sign::{Signer, Witness};
 use crate::state::{Event, Role};
 use crate::vault::{EncryptedShare, NewSeal, SealError, Unsealing, Vault};
 
-const ENTRIES_PER_SNAPSHOT: u64 = 10_000;
+pub(super) const ENTRIES_PER_SNAPSHOT: u64 = 10_000;
 
 pub(super) enum Life {
     Sealed {

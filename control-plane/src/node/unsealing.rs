@@ -91,17 +91,7 @@ impl Node {
     /// # Errors
     /// This node's configuration does not name it.
     pub(crate) fn unattended(&self, provider: &str) -> Result<Option<Unsealing>, SealError> {
-        match (provider, &self.config.seal) {
-            ("key-file", SealConfig::KeyFile(path)) => Ok(Some(Unsealing::KeyFile(path.clone()))),
-            ("pkcs11", SealConfig::Pkcs11(config)) => Ok(Some(Unsealing::Token(token(config)?))),
-            ("key-file", given) => {
-                Err(SealError::WrongProvider { made_with: "key-file", given: given.provider() })
-            }
-            ("pkcs11", given) => {
-                Err(SealError::WrongProvider { made_with: "pkcs11", given: given.provider() })
-            }
-            _ => Ok(None),
-        }
+        unattended(&self.config.seal, provider)
     }
 
     /// The seal that this node's configuration asks for, if nobody has to say more.
@@ -146,6 +136,24 @@ impl Node {
 
     pub(super) fn given(&self) -> MutexGuard<'_, Given> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What opens a vault of this provider without anybody, where a configuration names that.
+pub(super) fn unattended(
+    configured: &SealConfig,
+    provider: &str,
+) -> Result<Option<Unsealing>, SealError> {
+    match (provider, configured) {
+        ("key-file", SealConfig::KeyFile(path)) => Ok(Some(Unsealing::KeyFile(path.clone()))),
+        ("pkcs11", SealConfig::Pkcs11(config)) => Ok(Some(Unsealing::Token(token(config)?))),
+        ("key-file", other) => {
+            Err(SealError::WrongProvider { made_with: "key-file", given: other.provider() })
+        }
+        ("pkcs11", other) => {
+            Err(SealError::WrongProvider { made_with: "pkcs11", given: other.provider() })
+        }
+        _ => Ok(None),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod approvals;
+mod backup;
 mod cluster;
 mod edge;
 mod mutations;
@@ -11,6 +12,7 @@ mod pages;
 mod reveal;
 mod seal;
 mod start;
+mod team;
 mod town;
 mod traces;
 mod world;

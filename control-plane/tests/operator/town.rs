@@ -19,6 +19,9 @@ pub(crate) struct Town {
     pub(crate) nodes: Vec<Option<ControlPlane>>,
     pub(crate) folder: TempDir,
     pub(crate) token: String,
+    /// Of a seal that takes several people.
+    pub(crate) shares: Vec<v1::EncryptedShare>,
+    seal: Option<SealConfig>,
 }
 
 impl Drop for Town {
@@ -39,12 +42,33 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl Town {
     /// One node that can have peers.
     pub(crate) async fn of_one() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut town = Self { nodes: Vec::new(), folder, token: String::new() };
+        let mut town = Self::empty();
         let first = ControlPlane::start(town.config(0)).await.unwrap();
         town.token = first.admin_token().unwrap().to_string();
         town.nodes.push(Some(first));
         town
+    }
+
+    /// One node that can have peers, which waits to be told how it begins.
+    pub(crate) async fn begun(seal: SealConfig, how: v1::InitClusterRequest) -> Self {
+        let mut town = Self::empty();
+        town.seal = Some(seal);
+        let first = ControlPlane::start(town.config(0)).await.unwrap();
+        let mut nobody = client_of(&first, "").await;
+        let begun = nobody.init_cluster(how).await.unwrap().into_inner();
+        town.nodes.push(Some(first));
+        (town.token, town.shares) = (begun.admin_token, begun.shares);
+        town
+    }
+
+    fn empty() -> Self {
+        Self {
+            nodes: Vec::new(),
+            folder: tempfile::tempdir().unwrap(),
+            token: String::new(),
+            shares: Vec::new(),
+            seal: None,
+        }
     }
 
     /// As many nodes, all voters, and all trusted by the bundle in force.
@@ -94,7 +118,7 @@ impl Town {
 
     pub(crate) fn config(&self, place: usize) -> Config {
         let folder = self.folder.path();
-        let seal = SealConfig::KeyFile(folder.join("key"));
+        let seal = self.seal.clone().unwrap_or_else(|| SealConfig::KeyFile(folder.join("key")));
         Config {
             cluster: ClusterConfig {
                 listen: Some("127.0.0.1:0".parse().unwrap()),
