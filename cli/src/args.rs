@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub(crate) use cluster::{Add, Cluster, Init, Remove, Signing, Trust};
+pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Word};
 pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
 

@@ -52,6 +52,11 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         show: Show,
     },
+    /// Make the data directory of a first node out of a backup, here: no control plane is needed
+    ///
+    /// It takes what opened the vault when the backup was made. Start a node on that directory then, and add others to
+    /// it. Nodes of the cluster that was backed up must not run any more.
+    Restore(Restore),
 }
 
 #[derive(Debug, clap::Args)]
@@ -129,4 +134,24 @@ pub(crate) struct Signing {
     /// With --root-key: do not ask before signing
     #[arg(short, long, requires = "root_key")]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Restore {
+    /// What `cluster backup` wrote
+    pub(crate) file: PathBuf,
+    /// Where to make it: a directory in which no node has lived
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The configuration of the node that is to start there; the same variables override it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where a passphrase opens the backup: read it from this file, not from standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "share_files")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Where shares open the backup: read one from this file; as often as needed
+    #[arg(long = "share-file", value_name = "FILE")]
+    pub(crate) share_files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) show: Show,
 }

@@ -3,6 +3,7 @@
 mod add;
 mod backup;
 mod init;
+mod restore;
 pub(super) mod standing;
 mod status;
 mod trust;
@@ -24,6 +25,7 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Cluster::Backup { file, show } => backup::run(&context()?, &file, &show).await,
         Cluster::Init(command) => init::run(&context()?, command).await,
         Cluster::Remove(command) => remove(&context()?, command).await,
+        Cluster::Restore(command) => restore::run(command).await,
         Cluster::RotateKey { node, signing, show } => {
             rotate_key(&context()?, node.as_deref(), &signing, &show).await
         }
