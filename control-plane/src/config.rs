@@ -146,7 +146,13 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// Each is told to every edge, once for each listener, as a place that no agent is sent to.
+const MOST_NAMES: usize = 32;
+
 fn check_names(source: &mut Source, config: &Config) {
+    if config.server_names.len() > MOST_NAMES {
+        source.mistake("api.server_names", &format!("must be at most {MOST_NAMES} names"));
+    }
     if let Err(e) = rcgen::CertificateParams::new(config.server_names.clone()) {
         source.mistake("api.server_names", &format!("must be DNS names or IP addresses ({e})"));
     }

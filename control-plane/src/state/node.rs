@@ -17,7 +17,7 @@ const INVITATIONS: usize = 64;
 const KEYS: usize = 2;
 /// Of one address, and how many a node may name.
 const ADDRESS_BYTES: usize = 300;
-const OWN: usize = 64;
+const OWN: usize = 256;
 
 /// DSSE payload type of [`new_key_payload`].
 pub const NEW_KEY_TYPE: &str = "application/vnd.countersign.node-key.v1";

@@ -179,3 +179,53 @@ fn certified(pair: &Pair, certificate: &Certificate) -> anyhow::Result<Certified
     let key = default_provider().key_provider.load_private_key(key)?;
     Ok(CertifiedKey::new(vec![certificate.der.clone()], key))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// Whether a client that looks for this name is satisfied.
+    async fn is_shown(config: &Arc<ServerConfig>, ca_pem: &str, name: &'static str) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let connector = TlsConnector::from(Arc::new(client));
+        let connecting = connector.connect(ServerName::try_from(name).unwrap(), near);
+        let accepting = TlsAcceptor::from(config.clone()).accept(far);
+        tokio::join!(connecting, accepting).0.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_shown_by_listeners_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = ServerIdentity::open(folder.path(), &["old.example".into()]).unwrap();
+        let (config, ca) = (identity.for_tokens().unwrap(), identity.ca_pem().to_owned());
+        assert!(is_shown(&config, &ca, "old.example").await);
+        assert!(!is_shown(&config, &ca, "new.example").await);
+
+        let authority = Authority::open_or_make(folder.path()).unwrap().unwrap();
+        let request = identity.request().unwrap();
+        let names = ["old.example".to_owned(), "new.example".to_owned()];
+        identity.install(&authority.issue(&request, &names).unwrap()).unwrap();
+        assert!(is_shown(&config, &ca, "new.example").await);
+        assert!(
+            identity.is_due(SystemTime::now()).unwrap(),
+            "its names are not those it should have"
+        );
+
+        // One of another key is not shown.
+        let stranger = tempfile::tempdir().unwrap();
+        let stranger = ServerIdentity::open(stranger.path(), &[]).unwrap();
+        let request = stranger.request().unwrap();
+        assert!(identity.install(&authority.issue(&request, &names).unwrap()).is_err());
+        assert!(is_shown(&config, &ca, "new.example").await);
+    }
+}

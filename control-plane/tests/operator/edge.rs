@@ -53,16 +53,18 @@ impl Enrolled {
     /// What an enrolment is answered.
     pub(crate) async fn answer(admin: &mut Admin, name: &str) -> v1::EnrollEdgeResponse {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let csr_pem = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-        let request = v1::EnrollEdgeRequest { name: name.into(), csr_pem, ..Default::default() };
-        admin.enroll_edge(request).await.unwrap().into_inner()
+        enroll(admin, name, &key).await
+    }
+
+    /// An edge's certificate and its key, PEM.
+    pub(crate) async fn with_key(admin: &mut Admin, name: &str) -> (String, String) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        (enroll(admin, name, &key).await.certificate_pem, key.serialize_pem())
     }
 
     pub(crate) async fn enroll(world: &World, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let csr_pem = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-        let request = v1::EnrollEdgeRequest { name: name.into(), csr_pem, ..Default::default() };
-        let enrolled = world.admin().await.enroll_edge(request).await.unwrap().into_inner();
+        let enrolled = enroll(&mut world.admin().await, name, &key).await;
         Self {
             certificate_pem: enrolled.certificate_pem,
             key,
@@ -204,4 +206,10 @@ fn head_of(held: &Held) -> v1::OpenHead {
         request_digest: Bytes::copy_from_slice(&ticket.request_digest),
         ..Default::default()
     }
+}
+
+async fn enroll(admin: &mut Admin, name: &str, key: &KeyPair) -> v1::EnrollEdgeResponse {
+    let csr_pem = CertificateParams::default().serialize_request(key).unwrap().pem().unwrap();
+    let request = v1::EnrollEdgeRequest { name: name.into(), csr_pem, ..Default::default() };
+    admin.enroll_edge(request).await.unwrap().into_inner()
 }

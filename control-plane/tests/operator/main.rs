@@ -7,6 +7,7 @@ mod approvals;
 mod backup;
 mod cluster;
 mod edge;
+mod identity;
 mod mutations;
 mod pages;
 mod reveal;
