@@ -51,7 +51,7 @@ pub(crate) use slot::Place;
 pub use witness::{CoSigner, Witness};
 
 use crate::cluster::{Committed, ProposeError};
-use crate::state::{Actor, Event, KeySignature, SignedBytes};
+use crate::state::{Actor, Event, KeySignature, SignedBytes, State};
 use crate::vault::{Binding, SealError};
 use gather::{Draft, gather};
 
@@ -128,7 +128,8 @@ impl Signer {
         &self.org_id
     }
 
-    /// The signed release that a committed claim is; `sealed` are the keys that go with it, in the plan's order.
+    /// The signed release that a committed claim is, and the epoch of the trust bundle under which it is one; `sealed`
+    /// are the keys that go with it, in the plan's order.
     ///
     /// # Errors
     /// [`SignError::NoDecision`] for an event that is no claim, or one that nobody may act on any more;
@@ -137,7 +138,7 @@ impl Signer {
         &self,
         claimed: &Committed<Event>,
         sealed: Vec<SealedRef>,
-    ) -> Result<v1::Envelope, SignError> {
+    ) -> Result<(u64, v1::Envelope), SignError> {
         let Event::Claimed { request_id, claim, .. } = &**claimed else {
             return Err(NoDecision::NotClaimed.into());
         };
@@ -157,16 +158,18 @@ impl Signer {
                 subject: Subject::RequestId(Bytes::copy_from_slice(request_id)),
             })
         };
-        Ok(gather(&self.witness, draft).await?.envelope)
+        let gathered = gather(&self.witness, draft).await?;
+        Ok((gathered.epoch, gathered.envelope))
     }
 
-    /// What edges decide with, signed, of this revision ([`State::bundle_revision`](crate::state::State)) or a later
-    /// one. All sessions of this node share it.
+    /// What edges decide with, signed: as new as the state is here now, or newer. All sessions of this node share it.
     ///
     /// # Errors
-    /// [`SignError::Quorum`] when too few nodes signed it within two seconds.
-    pub async fn edge_bundle(&self, revision: u64) -> Result<Arc<SignedBundle>, SignError> {
-        bundles::wait_for(self.bundles.clone(), revision).await
+    /// [`SignError::Unavailable`] when too few nodes signed it within two seconds.
+    pub async fn edge_bundle(&self) -> Result<Arc<SignedBundle>, SignError> {
+        let revision = self.witness.cluster.peek(State::bundle_revision);
+        let epoch = self.witness.in_force().map_or(0, |in_force| in_force.trust.epoch);
+        bundles::wait_for(self.bundles.clone(), revision, epoch).await
     }
 
     /// The newest signed bundle, and every one to come.

@@ -31,11 +31,13 @@ pub(super) async fn demand_kept(
         .await
         .map_err(|_| Status::unavailable("the state cannot be read now; attach again"))?;
     let seen = hello.fence_index.max(hello.bundle_revision);
-    if position.index >= seen && position.term >= hello.fence_term {
+    let epoch = rooms.signer.trust_bundle().map_or(0, |(epoch, _)| epoch);
+    if position.index >= seen && position.term >= hello.fence_term && epoch >= hello.trust_epoch {
         return Ok(());
     }
-    let (here, there) =
-        (format!("{}.{}", position.term, position.index), format!("{}.{seen}", hello.fence_term));
+    let end = |term, index, epoch| format!("{term}.{index}, trust bundle {epoch}");
+    let here = end(position.term, position.index, epoch);
+    let there = end(hello.fence_term, seen, hello.trust_epoch);
     tracing::error!(
         edge = edge.id,
         here,

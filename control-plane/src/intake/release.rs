@@ -22,8 +22,8 @@ pub(super) struct Recipient {
 
 /// What became of one request that was to be released.
 pub(super) enum Releasing {
-    /// Committed, sealed and signed.
-    Released(Box<v1::Decision>),
+    /// Committed, sealed, and signed under the trust bundle of this epoch.
+    Released { decision: Box<v1::Decision>, epoch: u64, claimed: Box<Committed<Event>> },
     /// It is to be judged again: by a newer policy, or with a newer key.
     Reopen,
     /// Not now: the state says what it is.
@@ -86,7 +86,10 @@ pub(super) async fn decide(
     let Event::Claimed { request_id, claim, .. } = &*claimed else { return Releasing::Unknown };
     let request = hex::encode(request_id);
     let why = match sealed_and_signed(rooms, recipient, &claimed, claim).await {
-        Ok(decision) => return Releasing::Released(Box::new(decision)),
+        Ok((epoch, decision)) => {
+            let (decision, claimed) = (Box::new(decision), Box::new(claimed));
+            return Releasing::Released { decision, epoch, claimed };
+        }
         Err(why) => why,
     };
     match why {
@@ -121,7 +124,7 @@ async fn sealed_and_signed(
     recipient: &Recipient,
     claimed: &Committed<Event>,
     claim: &Claim,
-) -> Result<v1::Decision, SignError> {
+) -> Result<(u64, v1::Decision), SignError> {
     let found = rooms.cluster.peek(|state| {
         let held = state.held(&claim.request_id)?;
         let credential = |(id, _): &(String, u64)| state.credential(id).cloned();
@@ -142,12 +145,9 @@ async fn sealed_and_signed(
         });
         sealed_credentials.push(to_proto(credential, sealed));
     }
-    let envelope = rooms.signer.decision(claimed, sealed_refs).await?;
-    Ok(v1::Decision {
-        request_id: bytes::Bytes::copy_from_slice(&claim.request_id),
-        envelope: Some(envelope),
-        sealed_credentials,
-    })
+    let (epoch, envelope) = rooms.signer.decision(claimed, sealed_refs).await?;
+    let request_id = bytes::Bytes::copy_from_slice(&claim.request_id);
+    Ok((epoch, v1::Decision { request_id, envelope: Some(envelope), sealed_credentials }))
 }
 
 /// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath.

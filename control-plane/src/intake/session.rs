@@ -19,7 +19,7 @@ use super::identity::PeerEdge;
 use super::release::Recipient;
 use super::{Attached, ConnectedEdge, Rooms, actor, fence};
 use crate::cluster::ProposeError;
-use crate::state::{Command, Position, State};
+use crate::state::{Command, Position};
 use crate::vault::seal_to_edge;
 use outbox::Outbox;
 use v1::attach_request::Message as In;
@@ -73,8 +73,7 @@ impl Session {
         };
         let (caller, since) = self.introduce(&hello).await?;
         self.outbox.settle(sequence);
-        let revision = self.rooms.cluster.peek(State::bundle_revision);
-        let bundle = self.rooms.signer.edge_bundle(revision).await;
+        let bundle = self.rooms.signer.edge_bundle().await;
         let bundle = bundle.map_err(|why| {
             tracing::warn!(edge = self.edge.id, %why, "an edge was sent away: there is no signed bundle");
             Status::unavailable("too few nodes sign what edges decide with: attach again")

@@ -98,15 +98,16 @@ async fn sign(witness: &Witness) -> Result<SignedBundle, SignError> {
     Ok(SignedBundle { revision, epoch, envelope })
 }
 
-/// One of this revision or a later one.
+/// One of this revision and epoch, or of later ones.
 pub(super) async fn wait_for(
     mut newest: Newest,
     revision: u64,
+    epoch: u64,
 ) -> Result<Arc<SignedBundle>, SignError> {
-    let late = |newest: &Option<Arc<SignedBundle>>| {
-        newest.as_ref().is_some_and(|has| has.revision >= revision)
+    let new_enough = |newest: &Option<Arc<SignedBundle>>| {
+        newest.as_ref().is_some_and(|has| has.revision >= revision && has.epoch >= epoch)
     };
-    let waited = timeout(PATIENCE, newest.wait_for(late)).await;
+    let waited = timeout(PATIENCE, newest.wait_for(new_enough)).await;
     let found = waited.ok().and_then(Result::ok).and_then(|found| found.clone());
     found.ok_or(SignError::Unavailable)
 }

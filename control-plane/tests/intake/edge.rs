@@ -37,8 +37,8 @@ pub(crate) struct Process {
     pub(crate) incarnation: [u8; 16],
     private: Private,
     public: Vec<u8>,
-    /// Term, index and bundle revision: the highest that it has seen.
-    pub(crate) seen: (u64, u64, u64),
+    /// Term, index, bundle revision and trust epoch: the highest that it has seen.
+    pub(crate) seen: (u64, u64, u64, u64),
 }
 
 /// One session of it.
@@ -64,7 +64,7 @@ impl Process {
             incarnation: rand::random(),
             private,
             public: public.to_bytes().to_vec(),
-            seen: (0, 0, 0),
+            seen: (0, 0, 0, 0),
         }
     }
 
@@ -89,7 +89,7 @@ impl Process {
             fence_term: self.seen.0,
             fence_index: self.seen.1,
             bundle_revision: self.seen.2,
-            trust_epoch: 0,
+            trust_epoch: self.seen.3,
         };
         let hello =
             v1::AttachRequest { sequence: 1, acknowledged: 0, message: Some(In::Hello(hello)) };

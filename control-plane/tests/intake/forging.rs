@@ -228,7 +228,7 @@ async fn a_bundle_that_differs_gets_no_signature() {
     assert_eq!(code(&session.bundle).await, Ok(()));
     let changes: [fn(&mut v1::EdgeState); 6] = [
         |state| state.policy_version += 1,
-        |state| state.policy.push_str("\n"),
+        |state| state.policy.push('\n'),
         |state| state.agents[0].token_sha256 = vec![1; 32].into(),
         |state| state.credentials[0].host = "evil.example".into(),
         |state| state.credentials.iter_mut().for_each(|c| c.leasable = true),

@@ -69,8 +69,12 @@ async fn r_17_a_cluster_that_is_behind_an_edge_is_refused_its_service_and_the_al
     let world = World::new().await;
     let enrolled = world.enroll("one").await;
     let here = world.cluster.peek(|state| state.position());
-    let ahead =
-        [(here.term, here.index + 1000, 0), (here.term + 1, 1, 0), (0, 0, here.index + 1000)];
+    let ahead = [
+        (here.term, here.index + 1000, 0, 0),
+        (here.term + 1, 1, 0, 0),
+        (0, 0, here.index + 1000, 0),
+        (0, 0, 0, 2),
+    ];
     for (number, seen) in ahead.into_iter().enumerate() {
         let mut process = Process::new(enrolled.clone());
         process.seen = seen;
@@ -83,7 +87,7 @@ async fn r_17_a_cluster_that_is_behind_an_edge_is_refused_its_service_and_the_al
     }
     assert!(world.intake.connected_edges().is_empty());
     let mut behind = Process::new(enrolled);
-    behind.seen = (here.term, here.index, here.index);
+    behind.seen = (here.term, here.index, here.index, 1);
     behind.attach(&world).await;
 }
 

@@ -268,6 +268,37 @@ async fn a_revoked_key_signs_nothing_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn edges_are_told_whom_to_trust_before_what_only_they_signed() {
+    let town = Town::untrusted(3).await;
+    let first = &town.nodes[0];
+    let (process, mut session) = attached(first, "one").await;
+    assert_eq!(session.trust.threshold, 1);
+    let (held, approval) = opened(&process, &mut session).await;
+    for node in &town.nodes[1..] {
+        node.manners.be_mute();
+    }
+    first.sign_next_trust().await;
+    first.vote(approval, VoteWord::Approve).await;
+    first.until(approval, ApprovalState::Released).await;
+    // What one node signs was enough before, and is not any more.
+    let late = Process::new(first.enroll("two").await);
+    let refused = late.attach_with(first, Vec::new()).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    first.add_agent("agent-9", "nightly").await;
+    for node in &town.nodes[1..] {
+        node.manners.be_honest();
+    }
+    // The session checks every bundle with the trust bundle that came before it.
+    let decision = session.decision().await;
+    assert_eq!(session.trust.threshold, 2);
+    assert!(matches!(outcome(held, &decision, &session.trust), Outcome::Release(_)));
+    while !session.bundle.agents.iter().any(|agent| agent.name == "nightly") {
+        session.hear().await.unwrap();
+    }
+    late.attach(first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_of_the_audit_log_is_signed_by_two_and_committed() {
     let town = Town::of(3).await;
     let follower = &town.nodes[town.followers()[0]];

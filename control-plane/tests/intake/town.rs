@@ -25,7 +25,7 @@ use crate::world::{Ground, World, beginning, member, request};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Nodes that are all members and all trusted, and the people of the tests.
+/// Nodes, and the people of the tests.
 pub(crate) struct Town {
     pub(crate) nodes: Vec<Citizen>,
 }
@@ -47,6 +47,14 @@ impl std::ops::Deref for Citizen {
 
 impl Town {
     pub(crate) async fn of(count: usize) -> Self {
+        let town = Self::untrusted(count).await;
+        town.nodes[0].sign_next_trust().await;
+        town.level().await;
+        town
+    }
+
+    /// All members, and edges trust the first alone.
+    pub(crate) async fn untrusted(count: usize) -> Self {
         let root_hex = RootKey::generate().to_hex();
         let root = || RootKey::from_hex(&root_hex).unwrap();
         let (ground, street) = (Ground::new(), Street::new().await);
@@ -71,9 +79,6 @@ impl Town {
             members.len() == count && members.iter().all(|member| member.voter)
         })
         .await;
-        if count > 1 {
-            town.nodes[0].sign_next_trust().await;
-        }
         town.nodes[0].populate().await;
         town.level().await;
         town

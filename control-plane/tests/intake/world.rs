@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use countersign_control_plane::cluster::engine::FailStop;
 use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
@@ -81,7 +82,14 @@ pub(crate) struct World {
 pub(crate) struct Ground {
     pub(crate) vault: Arc<Vault>,
     pub(crate) clock: Arc<AheadClock>,
+    leaving: Arc<AtomicBool>,
     dir: TempDir,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Ground {
@@ -89,7 +97,7 @@ impl Ground {
         let dir = tempfile::tempdir().unwrap();
         let seal = NewSeal::KeyFile(dir.path().join("seal.key"));
         let vault = Vault::create(&dir.path().join("data"), seal, 0).unwrap().vault;
-        Self { vault: Arc::new(vault), clock: Arc::default(), dir }
+        Self { vault: Arc::new(vault), clock: Arc::default(), leaving: Arc::default(), dir }
     }
 
     /// Beside another one, with the same vault.
@@ -100,7 +108,7 @@ impl Ground {
         Vault::install(&data_dir, &self.vault.seal_file()).unwrap();
         let key_file = Unsealing::KeyFile(self.dir.path().join("seal.key"));
         let vault = Arc::new(Vault::unseal(&data_dir, &key_file).unwrap());
-        Self { vault, clock: Arc::clone(&self.clock), dir }
+        Self { vault, clock: Arc::clone(&self.clock), leaving: Arc::default(), dir }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -116,7 +124,15 @@ impl Ground {
     }
 
     pub(crate) async fn start(&self, settings: Settings) -> Cluster {
-        let surroundings = Surroundings { clock: self.clock.clone(), ..Default::default() };
+        let leaving = Arc::clone(&self.leaving);
+        let fail = FailStop::then(move |why| {
+            // A test that is over takes the directory away below its node.
+            if !leaving.load(Ordering::SeqCst) {
+                eprintln!("a node stops: {why}");
+                std::process::abort();
+            }
+        });
+        let surroundings = Surroundings { clock: self.clock.clone(), fail, ..Default::default() };
         Cluster::start_in(settings, self.vault.clone(), surroundings).await.unwrap()
     }
 }

@@ -5,6 +5,8 @@
 //! that the state does not know better: whatever a session forgets, the next one finds again.
 
 mod inbox;
+mod releasing;
+mod told;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -19,7 +21,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
-use tracing::Instrument as _;
 
 use super::news::News;
 use super::outbox::Outbox;
@@ -27,13 +28,12 @@ use super::{Place, unknown};
 use crate::cluster::Committed;
 use crate::intake::announced::{Caller, request_id};
 use crate::intake::open::Opening;
-use crate::intake::release::{Recipient, Releasing, decide, release};
+use crate::intake::release::{Recipient, Releasing};
 use crate::intake::spool::Spools;
 use crate::intake::waiting::{RequestId, Waiting};
 use crate::intake::{Rooms, identity};
 use crate::sign::SignedBundle;
-use crate::state::{ApprovalId, ApprovalState, Claim, Command, Event, Position, Refused, State};
-use crate::telemetry;
+use crate::state::{ApprovalId, Command, Event, Position};
 use inbox::Allowance;
 use v1::SettledReason as Reason;
 use v1::attach_response::Message as Out;
@@ -62,8 +62,8 @@ pub(super) struct Session {
     told: u64,
     /// Epoch of the trust bundle that was sent last.
     trusting: u64,
-    /// To be asked for again once a bundle of this revision is sent.
-    reopening: Vec<(RequestId, u64)>,
+    /// To be asked for again once the newest bundle is sent.
+    reopening: Vec<RequestId>,
     /// Releases that came to nothing yet, and when they are tried again.
     again: Vec<Again>,
     again_at: Instant,
@@ -100,8 +100,6 @@ const PING: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 /// So much work beside the session; then it reads no further until some is done.
 const AT_ONCE: usize = 512;
-/// Before a release is tried again.
-const PAUSE: Duration = Duration::from_millis(500);
 /// As many settled requests as a Hello is believed about.
 const SETTLED: usize = 16_384;
 
@@ -172,58 +170,6 @@ impl Session {
                 _ = ping.tick() => self.ping()?,
             }
         }
-    }
-
-    fn greet(&mut self, bundle: &SignedBundle) -> Result<(), Status> {
-        let signer = &self.rooms.signer;
-        let (epoch, trust_bundle) = signer.trust_bundle().ok_or_else(unknown)?;
-        let gateway_addresses = self.rooms.cluster.peek(|state| {
-            let nodes = state.nodes().filter(|node| !node.removed);
-            let addresses = nodes.map(|node| node.addresses.gateway.clone());
-            addresses.filter(|address| !address.is_empty()).collect()
-        });
-        let ack = v1::HelloAck {
-            cluster_id: signer.cluster_id().to_owned(),
-            org_id: signer.org_id().to_owned(),
-            edge_id: self.recipient.caller.edge.id.clone(),
-            trust_bundle: Some(trust_bundle),
-            gateway_addresses,
-        };
-        self.trusting = epoch;
-        self.tell(Out::HelloAck(ack))?;
-        self.send_bundle(bundle)
-    }
-
-    fn send_newest(&mut self) -> Result<(), Status> {
-        let newest = self.newest.borrow_and_update().clone();
-        newest.map_or(Ok(()), |newest| self.send_bundle(&newest))
-    }
-
-    /// A bundle that was only signed anew, because others are trusted now, is in force already.
-    fn send_bundle(&mut self, bundle: &SignedBundle) -> Result<(), Status> {
-        if bundle.revision <= self.told {
-            return Ok(());
-        }
-        self.send_trust()?;
-        let envelope = Some(bundle.envelope.clone());
-        let number = self.outbox.send(Out::Bundle(v1::EdgeBundle { envelope }))?;
-        self.told = bundle.revision;
-        self.bundles.push_back((number, bundle.revision));
-        let (now, later) =
-            self.reopening.drain(..).partition(|(_, revision)| *revision <= bundle.revision);
-        self.reopening = later;
-        let now: Vec<_> = now;
-        now.into_iter().try_for_each(|(id, _)| self.reopen(id))
-    }
-
-    /// Before anything that only a newer trust bundle makes count.
-    fn send_trust(&mut self) -> Result<(), Status> {
-        let Some((epoch, envelope)) = self.rooms.signer.trust_bundle() else { return Ok(()) };
-        if epoch <= self.trusting {
-            return Ok(());
-        }
-        self.trusting = epoch;
-        self.tell(Out::TrustBundle(envelope))
     }
 
     fn tell(&mut self, message: Out) -> Result<(), Status> {
@@ -314,118 +260,6 @@ impl Session {
         Ok(())
     }
 
-    /// What the state says of an approval, told to every request of this session that waits for it.
-    fn look(&mut self, approval: ApprovalId) -> Result<(), Status> {
-        if self.waiting.of(approval).is_empty()
-            || self.claiming.contains(&Claimant::Approval(approval))
-        {
-            return Ok(());
-        }
-        let found = self.rooms.cluster.peek(|state| {
-            let found = state.approval(approval)?;
-            Some((found.state, found.reason.clone(), found.claim.clone()))
-        });
-        let Some((state, reason, claim)) = found else {
-            return self.settle_all(approval, Reason::Expired, "the approval is not kept any more");
-        };
-        match state {
-            ApprovalState::Pending => Ok(()),
-            ApprovalState::Approved => {
-                // The youngest has the most of its hold left.
-                if let Some(youngest) = self.waiting.of(approval).last().copied() {
-                    self.claim(Claimant::Approval(approval), youngest);
-                }
-                Ok(())
-            }
-            ApprovalState::Denied => self.settle_all(approval, Reason::Denied, &reason),
-            ApprovalState::Expired => self.settle_all(approval, Reason::Expired, &reason),
-            ApprovalState::Cancelled => self.settle_all(approval, Reason::Cancelled, &reason),
-            ApprovalState::Revoked => self.settle_all(approval, Reason::Revoked, &reason),
-            ApprovalState::Released | ApprovalState::Completed | ApprovalState::Unknown => {
-                let Some(claim) = claim else { return Ok(()) };
-                self.look_at_released(approval, state, &claim)
-            }
-        }
-    }
-
-    fn look_at_released(
-        &mut self,
-        approval: ApprovalId,
-        state: ApprovalState,
-        claim: &Claim,
-    ) -> Result<(), Status> {
-        for id in self.waiting.of(approval).to_vec() {
-            if id == claim.request_id && state == ApprovalState::Released {
-                self.claim(Claimant::Approval(approval), id);
-                continue;
-            }
-            let opened_at =
-                self.rooms.cluster.peek(|state| state.held(&id).map(|held| held.opened_at));
-            let waited = opened_at.is_none_or(|at| at <= claim.at);
-            self.waiting.remove(&id);
-            if state == ApprovalState::Completed || (waited && id != claim.request_id) {
-                self.settle(
-                    id,
-                    Some(approval),
-                    Reason::AlreadyExecuted,
-                    "an identical request was carried out",
-                )?;
-            } else {
-                let detail =
-                    "an identical request was released, and it is not known whether it arrived";
-                self.settle(id, Some(approval), Reason::OutcomeUnknown, detail)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn claim(&mut self, claimant: Claimant, id: RequestId) {
-        if self.claiming.insert(claimant) {
-            self.release(Again::Claim(claimant, id));
-        }
-    }
-
-    fn release(&mut self, release_this: Again) {
-        let (Again::Claim(claimant, id) | Again::Sign(claimant, id, _)) = release_this;
-        let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
-        let span = tracing::info_span!("intake.release", request = %hex::encode(id));
-        let span = match claimant {
-            Claimant::Approval(approval) => telemetry::in_trace(
-                span,
-                &rooms.cluster.peek(|state| {
-                    state
-                        .approval(approval)
-                        .map(|approval| approval.traceparent.clone())
-                        .unwrap_or_default()
-                }),
-            ),
-            Claimant::Request(_) => span,
-        };
-        let releasing = async move {
-            let came_of_it = match release_this {
-                Again::Claim(..) => release(&rooms, &recipient, id).await,
-                Again::Sign(_, _, claimed) => decide(&rooms, &recipient, *claimed).await,
-            };
-            Done::Released(claimant, id, came_of_it)
-        };
-        self.work.spawn(releasing.instrument(span));
-    }
-
-    fn later(&mut self, again: Again) {
-        if self.again.is_empty() {
-            self.again_at = Instant::now() + PAUSE;
-        }
-        self.again.push(again);
-    }
-
-    fn try_again(&mut self) {
-        for again in std::mem::take(&mut self.again) {
-            self.release(again);
-        }
-    }
-
-    // What came of it.
-
     fn take_back(&mut self, done: Done) -> Result<(), Status> {
         match done {
             Done::Opened(id, opening) => self.opened(id, opening),
@@ -481,125 +315,5 @@ impl Session {
             }
             Opening::Unknown => Err(unknown()),
         }
-    }
-
-    fn released(
-        &mut self,
-        claimant: Claimant,
-        id: RequestId,
-        releasing: Releasing,
-    ) -> Result<(), Status> {
-        // It may have been cancelled meanwhile: then the edge says what became of the decision.
-        let waited = self.waiting.contains(&id);
-        match &releasing {
-            Releasing::Unsigned(claimed) => {
-                self.later(Again::Sign(claimant, id, claimed.clone()));
-                return Ok(());
-            }
-            Releasing::Unknown if waited => {
-                self.later(Again::Claim(claimant, id));
-                return Ok(());
-            }
-            _ => {}
-        }
-        self.claiming.remove(&claimant);
-        let approval = match claimant {
-            Claimant::Approval(approval) => Some(approval),
-            Claimant::Request(_) => None,
-        };
-        match releasing {
-            Releasing::Released(decision) => {
-                self.waiting.remove(&id);
-                self.send_trust()?;
-                self.tell(Out::Decision(*decision))?;
-            }
-            Releasing::Reopen if waited => {
-                self.waiting.remove(&id);
-                self.reopen(id)?;
-            }
-            Releasing::Reopen => {}
-            Releasing::Refused(refused) if waited => self.refused(id, approval, refused)?,
-            Releasing::Refused(_) => {}
-            Releasing::Failed => {
-                self.waiting.remove(&id);
-                self.settle(
-                    id,
-                    approval,
-                    Reason::Unavailable,
-                    "its key could not be opened or sealed",
-                )?;
-            }
-            Releasing::Unknown | Releasing::Unsigned(_) => {}
-        }
-        // The others that wait for the same approval: too late for them, or now it is their turn.
-        approval.map_or(Ok(()), |approval| self.look(approval))
-    }
-
-    /// A refused claim: of this request alone, or of its approval, which `look` then tells.
-    fn refused(
-        &mut self,
-        id: RequestId,
-        approval: Option<ApprovalId>,
-        refused: Refused,
-    ) -> Result<(), Status> {
-        let found = approval.and_then(|approval| {
-            self.rooms.cluster.peek(|state| {
-                let approval = state.approval(approval)?;
-                let own = approval.claim.as_ref().is_some_and(|claim| claim.request_id == id);
-                Some((approval.state, own))
-            })
-        });
-        let reason = match (found, &refused) {
-            // Released to this very request, and too late to release it again: to look again would find the same.
-            (Some((ApprovalState::Released, true)), _) => Reason::OutcomeUnknown,
-            // The state of the approval says more than the refusal does.
-            (Some((state, _)), _) if state.is_terminal() || state == ApprovalState::Pending => {
-                return Ok(());
-            }
-            (_, Refused::AlreadyUsed) => Reason::AlreadyExecuted,
-            (_, Refused::Denied(_)) => Reason::PolicyDenied,
-            (_, Refused::Expired(_) | Refused::NotFound(_)) => Reason::Expired,
-            (_, Refused::Precondition(_)) => Reason::Revoked,
-            (_, Refused::AlreadyExists(_) | Refused::Invalid(_) | Refused::PolicyChanged) => {
-                Reason::Invalid
-            }
-        };
-        self.waiting.remove(&id);
-        self.settle(id, approval, reason, &refused.to_string())
-    }
-
-    /// Asks for it again, judged by the newest bundle, which is sent before.
-    fn reopen(&mut self, id: RequestId) -> Result<(), Status> {
-        let newest = self.rooms.cluster.peek(State::bundle_revision);
-        if newest > self.told {
-            self.reopening.push((id, newest));
-            return Ok(());
-        }
-        self.tell(Out::Reopen(v1::Reopen { request_id: Bytes::copy_from_slice(&id) }))
-    }
-
-    fn settle_all(
-        &mut self,
-        approval: ApprovalId,
-        reason: Reason,
-        detail: &str,
-    ) -> Result<(), Status> {
-        let all = self.waiting.remove_all(approval);
-        all.into_iter().try_for_each(|id| self.settle(id, Some(approval), reason, detail))
-    }
-
-    fn settle(
-        &mut self,
-        id: RequestId,
-        approval: Option<ApprovalId>,
-        reason: Reason,
-        detail: &str,
-    ) -> Result<(), Status> {
-        self.tell(Out::Settled(v1::Settled {
-            request_id: Bytes::copy_from_slice(&id),
-            approval_id: approval.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
-            reason: reason.into(),
-            detail: detail.to_owned(),
-        }))
     }
 }

@@ -124,7 +124,7 @@ impl Session {
         }
         self.spools.forget(&id);
         self.waiting.remove(&id);
-        self.reopening.retain(|(reopening, _)| *reopening != id);
+        self.reopening.retain(|reopening| *reopening != id);
         let reason = clipped(cancelled.reason);
         self.record(number, Command::Detach { request_id: id, reason });
         Ok(())
