@@ -29,8 +29,10 @@ impl Node {
         let cluster = &house.cluster;
         let (members, own, commit_index) =
             (cluster.members(), cluster.node_id(), cluster.commit_index());
+        // A leader that nobody follows any more does not know it.
+        let led = house.out_of_touch().is_none();
         let voters = members.iter().filter(|member| member.voter).count();
-        let others = members.iter().filter(|member| cluster.is_leader() && member.id != own);
+        let others = members.iter().filter(|member| led && cluster.is_leader() && member.id != own);
         let peer_lag = others.map(|member| {
             let name = cluster.peek(|state| state.node(member.id).map(|node| node.name.clone()));
             let lag = commit_index.saturating_sub(member.matched.unwrap_or_default());
@@ -38,7 +40,7 @@ impl Node {
         });
         Snapshot {
             commit_index,
-            led: house.in_touch.load(Ordering::Relaxed),
+            led,
             learners: members.len() - voters,
             peer_lag: peer_lag.collect(),
             term: cluster.term(),
@@ -48,7 +50,7 @@ impl Node {
             approved,
             edges_connected: house.connected_edges().len(),
             held_requests,
-            leader: house.cluster.is_leader(),
+            leader: led && cluster.is_leader(),
             pending,
             sealed: false,
         }

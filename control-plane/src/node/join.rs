@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 use super::addresses::Addresses;
-use crate::config::{Config, Join};
+use crate::config::{Config, Join, SealConfig};
 use crate::sign::SigningKeys;
 use crate::tls::{self, write_private, write_public};
 use crate::vault::Vault;
@@ -56,6 +56,15 @@ pub(super) async fn join_if_new(config: &Config, addresses: &Addresses) -> anyho
     let Some(join) = &config.cluster.join else { return Ok(()) };
     if Vault::exists(dir) || dir.join("cluster").exists() {
         return Ok(());
+    }
+    if let SealConfig::KeyFile(path) = &config.seal
+        && !path.exists()
+    {
+        // Before the token is used up.
+        anyhow::bail!(
+            "the node did not join: there is no {} (seal.key_file); copy that file from a node of the cluster, since one file opens all",
+            path.display()
+        );
     }
     let joined = ask_until_answered(config, join, addresses).await?;
     let text = serde_json::to_vec_pretty(&joined)?;

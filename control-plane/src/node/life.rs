@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use anyhow::Context as _;
@@ -40,8 +40,8 @@ pub(crate) struct Unsealed {
     pub(crate) closing: CancellationToken,
     /// Of the seal, as far as it is; forgotten when the node is sealed.
     pub(crate) rekeying: Mutex<Option<Rekeying>>,
-    /// Whether the newest attempt to read the state up to date went well.
-    pub(super) in_touch: AtomicBool,
+    /// Why the newest attempt to read the state up to date failed, if it did.
+    pub(super) out_of_touch: std::sync::Mutex<Option<String>>,
     /// How many other nodes of the cluster answered, unsealed, when they were asked last.
     pub(super) neighbours: AtomicUsize,
     pub(super) settled: OnceLock<Settled>,
@@ -60,6 +60,15 @@ impl Unsealed {
         if let Some(settled) = self.settled.get() {
             settled.intake.told(committed).await;
         }
+    }
+
+    /// Why this node cannot read what the others know, if it cannot.
+    pub(super) fn out_of_touch(&self) -> Option<String> {
+        self.out_of_touch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn tell_out_of_touch(&self, why: Option<String>) {
+        *self.out_of_touch.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Whether it is the only node of its cluster, and so leads it.
@@ -131,6 +140,8 @@ impl Node {
         house.close();
         self.show_sealed();
         house.tasks.wait().await;
+        // Once more: a task that was about to open a door may have done so.
+        self.show_sealed();
         house.cluster.shutdown().await;
     }
 
@@ -184,7 +195,7 @@ impl Node {
             witness,
             closing: CancellationToken::new(),
             rekeying: Mutex::default(),
-            in_touch: AtomicBool::new(false),
+            out_of_touch: std::sync::Mutex::new(Some("it was unsealed just now".into())),
             neighbours: AtomicUsize::new(0),
             settled: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -192,10 +203,10 @@ impl Node {
         match self.move_in(&house, joined.is_some(), secrets).await {
             Ok(()) => Ok(shares),
             Err(error) => {
-                self.show_sealed();
                 house.close();
                 house.tasks.close();
                 house.tasks.wait().await;
+                self.show_sealed();
                 house.cluster.shutdown().await;
                 Err(UnsealError::Start(error))
             }
@@ -217,7 +228,7 @@ impl Node {
         // A node that has others beside it may have to wait for them, and is there to be asked meanwhile.
         if house.is_alone() {
             self.settle(house).await?;
-            house.in_touch.store(true, Ordering::Relaxed);
+            house.tell_out_of_touch(None);
         }
         *self.life.write().unwrap_or_else(PoisonError::into_inner) = Life::Unsealed(house.clone());
         *self.given() = None;

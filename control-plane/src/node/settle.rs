@@ -1,7 +1,6 @@
 //! From an open vault and a state that is here, to a node that serves.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -36,7 +35,7 @@ impl Node {
                     "the others may not know where this node is found"
                 );
             }
-            if begun && house.in_touch.load(Ordering::Relaxed) {
+            if begun && house.out_of_touch().is_none() {
                 match self.settle(house).await {
                     Ok(()) => return,
                     Err(error) => {

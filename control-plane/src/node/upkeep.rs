@@ -38,10 +38,10 @@ impl Node {
         if let Some(why) = house.cluster.rolled_back() {
             return Readiness::Not(format!("rolled back: {why}"));
         }
-        if !house.in_touch.load(Ordering::Relaxed) {
-            return Readiness::Not(
-                "no leader: most nodes of the cluster must be unsealed and reach each other".into(),
-            );
+        if let Some(why) = house.out_of_touch() {
+            return Readiness::Not(format!(
+                "no leader: {why}; most nodes of the cluster must be unsealed and reach each other"
+            ));
         }
         match house.settled.get() {
             Some(_) => Readiness::Ready,
@@ -75,7 +75,8 @@ impl Node {
         let mut told = None;
         while !house.closing.is_cancelled() {
             let now = self.readiness();
-            if told.as_ref() != Some(&now) {
+            if told != Some(std::mem::discriminant(&now)) {
+                // The reason may change many times; that there is one is said once.
                 let status = match &now {
                     Readiness::Ready => {
                         tracing::info!("this node serves");
@@ -88,7 +89,7 @@ impl Node {
                     }
                 };
                 self.tell_health(status).await;
-                told = Some(now);
+                told = Some(std::mem::discriminant(&now));
             }
             looks.tick().await;
         }
@@ -117,7 +118,11 @@ async fn keep_in_touch(house: &Unsealed) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !house.closing.is_cancelled() {
         let read = tokio::time::timeout(TOO_LONG, house.cluster.read(|_| ())).await;
-        house.in_touch.store(read.is_ok_and(|read| read.is_ok()), Ordering::Relaxed);
+        house.tell_out_of_touch(match read {
+            Ok(Ok(())) => None,
+            Ok(Err(why)) => Some(why.to_string()),
+            Err(_) => Some(format!("nobody confirmed the state within {} s", TOO_LONG.as_secs())),
+        });
         looks.tick().await;
     }
 }

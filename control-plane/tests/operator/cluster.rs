@@ -3,7 +3,7 @@
 use std::fs;
 
 use countersign_control_plane::config::ClusterConfig;
-use countersign_control_plane::node::{Config, ControlPlane};
+use countersign_control_plane::node::{Config, ControlPlane, SealConfig};
 use countersign_control_plane::sign::SigningKeys;
 use countersign_proto::v1;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -236,6 +236,9 @@ async fn a_node_joins_nobody_but_who_it_was_told_and_waits_while_nobody_answers(
     let wrong = v1::AddNodeResponse { api_ca_pem: ca, ..invited.clone() };
     let why = refusal(town.joining(1, &wrong)).await;
     assert!(why.contains("cluster.join_ca_file"), "{why}");
+    let keyless = SealConfig::KeyFile(town.folder.path().join("nowhere"));
+    let why = refusal(Config { seal: keyless, ..town.joining(1, &invited) }).await;
+    assert!(why.contains("copy that file"), "{why}");
 
     // Stopped, the first node lets nobody in; started again, it does, and the token was not used up by waiting.
     let config = town.joining(1, &invited);
