@@ -15,13 +15,12 @@ use countersign_proto::v1;
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, Identity, Server, ServerTlsConfig};
 use zeroize::Zeroizing;
 
-use crate::world::{Ground, World, beginning, member, request};
+use crate::world::{Ground, World, arriving, beginning, member, request};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -196,7 +195,7 @@ impl Street {
         let (stop, service) =
             (CancellationToken::new(), peers::service(cluster.clone(), manners.clone()));
         let server = Server::builder().tls_config(tls).unwrap().add_service(service);
-        let incoming = TcpListenerStream::new(self.listener);
+        let incoming = arriving(self.listener);
         let stopped = stop.clone();
         tokio::spawn(async move {
             tokio::select! {

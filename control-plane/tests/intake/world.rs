@@ -20,8 +20,9 @@ use countersign_gate::Trust;
 use rcgen::{CertificateParams, KeyPair};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 pub(crate) const CLUSTER: &str = "test-cluster";
@@ -423,8 +424,13 @@ async fn serve(intake: &Intake, vault: &Vault, genesis: &Genesis) -> SocketAddr 
     let address = listener.local_addr().unwrap();
     let server =
         Server::builder().tls_config(tls).unwrap().add_service(intake.clone().into_service());
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(server.serve_with_incoming(arriving(listener)));
     address
+}
+
+/// As the node's own listeners hand them on.
+pub(crate) fn arriving(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    TcpListenerStream::new(listener).map(|tcp| tcp.inspect(|tcp| tcp.set_nodelay(true).unwrap()))
 }
 
 fn ca() -> (String, String) {
