@@ -1,10 +1,17 @@
 //! T4-REWRITE, I10: a node whose history is another one stops, and the others go on.
 
-use countersign_control_plane::cluster::{Cluster, Entry};
-use countersign_control_plane::state::{Actor, Command};
+use std::fs;
+use std::path::Path;
+
+use ciborium::Value;
+use countersign_control_plane::cluster::{Cluster, Entry, Purpose};
+use countersign_control_plane::state::{Actor, Command, CommandId, Proposal};
+use countersign_proto::v1;
+use sha2::{Digest as _, Sha256};
 
 use crate::replica::{Replica, entry, is_noted};
-use crate::support::{barrier, note, settings};
+use crate::support::{barrier, note, noted, settings};
+use crate::town::{Town, eventually};
 
 /// Entries 0 to `last`; entry `rewritten` notes something else.
 fn history(last: u64, rewritten: Option<u64>) -> impl Iterator<Item = Entry> {
@@ -109,4 +116,93 @@ async fn a_leader_says_what_it_came_to_and_nobody_hears_of_it() {
     }
     assert_eq!(told, proposed + 1, "a checkpoint is no news");
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_rewrite_a_node_whose_stored_history_was_rewritten_stops_and_the_cluster_goes_on() {
+    let mut town = Town::founded_with(20).await;
+    let first = town.ids()[0];
+    let second = town.join("node-2").await;
+    let third = town.join("node-3").await;
+    town.settled().await;
+    for serial in 0..60 {
+        town.node(first).propose(Actor::System, note(&serial.to_string())).await.unwrap();
+    }
+    town.agree(&[first, second, third]).await;
+
+    // By somebody who has the keyring, and knows how everything is made.
+    town.stop(third).await;
+    rewrite_last_record(&town.dir(third).join("snapshots"));
+    let last_words = town.start_and_listen(third).await;
+    let others = [first, second];
+    for serial in 60..400 {
+        town.node(others[serial % 2])
+            .propose(Actor::System, note(&serial.to_string()))
+            .await
+            .unwrap();
+    }
+    let words = eventually("the end of the third node", || last_words.lock().unwrap().pop()).await;
+    assert!(words.contains("came to something else than the cluster"), "{words}");
+
+    for node in others {
+        town.node(node).propose(Actor::System, note(&format!("after-{node}"))).await.unwrap();
+    }
+    town.agree(&others).await;
+    assert!(town.node(first).checkpointed() >= 256);
+    for node in others {
+        assert_eq!(noted(town.node(node)).get("399"), Some(&1));
+        assert!(!noted(town.node(third)).contains_key(&format!("after-{node}")));
+    }
+    town.shutdown().await;
+}
+
+/// In the newest snapshot, another hash for the last audit record; all checksums and seals are as they should be.
+fn rewrite_last_record(snapshots: &Path) {
+    let path = fs::read_dir(snapshots).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&path).unwrap();
+    let length = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let seal_file = 8 + length(4);
+    let sealed = seal_file + 4 + length(seal_file);
+    let plaintext = barrier().open(Purpose::Snapshot, &bytes[sealed..bytes.len() - 32]).unwrap();
+    let mut state: Value = ciborium::from_reader(&plaintext[32..]).unwrap();
+    let Value::Array(records) = field(field(&mut state, "audit"), "records") else { panic!() };
+    let Value::Array(hash) = field(records.last_mut().unwrap(), "hash") else { panic!() };
+    hash.reverse();
+
+    let mut forged = plaintext[..32].to_vec();
+    ciborium::into_writer(&state, &mut forged).unwrap();
+    let mut out = bytes[..sealed].to_vec();
+    out.extend(barrier().seal(Purpose::Snapshot, &forged));
+    let sum = Sha256::digest(&out);
+    out.extend(sum);
+    assert_ne!(out, bytes);
+    fs::write(path, out).unwrap();
+}
+
+fn field<'a>(value: &'a mut Value, name: &str) -> &'a mut Value {
+    let Value::Map(fields) = value else { panic!("{name} is a field of nothing") };
+    let found = fields.iter_mut().find(|(key, _)| key.as_text() == Some(name));
+    &mut found.unwrap().1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_leader_says_what_the_log_came_to() {
+    let town = Town::of(2).await;
+    let leader = town.leader().await;
+    let follower = town.any_but(leader).node_id();
+    let command = Command::Checkpoint { index: 1, chain: [9; 32] };
+    let id = CommandId { client: [3; 16], serial: 1 };
+    let mut plaintext = Vec::new();
+    let proposal = Proposal { id, actor: Actor::System, command };
+    ciborium::into_writer(&proposal, &mut plaintext).unwrap();
+    let request = v1::ForwardProposalRequest {
+        cluster_id: crate::world::CLUSTER.into(),
+        sealed: barrier().seal(Purpose::Forward, &plaintext).into(),
+    };
+    let before = town.node(leader).applied_index();
+    let refused = town.node(leader).rpc().forward_proposal(follower, request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("the leader says by itself"), "{refused}");
+    assert_eq!(town.node(leader).applied_index(), before);
+    town.shutdown().await;
 }

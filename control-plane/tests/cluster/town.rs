@@ -5,10 +5,13 @@ mod net;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use countersign_control_plane::cluster::{Cluster, ProposeError, Settings, Start, Timing};
+use countersign_control_plane::cluster::engine::FailStop;
+use countersign_control_plane::cluster::{
+    Cluster, ProposeError, Settings, Start, StartError, Surroundings, Timing,
+};
 use countersign_control_plane::peers::CoSigner;
 use countersign_control_plane::state::{
     Actor, Addresses, Command, CommandId, Event, Genesis, Node,
@@ -148,13 +151,37 @@ impl Town {
         self.houses.get_mut(&id).unwrap().up = Some(up);
     }
 
+    /// As [`start`](Self::start); when the node stops by itself, it says why there.
+    pub(crate) async fn start_and_listen(&mut self, id: u64) -> Arc<Mutex<Vec<String>>> {
+        let last_words = Arc::<Mutex<Vec<String>>>::default();
+        let heard = last_words.clone();
+        let fail = FailStop::then(move |why| heard.lock().unwrap().push(why.to_owned()));
+        self.net.heal(id);
+        let house = &self.houses[&id];
+        let (dir, address) = (house.dir.path().into(), house.address);
+        let up = self.open_with(dir, address, Start::Found, false, fail).await.unwrap();
+        self.houses.get_mut(&id).unwrap().up = Some(up);
+        last_words
+    }
+
     async fn open(
         &self,
         data_dir: PathBuf,
         address: SocketAddr,
         start: Start,
         accept_rollback: bool,
-    ) -> Result<Up, countersign_control_plane::cluster::StartError> {
+    ) -> Result<Up, StartError> {
+        self.open_with(data_dir, address, start, accept_rollback, FailStop::abort()).await
+    }
+
+    async fn open_with(
+        &self,
+        data_dir: PathBuf,
+        address: SocketAddr,
+        start: Start,
+        accept_rollback: bool,
+        fail: FailStop,
+    ) -> Result<Up, StartError> {
         let way = self.net.way();
         let settings = Settings {
             data_dir,
@@ -168,7 +195,8 @@ impl Town {
             timing: Timing::default(),
             accept_rollback,
         };
-        let cluster = Cluster::start(settings, barrier()).await?;
+        let surroundings = Surroundings { fail, ..Surroundings::default() };
+        let cluster = Cluster::start_in(settings, barrier(), surroundings).await?;
         way.is_of(cluster.node_id());
         let stop = CancellationToken::new();
         let service = countersign_control_plane::peers::service(cluster.clone(), Arc::new(Nobody));
