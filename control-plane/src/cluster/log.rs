@@ -10,7 +10,7 @@ mod record;
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
@@ -38,7 +38,8 @@ const VOTE: &[u8] = b"vote";
 /// Clones are the same log: openraft writes through one and reads through others.
 #[derive(Clone)]
 pub struct LogStore {
-    engine: Arc<dyn Engine>,
+    /// None once the log was closed: Raft's tasks may keep their clones for a while.
+    engine: Arc<RwLock<Option<Arc<dyn Engine>>>>,
     path: Arc<Path>,
     head: Arc<Mutex<Head>>,
     anchor: Anchor,
@@ -68,13 +69,15 @@ impl LogStore {
             .map_err(|e| damaged(format!("of the mark beside it, {e}")))?;
         let head = survey(engine.as_ref(), &marked, legible).map_err(damaged)?;
 
+        let named = meta(engine.as_ref(), NODE).map_err(damaged)?.is_some();
+        let engine = Arc::new(RwLock::new(Some(engine)));
         let store = Self { engine, path: path.into(), head: Arc::new(Mutex::new(head)), anchor };
         let halted = |e: Halted| StartError::Io {
             doing: "write",
             path: path.to_owned(),
             source: std::io::Error::other(e),
         };
-        if meta(store.engine.as_ref(), NODE).map_err(damaged)?.is_none() {
+        if !named {
             let put =
                 Change::Put(NODE.to_vec(), framed(Tree::Meta, NODE, &marked.node.to_be_bytes()));
             store.write(Tree::Meta, vec![put], None).await.map_err(halted)?;
@@ -140,15 +143,34 @@ impl LogStore {
         head: Option<&Head>,
     ) -> Result<(), Halted> {
         let mark = head.map(Head::to_mark);
-        match self.engine.submit(Write { tree, changes, mark, durable: true }).await {
-            Ok(done) => done,
-            Err(_gone) => Err(Halted(format!("the log in {} is closed", self.path.display()))),
+        let write = Write { tree, changes, mark, durable: true };
+        let acknowledged = self.engine().as_ref().map(|engine| engine.submit(write));
+        match acknowledged {
+            Some(acknowledged) => acknowledged.await.unwrap_or_else(|_gone| Err(self.closed())),
+            None => Err(self.closed()),
         }
+    }
+
+    /// Lets go of the disk, once and for all clones: nothing is read or written any more. Blocks until what is under
+    /// way is done.
+    pub(super) fn close(&self) {
+        let closed = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(closed);
+    }
+
+    fn engine(&self) -> RwLockReadGuard<'_, Option<Arc<dyn Engine>>> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed(&self) -> Halted {
+        Halted(format!("the log in {} is closed", self.path.display()))
     }
 
     fn records(&self, indexes: Range<u64>) -> Result<Vec<(Entry, Chain)>, Unreadable> {
         let keys = key(indexes.start, 0)..key(indexes.end, 0);
-        let pairs = self.engine.scan(Tree::Log, keys).map_err(|e| Unreadable(e.0))?;
+        let engine = self.engine();
+        let engine = engine.as_ref().ok_or_else(|| Unreadable(self.closed().0))?;
+        let pairs = engine.scan(Tree::Log, keys).map_err(|e| Unreadable(e.0))?;
         records(pairs).map_err(Unreadable)
     }
 }

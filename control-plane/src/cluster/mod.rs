@@ -498,7 +498,10 @@ impl Cluster {
         // Closing syncs, and waits for the thread that does, and for a snapshot that is being written.
         let close = move || {
             snapshots.close();
-            drop(log);
+            // Replication to a node that does not answer ends later, and has a hold on the log until then.
+            if let Some(log) = log {
+                log.close();
+            }
         };
         if let Err(e) = tokio::task::spawn_blocking(close).await {
             tracing::error!(error = %e, "the log was not closed in order");

@@ -3,17 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use countersign_control_plane::cluster::{
     Cluster, RestoreError, Settings, StartError, about_backup, restore,
 };
 use countersign_control_plane::state::{
-    Actor, Addresses, ApprovalState, Command, Event, Newcomer, State,
+    Actor, Addresses, ApprovalState, Command, Event, Genesis, Newcomer, State,
 };
 use countersign_control_plane::vault::{NewSeal, Unsealing, Vault};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{note, noted, settings};
+use crate::town::eventually;
 use crate::world;
 
 const CANARY: &str = "canary-4711";
@@ -34,10 +37,9 @@ impl Lived {
         let vault = Arc::new(Vault::create(&data, key_file, 0).unwrap().vault);
         let cluster = Cluster::start(settings(&data), vault.clone()).await.unwrap();
         let lived = Self { data, vault, cluster, _dir: dir };
-        for mut command in world::beginning() {
-            if let Command::Genesis(genesis) = &mut command {
-                genesis.seal_file = lived.vault.seal_file();
-            }
+        let genesis = world::genesis_of(lived.cluster.node_id());
+        let genesis = Genesis { seal_file: lived.vault.seal_file(), ..genesis };
+        for command in world::beginning_with(genesis) {
             lived.system(command).await;
         }
         lived.system(Command::Open(Box::new(world::open(1)))).await;
@@ -113,7 +115,7 @@ async fn a_backup_comes_to_life_as_one_node_that_goes_on_far_beyond_it() {
     assert_eq!(state(&restored), Some(ApprovalState::Revoked));
     restored.peek(|state| {
         assert!(state.node(node).is_some_and(|node| !node.removed));
-        assert!(state.node(1).is_some_and(|node| node.removed));
+        assert!(state.node(lived.cluster.node_id()).is_some_and(|node| node.removed));
         assert_eq!(state.verify_audit(None).fault, None);
     });
 
@@ -138,24 +140,26 @@ async fn a_backup_comes_to_life_as_one_node_that_goes_on_far_beyond_it() {
 async fn a_backup_is_made_while_the_cluster_serves_and_holds_all_that_was_acknowledged_before() {
     let lived = Lived::new().await;
     let cluster = lived.cluster.clone();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let stopped = stop.clone();
+    let (stop, proposed) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let (stopped, counter) = (stop.clone(), proposed.clone());
     let proposer = tokio::spawn(async move {
-        let mut serial = 0;
         while !stopped.is_cancelled() {
+            let serial = counter.load(Ordering::SeqCst);
             cluster.propose(Actor::System, note(&format!("busy-{serial}"))).await.unwrap();
-            serial += 1;
+            counter.fetch_add(1, Ordering::SeqCst);
         }
-        serial
     });
     let mut backups = Vec::new();
     for n in 0..5 {
+        let so_far = proposed.load(Ordering::SeqCst);
         lived.system(note(&format!("before-{n}"))).await;
         backups.push(lived.cluster.snapshot_now().await.unwrap());
+        eventually("another one", || (proposed.load(Ordering::SeqCst) > so_far).then_some(()))
+            .await;
     }
     stop.cancel();
-    let busy = proposer.await.unwrap();
-    assert!(busy > 5, "it went on meanwhile");
+    proposer.await.unwrap();
+    let busy = proposed.load(Ordering::SeqCst);
     for (n, backup) in backups.iter().enumerate() {
         let (directory, vault, _) = lived.restore(&format!("restored-{n}"), backup).await;
         let restored = Cluster::start(settings(&directory), vault).await.unwrap();

@@ -26,7 +26,12 @@ fn unseal(dir: &Path, key: &Path) -> Arc<Vault> {
 }
 
 fn genesis(vault: &Vault) -> Command {
-    Command::Genesis(Box::new(Genesis { seal_file: vault.seal_file(), ..world::genesis() }))
+    genesis_of(1, vault)
+}
+
+fn genesis_of(node: u64, vault: &Vault) -> Command {
+    let genesis = world::genesis_of(node);
+    Command::Genesis(Box::new(Genesis { seal_file: vault.seal_file(), ..genesis }))
 }
 
 /// One more keyring term, as the node that this vault is of would propose it.
@@ -199,7 +204,8 @@ async fn a_node_that_went_down_before_it_wrote_a_new_seal_reads_its_log_when_it_
     let vault = create(&data);
     let before = vault.seal_file();
     let cluster = Cluster::start(settings(&data), vault.clone()).await.unwrap();
-    cluster.propose(Actor::System, genesis(&vault)).await.unwrap();
+    let begin = genesis_of(cluster.node_id(), &vault);
+    cluster.propose(Actor::System, begin).await.unwrap();
     let rotated = cluster.propose(Actor::System, rotation(&vault)).await.unwrap();
     assert_eq!(*rotated, Event::SealChanged);
     assert_eq!(vault.keyring_term().term, 2);

@@ -17,7 +17,7 @@ async fn an_approval_expires_by_the_clock_since_boot_and_not_before() {
     clock.wall.store(world::START, Ordering::SeqCst);
     let surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
     let cluster = Cluster::start_in(settings(dir.path()), barrier(), surroundings).await.unwrap();
-    for command in world::beginning() {
+    for command in world::beginning_with(world::genesis_of(cluster.node_id())) {
         cluster.propose(Actor::System, command).await.unwrap();
     }
     let open = Command::Open(Box::new(world::open(1)));

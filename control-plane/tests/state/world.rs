@@ -171,7 +171,11 @@ impl World {
 }
 
 pub(crate) fn beginning() -> Vec<Command> {
-    let mut commands = vec![Command::Genesis(Box::new(genesis()))];
+    beginning_with(genesis())
+}
+
+pub(crate) fn beginning_with(genesis: Genesis) -> Vec<Command> {
+    let mut commands = vec![Command::Genesis(Box::new(genesis))];
     for name in PRINCIPALS {
         let groups: &[&str] = if matches!(name, "ana" | "ben") { &["ops"] } else { &[] };
         commands.push(add_principal(name, &[Role::Approver], groups));
@@ -260,6 +264,12 @@ pub(crate) fn genesis() -> Genesis {
         api_ca_key: sealed(6),
         admin_token_sha256: [9; 32],
     }
+}
+
+/// As [`genesis`], by a node of another id.
+pub(crate) fn genesis_of(id: u64) -> Genesis {
+    let trust = signed_trust(&trust(1, 1, &[(id, 1)]));
+    Genesis { node: Node { id, ..node(1, "first") }, trust, ..genesis() }
 }
 
 /// Node `id` with the one key that has its number.
