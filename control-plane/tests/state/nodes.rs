@@ -221,7 +221,7 @@ fn c_5_a_node_joins_under_an_id_and_a_key_that_nobody_has() {
         ),
         (
             Node {
-                addresses: Addresses { own: vec![String::new(); 65], ..Addresses::default() },
+                addresses: Addresses { own: vec![String::new(); 257], ..Addresses::default() },
                 ..node(2, "second")
             },
             "many addresses",
