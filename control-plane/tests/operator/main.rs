@@ -14,6 +14,7 @@ mod reveal;
 mod seal;
 mod start;
 mod team;
+mod token;
 mod town;
 mod traces;
 mod world;
