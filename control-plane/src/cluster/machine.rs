@@ -123,12 +123,17 @@ impl Machine {
         } else if let EntryPayload::Membership(membership) = entry.payload {
             held.members = Members::new(Some(id), membership);
         }
+        if batch.is_some() {
+            // Only these have a time: what passed since the last one of them has passed still.
+            held.time = LogTime {
+                applied: held.state.log_time(),
+                applied_since_boot: self.view.clock.since_boot(),
+            };
+        }
         applied.at = held.state.log_time();
         let before = held.tip.map_or_else(Chain::default, |tip| tip.chain);
         let tip = Tip { id, chain: before.then(id.index, &encoded) };
         held.tip = Some(tip);
-        held.time =
-            LogTime { applied: applied.at, applied_since_boot: self.view.clock.since_boot() };
         let Held { state, fingerprints, .. } = &mut *held;
         fingerprints.note(&tip, state);
         for (index, chain) in batch.iter().flat_map(checkpoints) {
