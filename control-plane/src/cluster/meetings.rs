@@ -30,7 +30,7 @@ use std::time::Duration;
 use countersign_proto::v1;
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -181,8 +181,8 @@ impl Meetings {
 
     /// Meets every other member, and again whoever has to be met again, until told to stop.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let waited = tokio::time::sleep(WAIT);
-        let mut waited = std::pin::pin!(waited);
+        let long_enough = Instant::now() + WAIT;
+        let mut waits = true;
         let mut written = tokio::time::interval(SYNC);
         loop {
             let everyone = self.ask_around.swap(false, Ordering::SeqCst);
@@ -198,7 +198,10 @@ impl Meetings {
                 tokio::select! {
                     () = greeted.as_mut() => break,
                     _ = written.tick() => self.write_marks().await,
-                    () = waited.as_mut(), if !waited.is_elapsed() => self.open_gate(true),
+                    () = sleep_until(long_enough), if waits => {
+                        waits = false;
+                        self.open_gate(true);
+                    }
                     () = stop.cancelled() => return self.write_marks().await,
                 }
             }

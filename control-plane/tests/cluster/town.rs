@@ -60,6 +60,11 @@ impl Town {
     }
 
     pub(crate) async fn founded_with(snapshot_every: u64) -> Self {
+        if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+            // The first test that comes here has said it for all.
+            let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+            let _ = log.with_env_filter(filter).try_init();
+        }
         let mut town = Self { net: Arc::default(), houses: BTreeMap::new(), snapshot_every };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -307,13 +312,13 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T
     }
 }
 
-/// A note under an identity that can be used again.
+/// A note of a client that has proposed nothing else, so that it can propose it again.
 pub(crate) async fn propose_as(
     node: &Cluster,
-    serial: u64,
+    client: u64,
     subject: &str,
 ) -> Result<Event, ProposeError> {
-    let id = CommandId { client: [5; 16], serial };
+    let id = CommandId { client: u128::from(client).to_be_bytes(), serial: 1 };
     node.propose_as(id, Actor::System, note(subject)).await.map(|committed| (*committed).clone())
 }
 
