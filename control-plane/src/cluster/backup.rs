@@ -14,11 +14,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage as _;
 use openraft::{BasicNode, CommittedLeaderId};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::barrier::{Barrier, Purpose};
 use super::consensus::{
@@ -195,7 +196,7 @@ async fn write(
     let folder = directory.log();
     let first_mark = || LogStore::first_mark(node_id);
     let disk = Arc::new(Disk::open(directory, first_mark, fsync, fail)?);
-    let anchor = Arc::new(Mutex::new(Some(snapshot.tip)));
+    let anchor = Arc::new(watch::Sender::new(Some(snapshot.tip)));
     let mut log = LogStore::open(disk.clone(), &folder, anchor, |_| true).await?;
     let begun = |e: StorageError| io(io::Error::other(e));
     log.purge(snapshot.tip.id).await.map_err(begun)?;

@@ -11,9 +11,11 @@ use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::sync::watch;
 
 use super::consensus::{
     Chain, Entry, LogId, Sealed, StorageError, Types, Vote, encode_entry, put_vote,
@@ -46,7 +48,10 @@ pub struct LogStore {
 }
 
 /// Where the state machine tells the log the chain at the end of an installed snapshot, from where the log goes on.
-pub type Anchor = Arc<Mutex<Option<Tip>>>;
+pub type Anchor = Arc<watch::Sender<Option<Tip>>>;
+
+/// For a snapshot to be installed.
+const INSTALLED: Duration = Duration::from_secs(60);
 
 impl LogStore {
     /// The mark of a log in which nothing was written yet.
@@ -121,6 +126,14 @@ impl LogStore {
         (head.last.map(|last| last.id), head.vote)
     }
 
+    /// Goes on as nobody's leader, in a term that is newer than the present one: what this node did in that one is not
+    /// all there any more, so it must not go on with it.
+    pub(super) async fn leave_term(&self) -> Result<(), StorageError> {
+        let Some(vote) = self.head().vote else { return Ok(()) };
+        let node = self.node_id();
+        self.clone().save_vote(&Vote::new(vote.leader_id.term + 1, node)).await
+    }
+
     /// As far as Raft said that the log is committed.
     pub(super) fn committed(&self) -> Option<LogId> {
         self.head().committed
@@ -133,6 +146,15 @@ impl LogStore {
 
     fn head(&self) -> MutexGuard<'_, Head> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain at the end of a snapshot of this entry. Raft tells the log to purge while the state machine is still
+    /// installing what makes up for it.
+    async fn installed(&self, log_id: LogId) -> Option<Chain> {
+        let mut anchor = self.anchor.subscribe();
+        let reached = anchor.wait_for(|tip| tip.is_some_and(|tip| tip.id >= log_id));
+        let tip = *tokio::time::timeout(INSTALLED, reached).await.ok()?.ok()?;
+        tip.filter(|tip| tip.id == log_id).map(|tip| tip.chain)
     }
 
     /// Durable when it returns `Ok`, and so is the mark that `head` makes.
@@ -343,10 +365,9 @@ impl RaftLogStorage<Types> for LogStore {
         if head.purged.is_some_and(|purged| purged.id.index >= log_id.index) {
             return Ok(());
         }
-        let anchor = *self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         let chain = match self.tip_at(log_id.index)? {
             Some(tip) => tip.chain,
-            None => anchor.filter(|tip| tip.id == log_id).map(|tip| tip.chain).ok_or_else(|| {
+            None => self.installed(log_id).await.ok_or_else(|| {
                 let unknown = format!("entries up to {log_id} are not in the log, nor in a snapshot that was installed");
                 StorageIOError::write_logs(AnyError::error(unknown))
             })?,

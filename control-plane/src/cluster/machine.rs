@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::storage::{RaftStateMachine, Snapshot as RaftSnapshot, SnapshotMeta};
 use openraft::{
@@ -71,7 +71,7 @@ impl Machine {
         let snapshots =
             Snapshots::open(&directory.snapshots(), barrier.clone(), fsync, fail.clone())?;
         let newest = snapshots.newest()?;
-        let anchor = Arc::new(Mutex::new(newest.as_ref().map(|s| s.tip)));
+        let anchor = Arc::new(watch::Sender::new(newest.as_ref().map(|s| s.tip)));
         let held = newest.map_or_else(Held::default, Held::of).timed(clock.as_ref());
         let view = View {
             applied: watch::Sender::new(held.tip.map_or(0, |tip| tip.id.index)),
@@ -98,7 +98,7 @@ impl Machine {
 
     /// Last entry of the newest snapshot.
     pub fn restored(&self) -> Option<Tip> {
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.anchor.borrow()
     }
 
     /// Says why not, when the entry cannot be applied.
@@ -300,7 +300,7 @@ impl RaftStateMachine<Types> for Machine {
         let snapshot = snapshot.await.map_err(|e| {
             StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&e))
         })?;
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.tip);
+        self.anchor.send_replace(Some(snapshot.tip));
         let (id, at) = (snapshot.tip.id, snapshot.state.log_time());
         let held = Held::of(snapshot).timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;

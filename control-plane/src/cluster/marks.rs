@@ -11,11 +11,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use countersign_proto::v1;
 use sha2::{Digest as _, Sha256};
 
 use super::consensus::{Input, LogId, Malformed, Vote, put_log_id, put_optional};
 use super::data_dir::StartError;
 use super::engine::Fsync;
+use super::wire;
 
 /// How far a node says that it has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,10 +127,30 @@ impl Marks {
         self.raise(node, mark.raised(0, leader, last.map(|last| (leader.0, last))));
     }
 
-    /// A node's vote was seen.
-    pub(super) fn voted(&mut self, node: u64, vote: Ballot) {
+    /// What another node has seen of it.
+    pub(super) fn heard_of(
+        &mut self,
+        node: u64,
+        boot: u64,
+        vote: &Vote,
+        acknowledged: Option<(u64, LogId)>,
+    ) {
         let mark = self.marks.get(&node).copied().unwrap_or_default();
-        self.raise(node, mark.raised(0, vote, None));
+        self.raise(node, mark.raised(boot, ballot(vote), acknowledged));
+    }
+
+    /// What was seen of a node, for another.
+    pub(super) fn seen(&self, node: u64, process: u64) -> v1::SeenNode {
+        let Mark { boot, vote, acknowledged } = self.marks.get(&node).copied().unwrap_or_default();
+        let (term, candidate) = vote;
+        v1::SeenNode {
+            node_id: node,
+            process,
+            boot_counter: boot,
+            vote: Some(v1::RaftVote { term, node_id: candidate, committed: false }),
+            acknowledged_term: acknowledged.map_or(0, |(term, _)| term),
+            acknowledged: acknowledged.map(|(_, last)| wire::from_log_id(last)),
+        }
     }
 
     fn raise(&mut self, node: u64, mark: Mark) {
@@ -257,7 +279,7 @@ mod tests {
     fn marks_are_read_back_as_they_were_written_or_not_at_all() {
         let mut marks = marks();
         marks.compare(7, &shown(3, 2, id(2, 40))).unwrap();
-        marks.voted(9, (5, 7));
+        marks.acknowledged(9, (5, 7), None);
         let (_, bytes) = marks.unwritten().unwrap();
         assert_eq!(decode(&bytes).unwrap(), marks.marks);
         assert_eq!(marks.unwritten(), None);

@@ -4,9 +4,11 @@
 //! counted again, it could elect a leader that lacks what was committed. So:
 //!
 //! * Nothing of Raft is sent to, or taken from, a node that this process has not met. Meeting is one call, `Greet`,
-//!   in either direction: both show starts, vote and end of log, and both compare with their [`Marks`].
-//! * Having met lasts as long as both processes do. A process that is new has met nobody, and answers with
-//!   [`GREET_FIRST`] to one who believes that they have.
+//!   in either direction: both show starts, vote and end of log, and both compare with their marks.
+//! * Having met lasts as long as both processes do. Every message says of which process it is; a process that is new
+//!   has met nobody, and [`GREET_FIRST`] is the answer to one that was not compared.
+//! * Whatever a node is seen to have reached is told to the others every [`TOLD`]: which of them leads, and which is
+//!   there when somebody comes back, makes no difference.
 //! * A start opens the gate only when every other member was met, or [`WAIT`] has passed: until then this node neither
 //!   stands, nor votes, nor acknowledges, nor goes on leading. An unreachable member thus delays it and does not stop
 //!   it; whenever that one appears, they meet before anything else. The wait is what makes two nodes of three that were
@@ -15,14 +17,13 @@
 //!   not be there the next time. A node that finds a peer rolled back treats it as unreachable.
 //! * Only an operator ends that: by removing the node and adding it anew, or by starting nodes with leave to forget
 //!   the marks that they hold, and that they were told. This is also the way out when a majority was put back on purpose.
+//!   A node that was started like that goes on in a new term, for it may have led the present one further than it
+//!   knows; and it does not stand before it has what any member that it met has shown.
 //!
-//! What this does not notice: marks are written some time after they are seen, so one that was lost with a crash is not
-//! missed; and members that were all put back to the same moment agree. Against the latter stands what edges saw.
+//! What this does not notice: marks are written and told some time after they are seen, so one that was lost with a
+//! crash is not missed; and members that were all put back to the same moment agree. Against the latter stands what edges saw.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,16 +31,15 @@ use std::time::Duration;
 use countersign_proto::v1;
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use super::acquaintances::{Acquaintances, Met};
 use super::consensus::{LogId, Vote};
-use super::data_dir::StartError;
-use super::engine::{FailStop, Fsync};
 use super::log::LogStore;
-use super::machine::on_disk;
-use super::marks::{Marks, Shown, ballot, count_start, write_whole};
+use super::marks::{Marks, Shown, ballot};
+use super::remembered::Remembered;
 use super::roster::Roster;
 use super::wire;
 use crate::state::node::node_name;
@@ -49,58 +49,34 @@ const WAIT: Duration = Duration::from_secs(2);
 /// For the answer to one greeting, and between two.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
-/// Marks are on disk at most this much later.
+/// Marks are on disk at most this much later, and with the others so much.
 const SYNC: Duration = Duration::from_millis(200);
+const TOLD: Duration = Duration::from_secs(1);
 
-/// What a process answers to one whom it has not met.
+/// What a process is answered that was not compared.
 pub(super) const GREET_FIRST: Code = Code::FailedPrecondition;
 
 /// The log, until the node is shut down.
 pub(super) type HeldLog = Arc<Mutex<Option<LogStore>>>;
 
-/// Whom this process has met, and what came of it.
+/// Who was met, and what came of it; whether this node takes part.
 pub(super) struct Meetings {
     roster: Arc<Roster>,
     log: HeldLog,
     disk: Remembered,
-    marks: Mutex<Marks>,
-    met: Mutex<BTreeMap<u64, Acquaintance>>,
-    /// Random, of this start.
-    process: u64,
+    acquaintances: Mutex<Acquaintances>,
+    /// Random, of this start: every message says it.
+    pub(super) process: u64,
     /// When a node last acknowledged something to this one as the leader.
     heard: Mutex<BTreeMap<u64, Instant>>,
+    /// The furthest that any other member's log was seen to go.
+    furthest: Mutex<Option<LogId>>,
     gate: watch::Sender<Gate>,
     /// Somebody is missed.
     wanted: Notify,
-    /// When everyone was last greeted again because of somebody unknown.
+    /// When everyone was last asked about somebody unknown.
     asked_around: Mutex<Option<Instant>>,
     ask_around: AtomicBool,
-}
-
-/// What of meetings lies in the data directory.
-pub(super) struct Remembered {
-    boot: u64,
-    verdict: PathBuf,
-    /// What this node was told before.
-    told: Option<String>,
-    fsync: Arc<dyn Fsync>,
-    fail: FailStop,
-}
-
-#[derive(Default)]
-struct Acquaintance {
-    met: Met,
-    /// The process that had lost nothing when it was compared. What it shows later it may have sent before: it can
-    /// be overtaken by what it acknowledged meanwhile.
-    process: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Met {
-    #[default]
-    NotYet,
-    RolledBack,
-    Well,
 }
 
 /// Whether this node takes part.
@@ -113,33 +89,6 @@ pub(super) enum Gate {
     Shut(String),
 }
 
-impl Remembered {
-    /// Counts the start. `forget` is an operator's leave to forget marks, and the verdict.
-    pub(super) fn open(
-        directory: &Path,
-        forget: bool,
-        fsync: Arc<dyn Fsync>,
-        fail: FailStop,
-    ) -> Result<(Self, Marks), StartError> {
-        let verdict = directory.join("rolled-back");
-        let io = |doing| {
-            let path = verdict.clone();
-            move |source| StartError::Io { doing, path, source }
-        };
-        if forget && verdict.exists() {
-            fs::remove_file(&verdict).map_err(io("remove"))?;
-        }
-        let told = match fs::read_to_string(&verdict) {
-            Ok(told) => Some(told),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(io("read")(e)),
-        };
-        let marks = Marks::open(directory.join("peers.mark"), forget)?;
-        let boot = count_start(&directory.join("starts"), fsync.as_ref())?;
-        Ok((Self { boot, verdict, told, fsync, fail }, marks))
-    }
-}
-
 impl Meetings {
     pub(super) fn new(roster: Arc<Roster>, log: HeldLog, disk: Remembered, marks: Marks) -> Self {
         let gate = disk.told.clone().map_or(Gate::Closed, Gate::Shut);
@@ -147,10 +96,10 @@ impl Meetings {
             roster,
             log,
             disk,
-            marks: Mutex::new(marks),
-            met: Mutex::default(),
+            acquaintances: Mutex::new(Acquaintances::new(marks)),
             process: rand::random(),
             heard: Mutex::default(),
+            furthest: Mutex::default(),
             gate: watch::Sender::new(gate),
             wanted: Notify::new(),
             asked_around: Mutex::default(),
@@ -183,15 +132,21 @@ impl Meetings {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let long_enough = Instant::now() + WAIT;
         let mut waits = true;
+        let mut told = Instant::now();
         let mut written = tokio::time::interval(SYNC);
         loop {
-            let everyone = self.ask_around.swap(false, Ordering::SeqCst);
-            let whom = if everyone { self.others() } else { self.missed() };
+            let asks = self.ask_around.swap(false, Ordering::SeqCst);
+            let whom = if asks || told.elapsed() >= TOLD {
+                told = Instant::now();
+                self.others()
+            } else {
+                self.missed()
+            };
             let greeting = join_all(whom.into_iter().map(|node| self.greet(node)));
             let greeted = async {
                 greeting.await;
                 self.open_gate(self.missed().is_empty());
-                let _ = tokio::time::timeout(PAUSE, self.wanted.notified()).await;
+                let _ = timeout(PAUSE, self.wanted.notified()).await;
             };
             let mut greeted = std::pin::pin!(greeted);
             loop {
@@ -219,12 +174,19 @@ impl Meetings {
         });
     }
 
+    /// Whether this node may stand for election: one that lost a part of its log, and was forgiven, may not before it
+    /// has got it from those who have it still.
+    pub(super) fn may_stand(&self) -> bool {
+        let furthest = *lock(&self.furthest);
+        !self.disk.forgiven || self.shown().is_some_and(|own| own.last >= furthest)
+    }
+
     /// Whether Raft may be spoken with that node.
     pub(super) fn check(&self, node: u64) -> Result<(), Status> {
         if let Some(why) = self.absent() {
             return Err(Status::unavailable(why));
         }
-        match self.met(node) {
+        match self.acquaintances().met(node) {
             Met::Well => Ok(()),
             Met::RolledBack => Err(Status::permission_denied(format!(
                 "node {} was rolled back: remove it and add it anew",
@@ -237,15 +199,42 @@ impl Meetings {
         }
     }
 
+    /// As [`check`](Self::check), of what a process says that has, or had, a log up to `last` under this leader.
+    pub(super) fn take(
+        &self,
+        node: u64,
+        process: u64,
+        leader: &Vote,
+        last: Option<LogId>,
+    ) -> Result<(), Status> {
+        self.check(node)?;
+        if self.acquaintances().reached(node, process, ballot(leader), last) {
+            return Ok(());
+        }
+        self.forget(node);
+        self.check(node)
+    }
+
     /// That node says that it does not know this process: it is another process than the one that was met.
     pub(super) fn forget(&self, node: u64) {
-        self.lock(&self.met).entry(node).or_default().met = Met::NotYet;
+        self.acquaintances().forget(node);
         self.wanted.notify_one();
+    }
+
+    /// A node acknowledged something to this one as the leader.
+    pub(super) fn hears(&self, node: u64) {
+        lock(&self.heard).insert(node, Instant::now());
+    }
+
+    /// Nodes that acknowledged something to this one as the leader, so lately.
+    pub(super) fn heard_within(&self, lately: Duration) -> Vec<u64> {
+        let heard = lock(&self.heard);
+        heard.iter().filter(|(_, at)| at.elapsed() <= lately).map(|(id, _)| *id).collect()
     }
 
     /// Somebody came whom this node does not know: others may, and are asked, but not all the time.
     pub(super) fn who_is_that(&self) {
-        let mut asked = self.lock(&self.asked_around);
+        let mut asked = lock(&self.asked_around);
         if asked.is_none_or(|at| at.elapsed() >= PATIENCE) {
             *asked = Some(Instant::now());
             self.ask_around.store(true, Ordering::SeqCst);
@@ -265,7 +254,12 @@ impl Meetings {
             vote: ballot(&wire::to_vote(request.vote)?),
         };
         let own = self.shown().ok_or_else(|| Status::unavailable("this node is stopping"))?;
-        let verdict = self.compare(from, request.process, &theirs);
+        self.sees(&theirs);
+        let mut acquaintances = self.acquaintances();
+        let verdict = acquaintances.compare(from, request.process, &theirs);
+        if verdict.is_ok() {
+            acquaintances.hear(&request.seen);
+        }
         Ok(v1::GreetResponse {
             node_id: self.roster.node_id,
             boot_counter: own.boot,
@@ -275,23 +269,6 @@ impl Meetings {
             members: self.roster.belonging(),
             process: self.process,
         })
-    }
-
-    /// A node acknowledged entries up to `last` to this leader.
-    pub(super) fn acknowledged(&self, node: u64, leader: &Vote, last: Option<LogId>) {
-        self.marks().acknowledged(node, ballot(leader), last);
-        self.lock(&self.heard).insert(node, Instant::now());
-    }
-
-    /// Nodes that acknowledged something to this one as the leader, so lately.
-    pub(super) fn heard_within(&self, lately: Duration) -> Vec<u64> {
-        let heard = self.lock(&self.heard);
-        heard.iter().filter(|(_, at)| at.elapsed() <= lately).map(|(id, _)| *id).collect()
-    }
-
-    /// A node's vote was seen.
-    pub(super) fn voted(&self, node: u64, vote: &Vote) {
-        self.marks().voted(node, ballot(vote));
     }
 
     async fn greet(&self, node: u64) {
@@ -304,10 +281,9 @@ impl Meetings {
             last_log: own.last.map(wire::from_log_id),
             vote: Some(from_ballot(&own)),
             process: self.process,
+            seen: self.acquaintances().seen(),
         };
-        let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, client.greet(request)).await else {
-            return;
-        };
+        let Ok(Ok(answer)) = timeout(PATIENCE, client.greet(request)).await else { return };
         let answer = answer.into_inner();
         if !answer.rolled_back.is_empty() {
             return self.shut(node, &answer.rolled_back).await;
@@ -318,16 +294,25 @@ impl Meetings {
             last: answer.last_log.map(wire::to_log_id),
             vote: ballot(&vote),
         };
+        self.sees(&theirs);
         // What it comes to is remembered; the other side learns of it when it greets.
-        if answer.node_id == node && self.compare(node, answer.process, &theirs).is_ok() {
+        if answer.node_id == node
+            && self.acquaintances().compare(node, answer.process, &theirs).is_ok()
+        {
             self.roster.believe(node, &answer.members);
         }
+    }
+
+    fn sees(&self, shown: &Shown) {
+        let mut furthest = lock(&self.furthest);
+        *furthest = (*furthest).max(shown.last);
     }
 
     /// Members that were not met, and those that came back with less: they may have been repaired.
     fn missed(&self) -> Vec<u64> {
         let mut others = self.others();
-        others.retain(|id| self.met(*id) != Met::Well);
+        let acquaintances = self.acquaintances();
+        others.retain(|id| acquaintances.met(*id) != Met::Well);
         others
     }
 
@@ -337,35 +322,9 @@ impl Meetings {
         members
     }
 
-    fn compare(&self, node: u64, process: u64, theirs: &Shown) -> Result<(), String> {
-        let mut met = self.lock(&self.met);
-        let known = met.entry(node).or_default();
-        if known.process == Some(process) {
-            self.marks().saw(node, theirs);
-            known.met = Met::Well;
-            return Ok(());
-        }
-        match self.marks().compare(node, theirs) {
-            Ok(()) => {
-                *known = Acquaintance { met: Met::Well, process: Some(process) };
-                Ok(())
-            }
-            Err(what) => {
-                let what = format!(
-                    "node {} {what}: its disk was put back to an earlier state; remove the node and add it anew",
-                    node_name(node)
-                );
-                if std::mem::replace(&mut known.met, Met::RolledBack) != Met::RolledBack {
-                    tracing::error!(what, "a node was rolled back, and is not listened to");
-                }
-                Err(what)
-            }
-        }
-    }
-
     /// How far this node has come, as far as it is on disk.
     fn shown(&self) -> Option<Shown> {
-        let (last, vote) = self.lock(&self.log).as_ref()?.reached();
+        let (last, vote) = lock(&self.log).as_ref()?.reached();
         let applied = self.roster.applied();
         let vote = vote.map_or_else(Default::default, |vote| ballot(&vote));
         Some(Shown { boot: self.disk.boot, last: last.max(applied), vote })
@@ -375,36 +334,23 @@ impl Meetings {
         let told = format!("node {} says: {why}", node_name(by));
         tracing::error!(told, "this node was rolled back: it takes no part any more");
         self.gate.send_replace(Gate::Shut(told.clone()));
-        let (path, fsync, fail) =
-            (self.disk.verdict.clone(), self.disk.fsync.clone(), self.disk.fail.clone());
-        write(path, told.into_bytes(), fsync, fail).await;
+        self.disk.keep_verdict(&told).await;
     }
 
     async fn write_marks(&self) {
-        let Some((path, bytes)) = self.marks().unwritten() else { return };
-        write(path, bytes, self.disk.fsync.clone(), self.disk.fail.clone()).await;
+        let unwritten = self.acquaintances().marks.unwritten();
+        if let Some((path, bytes)) = unwritten {
+            self.disk.write(path, bytes).await;
+        }
     }
 
-    fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.lock(&self.marks)
-    }
-
-    fn met(&self, node: u64) -> Met {
-        self.lock(&self.met).get(&node).map_or(Met::NotYet, |known| known.met)
-    }
-
-    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn acquaintances(&self) -> MutexGuard<'_, Acquaintances> {
+        lock(&self.acquaintances)
     }
 }
 
-/// What was not remembered would be forgotten silently, so a disk that fails stops the node.
-async fn write(path: PathBuf, bytes: Vec<u8>, fsync: Arc<dyn Fsync>, fail: FailStop) {
-    let shown = path.display().to_string();
-    let written = on_disk(move || write_whole(&path, &bytes, fsync.as_ref())).await;
-    if let Err(e) = written {
-        fail.trip(format!("writing {shown} failed: {e}"));
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn from_ballot(shown: &Shown) -> v1::RaftVote {

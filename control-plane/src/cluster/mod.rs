@@ -3,6 +3,7 @@
 //! It alone knows openraft and sled. It knows the state only as something to apply batches to and to snapshot, and
 //! its commands only as bytes behind the [`Barrier`]; other nodes it knows by their ids, through a [`Transport`].
 
+mod acquaintances;
 mod backup;
 mod barrier;
 mod checkpoint;
@@ -19,6 +20,7 @@ mod network;
 mod opening;
 mod proposer;
 mod receiving;
+mod remembered;
 mod roster;
 mod rpc;
 mod sealed_state;
@@ -38,7 +40,7 @@ use std::time::Duration;
 
 use openraft::{BasicNode, Raft};
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -332,8 +334,8 @@ impl Cluster {
             stop: stop.clone(),
         };
         let cluster = Self { inner: Arc::new(inner) };
-        let (raft, gate) = (cluster.inner.raft.clone(), meetings.gate());
-        cluster.inner.tasks.spawn(take_part(raft, gate, stop.clone()));
+        let raft = cluster.inner.raft.clone();
+        cluster.inner.tasks.spawn(take_part(raft, meetings.clone(), stop.clone()));
         cluster.inner.tasks.spawn(meetings.run(stop.clone()));
         let held_weakly = Arc::downgrade(&cluster.inner);
         cluster.inner.tasks.spawn(steward::run(held_weakly.clone(), stop.clone()));
@@ -518,16 +520,23 @@ fn encoded(id: CommandId, actor: Actor, command: Command) -> Result<Encoded, Ref
 }
 
 /// Stands for election only after the others were met, and ends Raft if they remember more than this node does.
-async fn take_part(raft: Raft<Types>, mut gate: watch::Receiver<Gate>, stop: CancellationToken) {
+async fn take_part(raft: Raft<Types>, meetings: Arc<Meetings>, stop: CancellationToken) {
+    let mut gate = meetings.gate();
+    let mut stands = false;
     loop {
         match &*gate.borrow_and_update() {
             Gate::Closed => {}
-            Gate::Open => raft.runtime_config().elect(true),
+            Gate::Open if !stands => {
+                stands = meetings.may_stand();
+                raft.runtime_config().elect(stands);
+            }
+            Gate::Open => {}
             Gate::Shut(_) => break,
         }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = gate.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(TICK), if !stands => {}
         }
     }
     if let Err(e) = raft.shutdown().await {

@@ -71,21 +71,23 @@ impl RaftNetwork<Types> for Link {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed> {
-        let request = wire::from_append(self.roster.cluster_id(), &rpc);
+        let request = wire::from_append(self.roster.cluster_id(), self.meetings.process, &rpc);
         let answered = self.client()?.append_entries(request).await;
         let response = answered.map_err(|status| self.failed(&status))?.into_inner();
+        let process = response.process;
         let appended = wire::to_appended(response).map_err(|e| NetworkError::new(&e))?;
-        match &appended {
+        let (vote, last) = match &appended {
             AppendEntriesResponse::Success => {
-                let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-                self.meetings.acknowledged(self.target, &rpc.vote, last);
+                (&rpc.vote, rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id))
             }
-            AppendEntriesResponse::PartialSuccess(last) => {
-                self.meetings.acknowledged(self.target, &rpc.vote, *last);
-            }
-            AppendEntriesResponse::Conflict => self.meetings.voted(self.target, &rpc.vote),
-            AppendEntriesResponse::HigherVote(vote) => self.meetings.voted(self.target, vote),
-        }
+            AppendEntriesResponse::PartialSuccess(last) => (&rpc.vote, *last),
+            AppendEntriesResponse::Conflict => (&rpc.vote, None),
+            AppendEntriesResponse::HigherVote(vote) => (vote, None),
+        };
+        self.meetings
+            .take(self.target, process, vote, last)
+            .map_err(|status| self.failed(&status))?;
+        self.meetings.hears(self.target);
         Ok(appended)
     }
 
@@ -94,11 +96,15 @@ impl RaftNetwork<Types> for Link {
         rpc: VoteRequest<u64>,
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failed> {
-        let request = wire::from_vote_request(self.roster.cluster_id(), &rpc);
+        let process = self.meetings.process;
+        let request = wire::from_vote_request(self.roster.cluster_id(), process, &rpc);
         let answered = self.client()?.request_vote(request).await;
         let response = answered.map_err(|status| self.failed(&status))?.into_inner();
+        let process = response.process;
         let voted = wire::to_voted(response).map_err(|e| NetworkError::new(&e))?;
-        self.meetings.voted(self.target, &voted.vote);
+        self.meetings
+            .take(self.target, process, &voted.vote, None)
+            .map_err(|status| self.failed(&status))?;
         Ok(voted)
     }
 
@@ -111,19 +117,21 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
         let client = self.client()?;
         let last = snapshot.meta.last_log_id;
-        let sent = sending::send(client, self.roster.cluster_id(), vote, snapshot);
+        let (cluster_id, process) = (self.roster.cluster_id(), self.meetings.process);
         let sent = tokio::select! {
             closed = cancel => return Err(closed.into()),
-            sent = sent => sent,
+            sent = sending::send(client, cluster_id, process, vote, snapshot) => sent,
         };
-        let sent = sent.map_err(|status| {
+        let taken = sent.and_then(|response| {
+            let theirs = wire::to_vote(response.vote)?;
+            let last = last.filter(|_| theirs == vote);
+            self.meetings.take(self.target, response.process, &theirs, last)?;
+            Ok(SnapshotResponse::new(theirs))
+        });
+        taken.map_err(|status| {
             self.failed(&status);
-            Unreachable::new(&status)
-        })?;
-        if sent.vote == vote {
-            self.meetings.acknowledged(self.target, &vote, last);
-        }
-        Ok(sent)
+            Unreachable::new(&status).into()
+        })
     }
 
     fn backoff(&self) -> Backoff {

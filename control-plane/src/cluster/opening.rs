@@ -15,7 +15,7 @@ use super::engine::{Disk, Fsync, clear_aside, compact};
 use super::log::LogStore;
 use super::machine::{self, Machine};
 use super::marks::Marks;
-use super::meetings::Remembered;
+use super::remembered::Remembered;
 use super::{Start, Surroundings, Timing};
 use crate::state::node::node_name;
 
@@ -77,6 +77,9 @@ pub(super) async fn open(
                 });
             }
             let (remembered, marks) = Remembered::open(data_dir, accept_rollback, fsync, fail)?;
+            if accept_rollback {
+                log.leave_term().await.map_err(|e| StartError::Raft(e.to_string()))?;
+            }
             return Ok(Opened { machine, log, remembered, marks, begins: fresh && !joining });
         }
         drop(log);

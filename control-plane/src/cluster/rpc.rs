@@ -11,7 +11,7 @@ use tonic::Status;
 use super::consensus::Vote;
 use super::proposer::Failed;
 use super::roster::Standing;
-use super::{Cluster, wire};
+use super::{Cluster, Inner, wire};
 use crate::state::node::node_name;
 
 /// The node's side of `ClusterService`, without the transport. Clones are the same node.
@@ -46,12 +46,16 @@ impl ClusterRpc {
         from: u64,
         request: v1::AppendEntriesRequest,
     ) -> Result<v1::AppendEntriesResponse, Status> {
-        self.raft(from, &request.cluster_id)?;
+        self.belongs(from, &request.cluster_id)?;
+        let process = request.process;
         let request = wire::to_append(request)?;
         from_its_leader(from, &request.vote)?;
-        self.cluster.inner.meetings.voted(from, &request.vote);
-        let appended = self.cluster.inner.raft.append_entries(request).await;
-        Ok(wire::from_appended(appended.map_err(stopped)?))
+        // A leader sends nothing that is not on its own disk.
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let Inner { raft, meetings, .. } = self.cluster.inner.as_ref();
+        meetings.take(from, process, &request.vote, last)?;
+        let appended = raft.append_entries(request).await.map_err(stopped)?;
+        Ok(wire::from_appended(meetings.process, appended))
     }
 
     /// A candidate's request for this node's vote.
@@ -63,15 +67,17 @@ impl ClusterRpc {
         from: u64,
         request: v1::RequestVoteRequest,
     ) -> Result<v1::RequestVoteResponse, Status> {
-        self.raft(from, &request.cluster_id)?;
+        self.belongs(from, &request.cluster_id)?;
+        let process = request.process;
         let request = wire::to_vote_request(request)?;
         same_sender(from, request.vote.leader_id.node_id)?;
         if request.vote.committed {
             return Err(Status::invalid_argument("a candidate was not elected yet"));
         }
-        self.cluster.inner.meetings.voted(from, &request.vote);
-        let voted = self.cluster.inner.raft.vote(request).await;
-        Ok(wire::from_voted(&voted.map_err(stopped)?))
+        let Inner { raft, meetings, .. } = self.cluster.inner.as_ref();
+        meetings.take(from, process, &request.vote, None)?;
+        let voted = raft.vote(request).await.map_err(stopped)?;
+        Ok(wire::from_voted(meetings.process, &voted))
     }
 
     /// A snapshot from a leader, in chunks; see [`snapshot_offset`](Self::snapshot_offset) for where they begin.
@@ -86,11 +92,16 @@ impl ClusterRpc {
     ) -> Result<v1::InstallSnapshotResponse, Status> {
         let inner = &self.cluster.inner;
         let admits = |chunk: &v1::InstallSnapshotRequest| {
-            self.raft(from, &chunk.cluster_id)?;
-            from_its_leader(from, &wire::to_vote(chunk.vote)?)
+            self.belongs(from, &chunk.cluster_id)?;
+            let vote = wire::to_vote(chunk.vote)?;
+            from_its_leader(from, &vote)?;
+            inner.meetings.take(from, chunk.process, &vote, None)
         };
         let installed = inner.receiving.receive(from, &inner.raft, chunks, admits).await?;
-        Ok(v1::InstallSnapshotResponse { vote: Some(wire::from_vote(installed.vote)) })
+        Ok(v1::InstallSnapshotResponse {
+            vote: Some(wire::from_vote(installed.vote)),
+            process: inner.meetings.process,
+        })
     }
 
     /// How much of a snapshot has arrived from that node already.

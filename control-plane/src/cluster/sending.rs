@@ -7,7 +7,6 @@ use countersign_proto::v1;
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use futures::Stream;
 use openraft::Snapshot;
-use openraft::raft::SnapshotResponse;
 use sha2::{Digest as _, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -28,9 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) async fn send(
     mut client: ClusterServiceClient<Channel>,
     cluster_id: String,
+    process: u64,
     vote: Vote,
     snapshot: Snapshot<Types>,
-) -> Result<SnapshotResponse<u64>, Status> {
+) -> Result<v1::InstallSnapshotResponse, Status> {
     let Snapshot { meta, snapshot: file } = snapshot;
     let snapshot_id = meta.snapshot_id.clone();
     let asked = v1::SnapshotOffsetRequest { cluster_id: cluster_id.clone(), snapshot_id };
@@ -38,11 +38,10 @@ pub(super) async fn send(
     let unread = |e: io::Error| Status::internal(format!("the snapshot cannot be read: {e}"));
     let reading = Reading::from_offset(*file, offset).await.map_err(unread)?;
 
-    let head = wire::from_meta(cluster_id, vote, &meta);
+    let head = wire::from_meta(cluster_id, process, vote, &meta);
     let mut request = tonic::Request::new(chunks(head, reading));
     request.set_timeout(PATIENCE);
-    let response = client.install_snapshot(request).await?.into_inner();
-    Ok(SnapshotResponse::new(wire::to_vote(response.vote)?))
+    Ok(client.install_snapshot(request).await?.into_inner())
 }
 
 /// A file that is read in chunks while its hash is taken.

@@ -36,6 +36,7 @@ pub(super) fn from_vote(vote: Vote) -> v1::RaftVote {
 
 pub(super) fn from_append(
     cluster_id: String,
+    process: u64,
     request: &AppendEntriesRequest<Types>,
 ) -> v1::AppendEntriesRequest {
     v1::AppendEntriesRequest {
@@ -44,6 +45,7 @@ pub(super) fn from_append(
         previous: request.prev_log_id.map(from_log_id),
         entries: request.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
         leader_commit: request.leader_commit.map(from_log_id),
+        process,
     }
 }
 
@@ -59,7 +61,10 @@ pub(super) fn to_append(
     })
 }
 
-pub(super) fn from_appended(response: AppendEntriesResponse<u64>) -> v1::AppendEntriesResponse {
+pub(super) fn from_appended(
+    process: u64,
+    response: AppendEntriesResponse<u64>,
+) -> v1::AppendEntriesResponse {
     let outcome = match response {
         AppendEntriesResponse::PartialSuccess(Some(id)) => Outcome::PartialSuccess(from_log_id(id)),
         AppendEntriesResponse::Success => Outcome::Success(true),
@@ -69,7 +74,7 @@ pub(super) fn from_appended(response: AppendEntriesResponse<u64>) -> v1::AppendE
         }
         AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(from_vote(vote)),
     };
-    v1::AppendEntriesResponse { outcome: Some(outcome) }
+    v1::AppendEntriesResponse { outcome: Some(outcome), process }
 }
 
 pub(super) fn to_appended(
@@ -88,12 +93,14 @@ pub(super) fn to_appended(
 
 pub(super) fn from_vote_request(
     cluster_id: String,
+    process: u64,
     request: &VoteRequest<u64>,
 ) -> v1::RequestVoteRequest {
     v1::RequestVoteRequest {
         cluster_id,
         vote: Some(from_vote(request.vote)),
         last_log: request.last_log_id.map(from_log_id),
+        process,
     }
 }
 
@@ -103,11 +110,12 @@ pub(super) fn to_vote_request(
     Ok(VoteRequest::new(to_vote(request.vote)?, request.last_log.map(to_log_id)))
 }
 
-pub(super) fn from_voted(response: &VoteResponse<u64>) -> v1::RequestVoteResponse {
+pub(super) fn from_voted(process: u64, response: &VoteResponse<u64>) -> v1::RequestVoteResponse {
     v1::RequestVoteResponse {
         vote: Some(from_vote(response.vote)),
         granted: response.vote_granted,
         last_log: response.last_log_id.map(from_log_id),
+        process,
     }
 }
 
@@ -119,6 +127,7 @@ pub(super) fn to_voted(response: v1::RequestVoteResponse) -> Result<VoteResponse
 /// What every chunk of a snapshot says of the whole.
 pub(super) fn from_meta(
     cluster_id: String,
+    process: u64,
     vote: Vote,
     meta: &SnapshotMeta<u64, BasicNode>,
 ) -> v1::InstallSnapshotRequest {
@@ -130,6 +139,7 @@ pub(super) fn from_meta(
         snapshot_id: meta.snapshot_id.clone(),
         last_log: meta.last_log_id.map(from_log_id),
         membership: membership.into(),
+        process,
         ..v1::InstallSnapshotRequest::default()
     }
 }

@@ -8,7 +8,7 @@ use countersign_control_plane::cluster::{Cluster, Member};
 use countersign_control_plane::state::{Actor, Event};
 
 use crate::support::{note, noted};
-use crate::town::{Town, eventually, propose_as};
+use crate::town::{Town, eventually, insist, propose_as};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_joins_waits_to_be_called_and_votes_once_it_has_caught_up() {
@@ -44,12 +44,12 @@ async fn a_node_that_never_answers_is_never_given_a_vote() {
     .await;
     // Twenty looks of the steward, and commits that need no other vote.
     for serial in 0..20 {
-        propose_as(town.node(founder), serial, "alone").await.unwrap();
+        insist(town.node(founder), serial, "alone").await;
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     let learner = Member { id: absent, voter: false, matched: None };
     assert!(town.node(founder).members().contains(&learner));
-    town.remove_by(founder, absent).await;
+    town.remove(absent).await;
     town.settled().await;
     town.shutdown().await;
 }
@@ -67,7 +67,7 @@ async fn leadership_is_handed_to_whom_it_is_meant_for() {
         assert_eq!(town.leader().await, to);
         assert_eq!(proposed.await.unwrap().unwrap(), Event::Noted, "it waited");
         // The old leader serves as any node does.
-        assert_eq!(propose_as(town.node(old), serial + 10, "after").await.unwrap(), Event::Noted);
+        assert_eq!(insist(town.node(old), serial + 10, "after").await, Event::Noted);
 
         let refused = town.node(old).transfer(None).await.unwrap_err().to_string();
         assert!(refused.contains(&format!("node {to:016x} leads")), "{refused}");
@@ -86,10 +86,10 @@ async fn a_transfer_to_one_who_cannot_be_reached_ends_and_the_leader_goes_on() {
     let old = town.leader().await;
     let gone = town.any_but(old).node_id();
     town.net.isolate(gone);
-    propose_as(town.node(old), 1, "one more entry").await.unwrap();
+    insist(town.node(old), 1, "one more entry").await;
     let refused = town.node(old).transfer(Some(gone)).await.unwrap_err().to_string();
     assert!(refused.contains("too far behind"), "{refused}");
-    assert_eq!(propose_as(town.node(old), 2, "goes on").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(old), 2, "goes on").await, Event::Noted);
     town.net.heal(gone);
     town.shutdown().await;
 }
@@ -105,7 +105,7 @@ async fn a_leader_that_is_removed_hands_over_and_its_id_is_burned() {
         (members.len() == 2 && !members.iter().any(|member| member.id == old)).then_some(())
     })
     .await;
-    assert_eq!(propose_as(town.any_but(old), 1, "without it").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.any_but(old), 1, "without it").await, Event::Noted);
     assert!(town.any_but(old).channel_to(old).is_none());
     // It may know that it is out or not: nobody listens to it any more.
     let late = town.node(old).clone();

@@ -7,7 +7,10 @@ use std::time::Duration;
 use countersign_control_plane::state::Event;
 
 use crate::support::noted;
-use crate::town::{Town, eventually, propose_as};
+use crate::town::{Town, eventually, insist, propose_as};
+
+/// What is seen of a node is written, and told to the others, a little later.
+const TOLD: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
@@ -18,12 +21,11 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
     copy(town.dir(back), earlier.path());
     town.start(back).await;
     for serial in 0..100 {
-        propose_as(town.node(back), serial, &format!("subject-{serial}")).await.unwrap();
+        insist(town.node(back), serial, &format!("subject-{serial}")).await;
     }
     town.agree(&town.ids()).await;
     let leader = town.leader().await;
-    // Marks are written a little later than they are seen.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(TOLD).await;
     town.stop(back).await;
 
     put_back(town.dir(back), earlier.path());
@@ -37,12 +39,12 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
     let reached = town.node(back).applied_index();
 
     // The other two are a majority, and need both: it does not count.
-    assert_eq!(propose_as(town.node(leader), 200, "two of three").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(leader), 200, "two of three").await, Event::Noted);
     let third = town.ids().into_iter().find(|id| *id != back && *id != leader).unwrap();
     town.net.isolate(third);
     assert!(propose_as(town.node(leader), 201, "one of three").await.is_err());
     town.net.heal(third);
-    assert_eq!(propose_as(town.node(leader), 201, "one of three").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(leader), 201, "one of three").await, Event::Noted);
 
     // It remembers, even when nobody is there to tell it.
     town.stop(back).await;
@@ -62,9 +64,20 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r_17_two_of_three_that_were_put_back_elect_nobody_until_an_operator_accepts_it() {
-    let mut town = Town::of(3).await;
+async fn r_17_two_followers_that_were_put_back_elect_nobody_until_an_operator_accepts_it() {
+    let town = Town::of(3).await;
     let sound = town.leader().await;
+    two_of_three_were_put_back(town, sound).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r_17_a_leader_and_a_follower_that_were_put_back_lead_nobody_either() {
+    let town = Town::of(3).await;
+    let sound = town.follower().await;
+    two_of_three_were_put_back(town, sound).await;
+}
+
+async fn two_of_three_were_put_back(mut town: Town, sound: u64) {
     let back: Vec<_> = town.ids().into_iter().filter(|id| *id != sound).collect();
     let earlier = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     for (id, earlier) in back.iter().zip(&earlier) {
@@ -73,9 +86,10 @@ async fn r_17_two_of_three_that_were_put_back_elect_nobody_until_an_operator_acc
         town.start(*id).await;
     }
     for serial in 0..50 {
-        propose_as(town.node(sound), serial, &format!("subject-{serial}")).await.unwrap();
+        insist(town.node(sound), serial, &format!("subject-{serial}")).await;
     }
     town.agree(&town.ids()).await;
+    tokio::time::sleep(TOLD).await;
     for id in town.ids() {
         town.stop(id).await;
     }
@@ -108,7 +122,7 @@ async fn r_17_two_of_three_that_were_put_back_elect_nobody_until_an_operator_acc
     for id in town.ids() {
         town.start_with(id, true).await;
     }
-    assert_eq!(propose_as(town.node(back[0]), 101, "accepted").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(back[0]), 101, "accepted").await, Event::Noted);
     town.agree(&town.ids()).await;
     // The node that was not put back brought everything along.
     assert_eq!(noted(town.node(back[0])).get("subject-49"), Some(&1));
@@ -124,9 +138,9 @@ async fn a_node_that_gets_its_own_disk_again_is_listened_to_again() {
     copy(town.dir(back), earlier.path());
     town.start(back).await;
     for serial in 0..20 {
-        propose_as(town.node(back), serial, &format!("subject-{serial}")).await.unwrap();
+        insist(town.node(back), serial, &format!("subject-{serial}")).await;
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(TOLD).await;
     town.stop(back).await;
     copy(town.dir(back), newest.path());
     put_back(town.dir(back), earlier.path());
@@ -136,7 +150,7 @@ async fn a_node_that_gets_its_own_disk_again_is_listened_to_again() {
 
     put_back(town.dir(back), newest.path());
     town.start(back).await;
-    assert_eq!(propose_as(town.node(back), 100, "well again").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(back), 100, "well again").await, Event::Noted);
     assert_eq!(town.node(back).rolled_back(), None);
     town.agree(&town.ids()).await;
     town.shutdown().await;

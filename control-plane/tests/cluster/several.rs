@@ -6,7 +6,7 @@ use countersign_control_plane::cluster::ProposeError;
 use countersign_control_plane::state::{Actor, Event};
 
 use crate::support::{note, noted};
-use crate::town::{Town, propose_as};
+use crate::town::{Town, insist, propose_as};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_commits_and_every_node_reads_what_any_committed() {
@@ -32,20 +32,20 @@ async fn any_node_commits_and_every_node_reads_what_any_committed() {
 async fn when_the_leader_dies_another_leads_and_what_was_proposed_twice_is_done_once() {
     let mut town = Town::of(3).await;
     let old = town.leader().await;
-    propose_as(town.any_but(old), 1, "before").await.unwrap();
+    insist(town.any_but(old), 1, "before").await;
     let term = town.any_but(old).term();
     town.stop(old).await;
 
     let other = town.any_but(old);
-    assert_eq!(propose_as(other, 1, "before").await.unwrap(), Event::Noted);
-    assert_eq!(propose_as(other, 2, "after").await.unwrap(), Event::Noted);
+    assert_eq!(insist(other, 1, "before").await, Event::Noted);
+    assert_eq!(insist(other, 2, "after").await, Event::Noted);
     let new = town.leader().await;
     assert_ne!(new, old);
     assert!(other.term() > term);
     assert_eq!(noted(other).get("before"), Some(&1), "done once");
 
     town.start(old).await;
-    assert_eq!(propose_as(town.node(old), 2, "after").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(old), 2, "after").await, Event::Noted);
     town.agree(&town.ids()).await;
     assert_eq!(noted(town.node(old)).get("after"), Some(&1));
     town.shutdown().await;
@@ -55,7 +55,7 @@ async fn when_the_leader_dies_another_leads_and_what_was_proposed_twice_is_done_
 async fn r_5_a_leader_without_a_majority_neither_commits_nor_reads() {
     let mut town = Town::of(3).await;
     let old = town.leader().await;
-    propose_as(town.node(old), 1, "before").await.unwrap();
+    insist(town.node(old), 1, "before").await;
     let others: Vec<_> = town.ids().into_iter().filter(|id| *id != old).collect();
     town.net.isolate(old);
 
@@ -66,7 +66,7 @@ async fn r_5_a_leader_without_a_majority_neither_commits_nor_reads() {
     assert!(began.elapsed() < Duration::from_secs(7), "a read is not waited for longer");
 
     // The others go on meanwhile.
-    assert_eq!(propose_as(town.node(others[0]), 3, "together").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(others[0]), 3, "together").await, Event::Noted);
     assert_eq!(noted(town.node(old)).get("together"), None);
     let alone = lonely.await.unwrap();
     assert!(matches!(alone, Err(ProposeError::Unavailable(_))), "{alone:?}");
@@ -76,7 +76,7 @@ async fn r_5_a_leader_without_a_majority_neither_commits_nor_reads() {
     }
 
     town.net.heal(old);
-    assert_eq!(propose_as(town.node(old), 2, "alone").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(old), 2, "alone").await, Event::Noted);
     town.agree(&town.ids()).await;
     let times = noted(town.node(others[0]));
     for subject in ["before", "alone", "together"] {
@@ -100,7 +100,7 @@ async fn a_node_without_a_majority_is_up_and_says_that_it_cannot_serve() {
     assert_eq!(town.node(ids[0]).peek(|state| state.nodes().count()), 3, "what it knew it knows");
 
     town.start(ids[1]).await;
-    assert_eq!(propose_as(town.node(ids[0]), 1, "two of three").await.unwrap(), Event::Noted);
+    assert_eq!(insist(town.node(ids[0]), 1, "two of three").await, Event::Noted);
     town.shutdown().await;
 }
 
@@ -113,8 +113,8 @@ async fn what_only_a_follower_knows_the_address_of_is_found_by_the_state() {
     assert!(town.node(leader).channel_to(follower).is_some());
     assert!(town.node(leader).channel_to(leader).is_none(), "nobody calls itself");
     assert!(town.node(leader).channel_to(1).is_none());
-    assert_eq!(town.node(leader).commit_index(), town.node(leader).applied_index());
-    let beyond = town.node(leader).applied_index() + 1;
+    assert!(town.node(leader).commit_index() >= town.node(leader).applied_index());
+    let beyond = town.node(leader).applied_index() + 1_000;
     let waited = town.node(leader).wait_applied(beyond, Duration::from_millis(50)).await;
     assert!(waited.is_err());
     town.shutdown().await;

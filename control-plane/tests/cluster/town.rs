@@ -31,13 +31,15 @@ pub(crate) use net::Net;
 use crate::support::{barrier, note};
 use crate::world;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster, and the network that its nodes see each other through.
 pub(crate) struct Town {
     pub(crate) net: Arc<Net>,
     houses: BTreeMap<u64, House>,
-    pub(crate) snapshot_every: u64,
+    snapshot_every: u64,
+    /// Serial of each node's signing key, the removed ones' too.
+    keys: Mutex<BTreeMap<u64, u8>>,
 }
 
 /// A node, up or down.
@@ -52,7 +54,6 @@ struct Up {
     stop: CancellationToken,
 }
 
-#[allow(dead_code)]
 impl Town {
     /// One node that has begun the cluster `cluster-1`.
     pub(crate) async fn founded() -> Self {
@@ -65,7 +66,12 @@ impl Town {
             let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
             let _ = log.with_env_filter(filter).try_init();
         }
-        let mut town = Self { net: Arc::default(), houses: BTreeMap::new(), snapshot_every };
+        let mut town = Self {
+            net: Arc::default(),
+            houses: BTreeMap::new(),
+            snapshot_every,
+            keys: Mutex::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -75,7 +81,8 @@ impl Town {
         town.houses.insert(id, House { dir, address, up: Some(up) });
         let mut beginning = world::beginning().into_iter();
         let Some(Command::Genesis(genesis)) = beginning.next() else { panic!("no genesis") };
-        let first = Node { public_keys: vec![world::public_key(1)], ..node(id, "node-1", address) };
+        town.keys.lock().unwrap().insert(id, 1);
+        let first = node(id, "node-1", address, 1);
         let genesis = Genesis { node: first, ..began_by(*genesis, id) };
         cluster.propose(Actor::System, Command::Genesis(Box::new(genesis))).await.unwrap();
         town
@@ -107,25 +114,35 @@ impl Town {
         let address = listener.local_addr().unwrap();
         let id = rand::random();
         let token_sha256 = Sha256::digest(name).into();
+        let serial = {
+            let mut keys = self.keys.lock().unwrap();
+            let serial = keys.len() as u8 + 1;
+            keys.insert(id, serial);
+            serial
+        };
         let any = self.any();
-        for command in [
-            Command::InviteNode { name: name.into(), token_sha256 },
-            Command::JoinNode { token_sha256, node: node(id, name, address) },
-        ] {
-            any.propose(Actor::System, command).await.unwrap();
-        }
+        command(any, Command::InviteNode { name: name.into(), token_sha256 }).await;
+        command(any, Command::JoinNode { token_sha256, node: node(id, name, address, serial) })
+            .await;
         (id, address)
     }
 
+    /// Removes a node, by another one's hand, once edges count the others' signatures.
     pub(crate) async fn remove(&self, id: u64) {
-        let remove = Command::RemoveNode { id, reason: "test".into() };
-        self.any_but(id).propose(Actor::System, remove).await.unwrap();
-    }
-
-    /// As [`remove`](Self::remove), asked of a certain node.
-    pub(crate) async fn remove_by(&self, by: u64, id: u64) {
-        let remove = Command::RemoveNode { id, reason: "test".into() };
-        self.node(by).propose(Actor::System, remove).await.unwrap();
+        let by = self.any_but(id);
+        let (epoch, threshold, staying) = by.peek(|state| {
+            let staying = state.nodes().filter(|node| !node.removed && node.id != id);
+            let trust = state.trust().unwrap();
+            (trust.epoch, trust.threshold, staying.map(|node| node.id).collect::<Vec<_>>())
+        });
+        let keys: Vec<_> = {
+            let keys = self.keys.lock().unwrap();
+            staying.iter().map(|id| (*id, keys[id])).collect()
+        };
+        let threshold = threshold.max((keys.len() as u32).div_ceil(2));
+        let trust = world::signed_trust(&world::trust(epoch + 1, threshold, &keys));
+        command(by, Command::SetTrust(trust)).await;
+        command(by, Command::RemoveNode { id, reason: "test".into() }).await;
     }
 
     /// Whether a node is down; its house is no more then.
@@ -322,12 +339,33 @@ pub(crate) async fn propose_as(
     node.propose_as(id, Actor::System, note(subject)).await.map(|committed| (*committed).clone())
 }
 
-fn node(id: u64, name: &str, address: SocketAddr) -> Node {
+/// As [`propose_as`], until the outcome is known: on a busy machine a leader may be missed for longer than a proposal
+/// waits.
+pub(crate) async fn insist(node: &Cluster, client: u64, subject: &str) -> Event {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match propose_as(node, client, subject).await {
+            Ok(event) => return event,
+            Err(error) => assert!(Instant::now() < until, "{subject}: {error}"),
+        }
+    }
+}
+
+/// A command that can be given again.
+async fn command(node: &Cluster, command: Command) {
+    let id = CommandId { client: rand::random(), serial: 0 };
+    let until = Instant::now() + PATIENCE;
+    while let Err(error) = node.propose_as(id, Actor::System, command.clone()).await {
+        assert!(Instant::now() < until, "{error}");
+    }
+}
+
+fn node(id: u64, name: &str, address: SocketAddr, serial: u8) -> Node {
     Node {
         id,
         name: name.into(),
         addresses: Addresses { cluster: address.to_string(), ..Addresses::default() },
-        public_keys: vec![Sha256::digest(id.to_be_bytes()).into()],
+        public_keys: vec![world::public_key(serial)],
         removed: false,
         joined_at: 0,
     }
