@@ -75,6 +75,7 @@ fn c_4_raft_listens_to_members_that_speak_for_themselves_and_to_nobody_else() {
             node_id: number(&candidate.id),
             index: 1 << 40,
         }),
+        process: 0,
     };
 
     // Who is no node.
@@ -110,6 +111,7 @@ fn c_4_raft_listens_to_members_that_speak_for_themselves_and_to_nobody_else() {
         previous: None,
         entries: Vec::new(),
         leader_commit: None,
+        process: 0,
     };
     let appended = world.block_on(second.append_entries(append));
     assert_eq!(appended.unwrap_err().code(), Code::PermissionDenied);
