@@ -179,7 +179,11 @@ async fn c_4_certificates_that_are_not_this_nodes_or_not_a_nodes_come_to_nothing
     // In the handshake: an unrelated CA, although the names are a member's.
     let forged = other_ca.identity(&node_uri(two), &node_dns(two), &ca);
     let refused = call(&forged, one, &first).await;
-    assert!(matches!(refused, Err(Code::Unavailable | Code::Unknown)), "{refused:?}");
+    // A connection that breaks while a call is under way shows as any of these, and never as an answer.
+    assert!(
+        matches!(refused, Err(Code::Unavailable | Code::Unknown | Code::Cancelled)),
+        "{refused:?}"
+    );
     // After it: an edge, a node of another cluster, a node that nobody knows.
     let edge = ca.identity(&edge, "east.edge.countersign", &ca);
     assert_eq!(call(&edge, one, &first).await, Err(Code::PermissionDenied));

@@ -10,9 +10,13 @@ use crate::world::{Setup, World, bearer, no};
 const MINUTE: Duration = Duration::from_secs(60);
 const REMAINING: &str = "countersign_lease_remaining_seconds";
 
+const AGENTS: usize = 8;
+
 /// What agents saw who never stop asking.
 #[derive(Default)]
 struct Load {
+    /// Of each agent, how many of its requests were answered.
+    answered: [AtomicU64; AGENTS],
     served: AtomicU64,
     refused: AtomicU64,
     slowest_refusal_ms: AtomicU64,
@@ -20,7 +24,7 @@ struct Load {
 }
 
 impl Load {
-    async fn ask(self: Arc<Self>, agent: Agent) {
+    async fn ask(self: Arc<Self>, number: usize, agent: Agent) {
         let mut tunnel = agent.tunnel("api.test").await;
         while !self.over.load(SeqCst) {
             let began = Instant::now();
@@ -34,28 +38,29 @@ impl Load {
                 }
                 status => panic!("{status}"),
             }
+            self.answered[number].fetch_add(1, SeqCst);
         }
     }
 
-    /// Returns once so many more were answered that each agent has begun and ended one since.
-    async fn goes_on(&self, agents: u64) {
-        let answered = || self.served.load(SeqCst) + self.refused.load(SeqCst);
-        let enough = answered() + 2 * agents;
-        while answered() < enough {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    /// Returns once each agent has begun and ended a request since: the second answer from now on is of such a one.
+    async fn goes_on(&self) {
+        for answered in &self.answered {
+            let enough = answered.load(SeqCst) + 2;
+            while answered.load(SeqCst) < enough {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i_12_leases_carry_an_outage_under_load_and_end_with_their_time() {
-    const AGENTS: u64 = 8;
     let world = Setup::cluster(3, 2).start().await;
     world.borrow().await;
     let load: Arc<Load> = Arc::default();
     let mut agents = tokio::task::JoinSet::new();
-    for _ in 0..AGENTS {
-        agents.spawn(Arc::clone(&load).ask(world.agent.clone()));
+    for number in 0..AGENTS {
+        agents.spawn(Arc::clone(&load).ask(number, world.agent.clone()));
     }
     // A third of its time is over, and somebody uses it: it is renewed. From then on nobody answers.
     world.hands.advance(5 * MINUTE);
@@ -64,16 +69,16 @@ async fn i_12_leases_carry_an_outage_under_load_and_end_with_their_time() {
     world.control.kill_all();
     world.detached().await;
     for _ in 0..14 {
-        load.goes_on(AGENTS).await;
+        load.goes_on().await;
         world.hands.advance(MINUTE);
     }
-    load.goes_on(AGENTS).await;
+    load.goes_on().await;
     assert_eq!(load.refused.load(SeqCst), 0, "of {}", load.served.load(SeqCst));
     world.hands.advance(MINUTE);
     // What had its key before this is through when each has asked again.
-    load.goes_on(AGENTS).await;
+    load.goes_on().await;
     let served = load.served.load(SeqCst);
-    load.goes_on(AGENTS).await;
+    load.goes_on().await;
     load.over.store(true, SeqCst);
     while let Some(ended) = agents.join_next().await {
         ended.expect("no panic");
