@@ -9,6 +9,7 @@
 
 pub mod cluster_world;
 pub mod history;
+pub mod hosts;
 pub mod invariants;
 pub mod origin;
 pub mod peers;
