@@ -1,8 +1,8 @@
 //! A whole cluster of real processes: nodes, edges, an upstream, people and agents, with a network between them that a
 //! test can spoil.
 //!
-//! Nodes find each other, and edges find nodes, through doors of a [`Network`]. People call the nodes' APIs directly:
-//! what a person can reach is not what these tests are about.
+//! Nodes find each other, and edges find nodes, through doors of a [`Network`], or directly where a test asks for
+//! [`Hosts`]. People call the nodes' APIs directly: what a person can reach is not what these tests are about.
 
 mod edge;
 mod evidence;
@@ -14,6 +14,7 @@ mod report;
 mod robot;
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use report::{Faults, conclude, is_long};
 pub use robot::{Errand, Reply, Robot, Way};
 
 use crate::history::Journal;
+use crate::hosts::Hosts;
 use crate::origin::Origin;
 use crate::toxic::Network;
 
@@ -96,6 +98,8 @@ pub struct Plan {
     /// Remember every byte between the parties.
     pub tapped: bool,
     pub seal: Seal,
+    /// Nodes and edges on hosts of their own, between which the kernel drops packets; the network has no part in it.
+    pub hosts: bool,
     /// For every node.
     pub node_environment: Vec<(String, String)>,
 }
@@ -109,6 +113,7 @@ impl Default for Plan {
             timing: Timing::default(),
             tapped: false,
             seal: Seal::KeyFile,
+            hosts: false,
             node_environment: Vec::new(),
         }
     }
@@ -117,6 +122,8 @@ impl Default for Plan {
 pub struct ClusterWorld {
     pub nodes: Vec<Node>,
     pub edges: Vec<Edge>,
+    /// Dropped after the processes that run there.
+    hosts: Option<Hosts>,
     pub network: Arc<Network>,
     pub origin: Origin,
     pub journal: Journal,
@@ -144,11 +151,14 @@ impl ClusterWorld {
             .unwrap();
         let network = Arc::new(if plan.tapped { Network::tapped() } else { Network::new() });
         let dir = tempfile::tempdir().unwrap();
+        let hosts = plan.hosts.then(Hosts::new);
+        let outside = hosts.as_ref().map_or(Ipv4Addr::LOCALHOST, Hosts::outside);
         let mut world = Self {
             nodes: Vec::new(),
             edges: Vec::new(),
+            hosts,
             network,
-            origin: load::upstream(),
+            origin: load::upstream(outside),
             journal: Journal::default(),
             admin: Person { name: "admin".into(), token: String::new() },
             people: Vec::new(),
@@ -219,7 +229,8 @@ impl ClusterWorld {
     fn new_node(&self) -> Node {
         let number = self.named.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("n{number}");
-        let mut node = Node::new(&name, self.root(), &self.network);
+        let host = self.hosts.as_ref().map(|hosts| hosts.add(&name));
+        let mut node = Node::new(&name, self.root(), &self.network, host.as_ref());
         for (variable, value) in &self.plan.node_environment {
             node.process.variable(variable, value);
         }
@@ -373,6 +384,19 @@ impl ClusterWorld {
             });
         }
         robot
+    }
+
+    /// Of a world that was planned with them.
+    pub fn hosts(&self) -> &Hosts {
+        self.hosts.as_ref().expect("a world with hosts")
+    }
+
+    /// Whatever lies between the parties is whole again.
+    pub fn heal(&self) {
+        self.network.heal();
+        if let Some(hosts) = &self.hosts {
+            hosts.heal();
+        }
     }
 
     pub fn root(&self) -> &Path {

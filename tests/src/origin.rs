@@ -1,6 +1,6 @@
 //! An upstream that records what arrives: TLS with a CA of its own, HTTP/1.1 and HTTP/2.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -113,13 +113,22 @@ impl Origin {
         names: &[&str],
         handler: impl Fn(&Seen) -> Response<Full<Bytes>> + Send + Sync + 'static,
     ) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, names, handler)
+    }
+
+    /// Listens on this address of the machine.
+    pub fn at(
+        address: Ipv4Addr,
+        names: &[&str],
+        handler: impl Fn(&Seen) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
         let (ca_pem, config) = tls(names);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind((address, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let handler: Arc<Handler> = Arc::new(handler);

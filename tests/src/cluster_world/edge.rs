@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::ClusterWorld;
-use super::process::{Process, free_address};
+use super::process::{Process, free_address_of};
 use super::robot::Way;
 
 pub struct Edge {
@@ -13,7 +13,8 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Enrolls it by the CLI and says where the nodes are: behind doors that are this edge's own.
+    /// Enrolls it by the CLI and says where the nodes are: behind doors that are this edge's own, save on a host of its
+    /// own.
     pub fn enroll(world: &ClusterWorld, name: &str) -> Self {
         let dir = world.root().join(name);
         std::fs::create_dir_all(&dir).unwrap();
@@ -21,11 +22,19 @@ impl Edge {
         std::fs::write(dir.join("upstream.pem"), world.origin.ca_pem()).unwrap();
         let mut process = Process::new(name, "countersign-edge-gateway", &dir);
         process.argument("edge.toml");
-        let (listen, metrics) = (free_address(), free_address());
+        let host = world.hosts.as_ref().map(|hosts| hosts.add(name));
+        if let Some(host) = &host {
+            process.place(host);
+        }
+        let (listen, metrics) = (free_address_of(host.as_ref()), free_address_of(host.as_ref()));
         let doors: Vec<String> = world
             .nodes
             .iter()
-            .map(|node| world.network.door_of(name, node.name(), node.gateway_itself()).to_string())
+            .map(|node| match host {
+                Some(_) => node.gateway_itself(),
+                None => world.network.door_of(name, node.name(), node.gateway_itself()),
+            })
+            .map(|address| address.to_string())
             .collect();
         let upstream = format!("{}:443:{}", super::HOST, world.origin.address());
         for (variable, value) in [

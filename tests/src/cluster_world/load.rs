@@ -1,6 +1,7 @@
 //! A mixed load: agents that read and change things, and people who answer them, both as impatient as real ones.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -96,8 +97,8 @@ impl Shared {
 }
 
 /// Answers whoever brings a real key, records all; what is called `/drop/…` is recorded and hung up on.
-pub(super) fn upstream() -> Origin {
-    Origin::with(&[HOST], |seen| {
+pub(super) fn upstream(address: Ipv4Addr) -> Origin {
+    Origin::at(address, &[HOST], |seen| {
         if seen.target.contains("/drop/") {
             return Response::builder().header(HANG_UP, "1").body(Full::default()).unwrap();
         }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::process::{Process, free_address};
+use super::process::{Process, free_address_of};
+use crate::hosts::Host;
 use crate::toxic::Network;
 
 /// How soon nodes of these worlds notice that one is gone: later than by default, because many processes share few
@@ -24,7 +25,7 @@ pub struct Node {
     pub process: Process,
     pub api: SocketAddr,
     pub web: SocketAddr,
-    /// Where others find it: a door of the network.
+    /// Where others find it: a door of the network, or itself where it has a host of its own.
     pub gateway: SocketAddr,
     cluster: SocketAddr,
     listens: Listens,
@@ -37,20 +38,25 @@ struct Listens {
 }
 
 impl Node {
-    /// A directory of its own below `root`, and doors in front of its listeners for nodes and for edges.
-    pub fn new(name: &str, root: &Path, network: &Network) -> Self {
+    /// A directory of its own below `root`, and doors in front of its listeners for nodes and for edges. On a host of
+    /// its own it has no doors.
+    pub fn new(name: &str, root: &Path, network: &Network, host: Option<&Host>) -> Self {
         let dir = root.join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let listens = Listens { gateway: free_address(), cluster: free_address() };
+        let listens = Listens { gateway: free_address_of(host), cluster: free_address_of(host) };
+        let found = |listens| host.map_or_else(|| network.door(name, listens), |_| listens);
         let mut process = Process::new(name, "countersign-control-plane", &dir);
         process.argument("--config");
         process.argument("node.toml");
+        if let Some(host) = host {
+            process.place(host);
+        }
         Self {
             process,
-            api: free_address(),
-            web: free_address(),
-            gateway: network.door(name, listens.gateway),
-            cluster: network.door(name, listens.cluster),
+            api: free_address_of(host),
+            web: free_address_of(host),
+            gateway: found(listens.gateway),
+            cluster: found(listens.cluster),
             listens,
         }
     }

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::hosts::Host;
+
 /// A program, its directory, and where it listens. It is killed when this is dropped.
 pub struct Process {
     name: String,
@@ -16,6 +18,8 @@ pub struct Process {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     dir: PathBuf,
+    /// None: where the test itself runs.
+    host: Option<Host>,
     running: Mutex<Option<Child>>,
 }
 
@@ -29,6 +33,7 @@ impl Process {
             // One thread each: on a small machine more of them only take turns.
             environment: vec![("TOKIO_WORKER_THREADS".into(), "1".into())],
             dir: dir.to_owned(),
+            host: None,
             running: Mutex::new(None),
         }
     }
@@ -43,6 +48,11 @@ impl Process {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// It is started on this host from now on.
+    pub fn place(&mut self, host: &Host) {
+        self.host = Some(host.clone());
+    }
+
     /// Starts it and gives its process id.
     pub fn start(&mut self) -> u32 {
         self.start_with(&[])
@@ -52,7 +62,9 @@ impl Process {
     pub fn start_with(&mut self, more: &[&str]) -> u32 {
         assert!(!self.is_running(), "{} is running already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(&self.program)
+        let command = self.host.as_ref().map(|host| host.command(&self.program));
+        let child = command
+            .unwrap_or_else(|| Command::new(&self.program))
             .current_dir(&self.dir)
             .args(&self.arguments)
             .args(more)
@@ -173,6 +185,15 @@ pub fn program_path(name: &str) -> PathBuf {
     };
     assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
     path
+}
+
+/// An address that nobody listens on: of this host, else on loopback.
+pub(super) fn free_address_of(host: Option<&Host>) -> SocketAddr {
+    let mut address = free_address();
+    if let Some(host) = host {
+        address.set_ip(host.address.into());
+    }
+    address
 }
 
 /// An address on loopback that nobody listens on, below the ports that the system gives to whoever dials, so that

@@ -21,7 +21,7 @@ pub(super) fn settle(
     scenario: &str,
     faults: Faults,
 ) -> (ClusterWorld, Load) {
-    world.network.heal();
+    world.heal();
     world.start_all();
     let healed = Instant::now();
     let services = world.serve_again(&world.robot("after"), healed);
