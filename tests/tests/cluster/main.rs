@@ -8,6 +8,7 @@
 mod clocks;
 mod crashes;
 mod disks;
+mod hosts;
 mod membership;
 mod partitions;
 mod promises;

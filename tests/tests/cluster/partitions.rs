@@ -15,18 +15,27 @@ use super::{SEED, my_turn};
 #[test]
 fn r_5_a_leader_and_an_edge_cut_off_from_the_majority_release_nothing() {
     let _turn = my_turn();
-    let world = ClusterWorld::start();
+    nothing_leaves_a_minority(ClusterWorld::start(), "R-5", |world, leader| {
+        for other in world.others(leader) {
+            let other = world.nodes[other].name();
+            world.network.part(world.nodes[leader].name(), other);
+            world.network.part("e1", other);
+        }
+    });
+}
+
+/// `cut_off` is told the place of the leader, and parts it and the first edge from all other nodes.
+pub(super) fn nothing_leaves_a_minority(
+    world: ClusterWorld,
+    scenario: &str,
+    cut_off: impl Fn(&ClusterWorld, usize),
+) {
     let robot = world.robot("cut-off");
     let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
     let mut faults = Faults::default();
     for _ in 0..if is_long() { 4 } else { 1 } {
         let leader = world.leader();
-        let name = world.nodes[leader].name().to_owned();
-        for other in world.others(leader) {
-            let other = world.nodes[other].name();
-            world.network.part(&name, other);
-            world.network.part("e1", other);
-        }
+        cut_off(&world, leader);
         faults.injected();
         let start = Instant::now();
         // With the minority: asked and approved there, and yet nothing leaves.
@@ -57,24 +66,33 @@ fn r_5_a_leader_and_an_edge_cut_off_from_the_majority_release_nothing() {
             "nothing left the minority"
         );
         assert!(start.elapsed() < Duration::from_secs(40));
-        world.network.heal();
+        world.heal();
         world.serving(leader);
     }
-    settle(world, load, "R-5", faults);
+    settle(world, load, scenario, faults);
 }
 
 #[test]
 fn r_6_a_leader_that_is_heard_and_does_not_hear_acknowledges_nothing() {
     let _turn = my_turn();
-    let world = ClusterWorld::start();
+    nothing_is_acknowledged_by_the_deaf(ClusterWorld::start(), "R-6", |world, leader| {
+        for other in world.others(leader) {
+            world.network.cut(world.nodes[other].name(), world.nodes[leader].name());
+        }
+    });
+}
+
+/// `deafen` is told the place of the leader, which hears no other node from then on.
+pub(super) fn nothing_is_acknowledged_by_the_deaf(
+    world: ClusterWorld,
+    scenario: &str,
+    deafen: impl Fn(&ClusterWorld, usize),
+) {
     let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
     let mut faults = Faults::default();
     for _ in 0..if is_long() { 4 } else { 1 } {
         let leader = world.leader();
-        let name = world.nodes[leader].name().to_owned();
-        for other in world.others(leader) {
-            world.network.cut(world.nodes[other].name(), &name);
-        }
+        deafen(&world, leader);
         faults.injected();
         // Whatever is under way when it falls deaf may still be known to be committed; after that nothing is.
         std::thread::park_timeout(Duration::from_millis(500));
@@ -91,9 +109,9 @@ fn r_6_a_leader_that_is_heard_and_does_not_hear_acknowledges_nothing() {
             assert_ne!(told, Some(Told::Accepted), "a deaf leader acknowledged a vote");
         }
         std::thread::park_timeout(Duration::from_secs(4));
-        world.network.heal();
+        world.heal();
     }
-    settle(world, load, "R-6", faults);
+    settle(world, load, scenario, faults);
 }
 
 #[test]
