@@ -17,8 +17,8 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use countersign_proto::v1;
@@ -31,7 +31,7 @@ pub use node::{Node, Timing};
 pub use people::{Desk, Person, card, seen, tap};
 pub use process::{Process, free_address, program_path};
 pub use report::{Faults, conclude, is_long};
-pub use robot::{Errand, Reply, Robot, Way};
+pub use robot::{Asked, Errand, Reply, Robot, Way};
 
 use crate::history::Journal;
 use crate::hosts::Hosts;
@@ -129,6 +129,9 @@ pub struct ClusterWorld {
     pub journal: Journal,
     pub admin: Person,
     pub people: Vec<Person>,
+    /// Every agent that there ever was.
+    robots: Mutex<Vec<Robot>>,
+    began: Instant,
     api_ca: String,
     /// Nodes that there ever were.
     named: AtomicUsize,
@@ -162,6 +165,8 @@ impl ClusterWorld {
             journal: Journal::default(),
             admin: Person { name: "admin".into(), token: String::new() },
             people: Vec::new(),
+            robots: Mutex::default(),
+            began: Instant::now(),
             api_ca: String::new(),
             named: AtomicUsize::new(0),
             plan,
@@ -370,12 +375,8 @@ impl ClusterWorld {
         let token = made.unwrap().into_inner().token;
         let fake =
             |name: &str| std::fs::read_to_string(self.root().join(format!("{name}.fake"))).unwrap();
-        let robot = Robot {
-            name: name.into(),
-            token,
-            fake_keys: (fake("reader"), fake("writer")),
-            heard: Arc::default(),
-        };
+        let robot = Robot::new(name, token, (fake("reader"), fake("writer")));
+        self.robots.lock().unwrap().push(robot.clone());
         // An edge at another node hears of it a moment later.
         for edge in self.edges.iter().filter(|edge| edge.process.is_running()) {
             self.eventually(&format!("{} knows {name}", edge.name()), || {

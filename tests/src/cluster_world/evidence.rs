@@ -8,7 +8,7 @@ use http::Method;
 
 use super::load::Load;
 use super::people::card;
-use super::robot::{Errand, Robot};
+use super::robot::{Asked, Errand, Robot};
 use super::{ClusterWorld, HOST, READ_KEY, WRITE_KEY, http_get, tap};
 use crate::history::{Op, Operation, Told};
 use crate::invariants::{Arrival, Evidence, Node, Service};
@@ -87,7 +87,7 @@ impl ClusterWorld {
             })
             .collect();
         let mut operations = self.journal.operations();
-        operations.extend(claims(&arrivals, &nodes, loads));
+        operations.extend(claims(&arrivals, &nodes, &self.asked(), self.began));
         let histories = operations
             .iter()
             .map(|o| o.approval.as_str())
@@ -106,6 +106,18 @@ impl ClusterWorld {
             healed_for: healed.elapsed(),
         };
         Gathered { evidence, histories }
+    }
+
+    /// When any agent first asked for what.
+    fn asked(&self) -> Asked {
+        let mut all = Asked::new();
+        for robot in self.robots.lock().unwrap().iter() {
+            for (what, at) in robot.asked.lock().unwrap().iter() {
+                let first = all.entry(what.clone()).or_insert(*at);
+                *first = (*first).min(*at);
+            }
+        }
+        all
     }
 
     fn read_alike(&self, running: &[usize]) -> Vec<Node> {
@@ -160,19 +172,15 @@ impl ClusterWorld {
 }
 
 /// The releases that the upstream saw, as operations: the n-th arrival of some bytes belongs to the n-th claim of an
-/// approval that shows them.
-fn claims(arrivals: &[Arrival], nodes: &[Node], loads: &[&Load]) -> Vec<Operation> {
+/// approval that shows them. Such a release was committed at any time from the agent's first request on; where nobody
+/// knows of one, from the run's beginning on.
+fn claims(arrivals: &[Arrival], nodes: &[Node], asked: &Asked, began: Instant) -> Vec<Operation> {
     let Some(node) = nodes.first() else { return Vec::new() };
     let place: BTreeMap<&str, u64> = node
         .audit
         .iter()
         .filter(|record| record.action == "request.claim")
         .filter_map(|record| Some((record.detail("approval")?, record.index)))
-        .collect();
-    let asked: BTreeMap<String, Instant> = loads
-        .iter()
-        .flat_map(|load| load.went())
-        .map(|(target, went)| (target, went.first_asked))
         .collect();
     let mut groups: BTreeMap<(&str, &str, &str), Vec<&Arrival>> = BTreeMap::new();
     for arrival in arrivals.iter().filter(|arrival| arrival.keyed && arrival.risky) {
@@ -182,6 +190,7 @@ fn claims(arrivals: &[Arrival], nodes: &[Node], loads: &[&Load]) -> Vec<Operatio
     let mut operations = Vec::new();
     for ((method, target, body), mut arrived) in groups {
         arrived.sort_by_key(|arrival| arrival.at);
+        let first = asked.get(&(method.to_owned(), target.to_owned())).copied().unwrap_or(began);
         let same = node.cards.iter().filter(|card| {
             (&*card.method, &*card.target, &*card.body_sha256) == (method, target, body)
         });
@@ -194,10 +203,78 @@ fn claims(arrivals: &[Arrival], nodes: &[Node], loads: &[&Load]) -> Vec<Operatio
                 approval: card.id.clone(),
                 op: Op::Claim(format!("arrival {number}")),
                 at: "edge".into(),
-                invoked: asked.get(target).copied().unwrap_or(arrival.at),
+                invoked: first,
                 returned: Some((arrival.at, Told::Accepted)),
             });
         }
     }
     operations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Seen, check};
+    use crate::invariants::{Card, Record};
+
+    /// One release of `/late`, which arrived at 59 ms.
+    fn released(asked: &Asked, began: Instant, at: impl Fn(u64) -> Instant) -> Vec<Operation> {
+        let arrival = Arrival {
+            at: at(59),
+            method: "DELETE".into(),
+            target: "/late".into(),
+            body_sha256: "00".into(),
+            keyed: true,
+            risky: true,
+        };
+        let card = Card {
+            id: "a".into(),
+            state: Seen::Released,
+            method: "DELETE".into(),
+            target: "/late".into(),
+            body_sha256: "00".into(),
+            intent_digest: String::new(),
+            expires_at: 900_000,
+            open_ended: false,
+        };
+        let claim = Record {
+            index: 1,
+            at: 20,
+            actor: "system".into(),
+            action: "request.claim".into(),
+            subject: "r".into(),
+            details: vec![("approval".into(), "a".into())],
+            previous: String::new(),
+            hash: String::new(),
+        };
+        let node = Node { name: "n1".into(), cards: vec![card], audit: vec![claim] };
+        claims(&[arrival], &[node], asked, began)
+    }
+
+    #[test]
+    fn a_release_is_as_early_as_the_first_request_and_may_refuse_whoever_taps_before_it_arrives() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let tapped = |op, from, to, told| Operation {
+            approval: "a".into(),
+            op,
+            at: "n1".into(),
+            invoked: at(from),
+            returned: Some((at(to), told)),
+        };
+        let taps = [
+            tapped(Op::Approve("ana".into()), 10, 18, Told::Accepted),
+            tapped(Op::Approve("bo".into()), 27, 57, Told::Refused),
+            tapped(Op::Deny("ana".into()), 27, 54, Told::Refused),
+            tapped(Op::Read, 57, 84, Told::State(Seen::Released)),
+        ];
+        let asked = |ms| Asked::from([(("DELETE".to_owned(), "/late".to_owned()), at(ms))]);
+        for asked in [asked(5), Asked::new()] {
+            let operations = [&taps[..], &released(&asked, began, at)].concat();
+            assert_eq!(check(&operations, 1), Ok(1));
+        }
+        // Asked for only when both had been refused, it is not what refused them.
+        let operations = [&taps[..], &released(&asked(58), began, at)].concat();
+        check(&operations, 1).unwrap_err();
+    }
 }

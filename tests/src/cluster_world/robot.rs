@@ -1,5 +1,6 @@
 //! An agent: sends requests through an edge, one connection each, and remembers every byte that it was answered with.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,7 +27,11 @@ pub struct Robot {
     pub fake_keys: (String, String),
     /// All that it was ever answered, over all its requests.
     pub heard: Arc<Mutex<Vec<u8>>>,
+    /// When it first asked for what: method and target.
+    pub asked: Arc<Mutex<Asked>>,
 }
+
+pub type Asked = BTreeMap<(String, String), Instant>;
 
 /// Through which edge.
 #[derive(Clone)]
@@ -93,12 +98,19 @@ impl Errand {
 }
 
 impl Robot {
+    pub fn new(name: &str, token: String, fake_keys: (String, String)) -> Self {
+        let name = name.to_owned();
+        Self { name, token, fake_keys, heard: Arc::default(), asked: Arc::default() }
+    }
+
     /// Sends it once, and waits for the answer as long as it takes.
     ///
     /// # Errors
     /// The connection broke.
     pub async fn send(&self, way: &Way, errand: &Errand) -> Result<Reply, std::io::Error> {
         let asked = Instant::now();
+        let what = (errand.method.to_string(), errand.target.clone());
+        self.asked.lock().unwrap().entry(what).or_insert(asked);
         let stream = self.tunnel(way, &errand.host).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
