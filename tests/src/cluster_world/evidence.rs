@@ -149,9 +149,16 @@ impl ClusterWorld {
         }
     }
 
-    /// Every place where bytes end up: disks, logs, metrics, and what a wiretap has.
+    /// Every place where bytes end up: disks, logs, metrics, agents, and what a wiretap has.
     pub fn sinks(&self) -> Vec<(String, Vec<u8>)> {
         let mut sinks = Vec::new();
+        if self.plan.tapped {
+            sinks.push(("the wire".into(), self.network.captured()));
+        }
+        for robot in self.robots.lock().unwrap().iter() {
+            let heard = robot.heard.lock().unwrap().clone();
+            sinks.push((format!("what {} heard", robot.name), heard));
+        }
         for node in &self.nodes {
             sinks.push((format!("the log of {}", node.name()), node.process.log().into_bytes()));
             for (path, bytes) in node.files() {

@@ -175,6 +175,7 @@ impl Robot {
         while !answer.ends_with(b"\r\n\r\n") {
             answer.push(stream.read_u8().await?);
         }
+        self.heard.lock().unwrap().extend(&answer);
         if !answer.starts_with(b"HTTP/1.1 200") {
             let said = String::from_utf8_lossy(&answer).into_owned();
             return Err(std::io::Error::other(format!("no tunnel: {said}")));
