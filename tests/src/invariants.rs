@@ -11,6 +11,7 @@ mod service;
 
 pub use canary::{forms, holds};
 pub use record::{Record, parse_export};
+pub use service::SETTLED_WITHIN;
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@ use super::people::card;
 use super::robot::{Asked, Errand, Robot};
 use super::{ClusterWorld, HOST, READ_KEY, WRITE_KEY, http_get, tap};
 use crate::history::{Op, Operation, Told};
-use crate::invariants::{Arrival, Evidence, Node, Service};
+use crate::invariants::{Arrival, Evidence, Node, SETTLED_WITHIN, Service};
 
 /// Evidence, and how much of it there is.
 pub struct Gathered {
@@ -68,11 +68,16 @@ impl ClusterWorld {
         }
     }
 
-    /// Waits until every running node has the same records, and takes down everything that can be seen.
+    /// Waits until every running node has the same records and every release has an end, or has had the time for one,
+    /// and takes down everything that can be seen.
     pub fn gather(&self, loads: &[&Load], services: Vec<Service>, healed: Instant) -> Gathered {
         let running: Vec<usize> =
             (0..self.nodes.len()).filter(|n| self.nodes[*n].process.is_running()).collect();
-        let nodes = self.read_alike(&running);
+        let mut nodes = self.read_alike(&running);
+        while open_ended(&nodes) && healed.elapsed() < SETTLED_WITHIN {
+            std::thread::park_timeout(Duration::from_millis(500));
+            nodes = self.read_alike(&running);
+        }
         let arrivals: Vec<Arrival> = self
             .origin
             .seen()
@@ -176,6 +181,10 @@ impl ClusterWorld {
         }
         sinks
     }
+}
+
+fn open_ended(nodes: &[Node]) -> bool {
+    nodes.iter().flat_map(|node| &node.cards).any(|card| card.open_ended)
 }
 
 /// The releases that the upstream saw, as operations: the n-th arrival of some bytes belongs to the n-th claim of an

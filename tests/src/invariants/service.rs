@@ -7,7 +7,7 @@ use super::{Evidence, Violation};
 /// From the end of the last fault to a completed approval.
 const SERVES_WITHIN: Duration = Duration::from_secs(10);
 /// From the end of the last fault to the last word about every approval.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+pub const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 pub(super) fn shut_out_is_out(evidence: &Evidence) -> Vec<Violation> {
     let answered = evidence.attempts.iter().filter(|attempt| attempt.answered);
@@ -36,15 +36,15 @@ pub(super) fn leases_outlive_an_outage(evidence: &Evidence) -> Vec<Violation> {
 }
 
 pub(super) fn no_orphans(evidence: &Evidence) -> Vec<Violation> {
-    if evidence.healed_for < SETTLED_WITHIN {
-        return Vec::new();
-    }
     let orphans = evidence.nodes.iter().flat_map(|node| {
         node.cards.iter().filter(|card| card.open_ended).map(move |card| (node, card))
     });
     orphans
         .map(|(node, card)| {
-            let what = format!("{} shows {} as released without an end", node.name, card.id);
+            let what = format!(
+                "{} shows {} as released without an end, {:?} after all was well",
+                node.name, card.id, evidence.healed_for
+            );
             Violation::new(13, what)
         })
         .collect()
