@@ -13,6 +13,7 @@ mod membership;
 mod partitions;
 mod promises;
 mod quiet;
+mod readme;
 mod relay;
 mod rollback;
 mod seals;
