@@ -1,5 +1,5 @@
-//! Single promises, each with the deed that would break it. One node is enough; each of these is also what must catch
-//! a fault that is planted for it.
+//! Single promises, each with the deed that would break it. One node is mostly enough; each of these is also what must
+//! catch a fault that is planted for it.
 
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,37 @@ fn a_2_one_approval_and_the_same_request_at_two_edges_is_carried_out_once() {
             assert_eq!(arrived(&world, &errand.target), 1);
         }
     });
+    conclude(&world, 1);
+}
+
+#[test]
+fn an_acknowledged_vote_is_there_for_whoever_looks_next() {
+    let _turn = my_turn();
+    let world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
+    let robot = world.robot("robot");
+    let leader = world.leader();
+    let far = world.others(leader)[0];
+    let ids = world.block_on(async {
+        let mut ids = Vec::new();
+        for number in 0..6 {
+            let errand = delete(&format!("/seen/{number}")).waiting(Duration::from_secs(1));
+            let held = send(&world, 0, &robot, &errand).await;
+            ids.push(held.approval().unwrap().to_owned());
+        }
+        ids
+    });
+    // What this node has acknowledged and not yet passed on is nowhere else for that long.
+    let (from, to) = (world.nodes[far].name(), world.nodes[leader].name());
+    world.network.change(from, to, |rules| rules.forth.latency = Duration::from_millis(200));
+    world.block_on(async {
+        let voter = world.desk(far).as_person(&world.people[0]);
+        let readers = world.others(far).into_iter().map(|node| world.desk(node));
+        for (id, reader) in ids.iter().zip(readers.collect::<Vec<_>>().iter().cycle()) {
+            assert_eq!(voter.tap(&world.journal, id, true).await, Some(Told::Accepted));
+            reader.look(&world.journal, id).await.unwrap();
+        }
+    });
+    world.network.resume();
     conclude(&world, 1);
 }
 
