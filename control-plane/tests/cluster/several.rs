@@ -28,6 +28,39 @@ async fn any_node_commits_and_every_node_reads_what_any_committed() {
     town.shutdown().await;
 }
 
+/// What is proposed, forwarded, replicated and sent in snapshots goes through the barrier first: somebody who reads what
+/// nodes say to each other, past TLS, learns nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s_disk_grep_nothing_that_was_proposed_passes_between_nodes_in_the_clear() {
+    let mut town = Town::founded_with(20).await;
+    for number in 2..=3 {
+        town.join(&format!("node-{number}")).await;
+    }
+    town.settled().await;
+    let leader = town.leader().await;
+    let away = town.follower().await;
+    town.stop(away).await;
+    let via_a_follower = town.nodes().map(|node| node.node_id()).find(|id| *id != leader).unwrap();
+    for serial in 0..60 {
+        let by = if serial % 2 == 0 { leader } else { via_a_follower };
+        insist(town.node(by), serial, &format!("canary-{serial}")).await;
+    }
+    // It gets a snapshot: what it lacks is not in the log any more.
+    town.start(away).await;
+    town.agree(&town.ids()).await;
+    assert_eq!(noted(town.node(away)).get("canary-59"), Some(&1));
+    let overheard = town.net.overheard();
+    town.shutdown().await;
+
+    assert!(overheard.len() > 50_000, "{} bytes", overheard.len());
+    let turned: Vec<u8> = b"canary-".iter().map(|byte| !byte).collect();
+    let has = |word: &[u8]| overheard.windows(word.len()).any(|window| window == word);
+    assert!(has(&turned), "the tap hears what was proposed, behind the barrier");
+    for word in [&b"canary-"[..], b"node-2", b"org-1"] {
+        assert!(!has(word), "{} is readable on the way", String::from_utf8_lossy(word));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_leader_dies_another_leads_and_what_was_proposed_twice_is_done_once() {
     let mut town = Town::of(3).await;

@@ -13,20 +13,21 @@ use countersign_control_plane::state::{Command, Millis};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// Authenticates and does not hide: enough to see what is changed on disk.
+/// Authenticates, and turns every bit: enough to see what is changed on a disk, and what went past it.
 pub(crate) struct TestBarrier(pub(crate) [u8; 16]);
 
 impl Barrier for TestBarrier {
     fn seal(&self, purpose: Purpose, plaintext: &[u8]) -> Vec<u8> {
         let mut sealed = self.tag(purpose, plaintext).to_vec();
-        sealed.extend(plaintext);
+        sealed.extend(plaintext.iter().map(|byte| !byte));
         sealed
     }
 
     fn open(&self, purpose: Purpose, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Tampered> {
-        let (tag, plaintext) = sealed.split_first_chunk::<32>().ok_or(Tampered)?;
-        if self.tag(purpose, plaintext) == *tag {
-            Ok(Zeroizing::new(plaintext.to_vec()))
+        let (tag, turned) = sealed.split_first_chunk::<32>().ok_or(Tampered)?;
+        let plaintext: Vec<u8> = turned.iter().map(|byte| !byte).collect();
+        if self.tag(purpose, &plaintext) == *tag {
+            Ok(Zeroizing::new(plaintext))
         } else {
             Err(Tampered)
         }

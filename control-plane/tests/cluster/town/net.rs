@@ -25,6 +25,8 @@ pub(crate) struct Net {
     connections: Mutex<Vec<(u64, u64, CancellationToken)>>,
     /// Bytes that may still be sent on any one connection that is made from now on; none are left at 0.
     allowance: Mutex<Option<Arc<AtomicU64>>>,
+    /// Every byte that went over any connection.
+    tap: Arc<Mutex<Vec<u8>>>,
 }
 
 #[allow(dead_code)]
@@ -60,6 +62,11 @@ impl Net {
         }
     }
 
+    /// What somebody between the nodes has seen so far, if they speak in the clear, as they do here.
+    pub(crate) fn overheard(&self) -> Vec<u8> {
+        self.tap.lock().unwrap().clone()
+    }
+
     pub(crate) fn is_used_up(&self) -> bool {
         let allowance = self.allowance.lock().unwrap();
         allowance.as_ref().is_some_and(|left| left.load(Ordering::SeqCst) == 0)
@@ -93,7 +100,8 @@ impl Net {
         self.connections.lock().unwrap().push((from, to, end.clone()));
         self.end_what_is_cut();
         let allowance = self.allowance.lock().unwrap().clone();
-        Ok(Wire { tcp, from: PeerId(from), end: Box::pin(end.cancelled_owned()), allowance })
+        let (end, tap) = (Box::pin(end.cancelled_owned()), self.tap.clone());
+        Ok(Wire { tcp, from: PeerId(from), end, allowance, tap })
     }
 
     pub(crate) async fn accept(
@@ -108,7 +116,7 @@ impl Net {
         self.connections.lock().unwrap().push((from, to, end.clone()));
         self.end_what_is_cut();
         let end = Box::pin(end.cancelled_owned());
-        Ok(Wire { tcp, from: PeerId(from), end, allowance: None })
+        Ok(Wire { tcp, from: PeerId(from), end, allowance: None, tap: self.tap.clone() })
     }
 }
 
@@ -152,6 +160,7 @@ pub(crate) struct Wire {
     from: PeerId,
     end: Pin<Box<WaitForCancellationFutureOwned>>,
     allowance: Option<Arc<AtomicU64>>,
+    tap: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Wire {
@@ -198,7 +207,11 @@ impl AsyncWrite for Wire {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
         }
-        Pin::new(&mut self.tcp).poll_write(context, bytes)
+        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        if let Poll::Ready(Ok(count)) = written {
+            self.tap.lock().unwrap().extend(&bytes[..count]);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
