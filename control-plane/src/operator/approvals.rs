@@ -251,6 +251,7 @@ pub(crate) fn changed_by(event: &Event) -> Vec<ApprovalId> {
         Event::Claimed { approval, .. }
         | Event::Opened { approval, .. }
         | Event::Reported { approval, .. } => approval.iter().copied().collect(),
+        Event::PrincipalChanged { approvals, .. } => approvals.clone(),
         Event::Settled { approval, .. } | Event::Voted { approval, .. } => vec![*approval],
         Event::Ticked { settled } => settled.iter().map(|(id, _)| *id).collect(),
         _ => Vec::new(),

@@ -75,7 +75,7 @@ async fn changed(
 ) -> Result<v1::Approver, Status> {
     let event = once.propose(asked, command).await?;
     match &*event {
-        Event::PrincipalChanged { name: about } if about == name => {
+        Event::PrincipalChanged { name: about, .. } if about == name => {
             let principal = asked.house.cluster.peek(|state| state.principal(name).map(to_proto));
             principal
                 .ok_or_else(|| refuse::internal(&"a principal that was just changed is not there"))

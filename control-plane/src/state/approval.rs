@@ -264,6 +264,25 @@ impl State {
         voted
     }
 
+    /// Denies what is pending and can never be approved; the records say why.
+    pub(super) fn deny_impossible(&mut self) -> Vec<(ApprovalId, Entry)> {
+        let pending = self.approvals.values().filter(|a| a.state == ApprovalState::Pending);
+        let impossible: Vec<_> = pending
+            .filter_map(|a| {
+                let reason = self.impossible(&a.agent, &a.requirements)?;
+                Some((a.id, a.shown.intent_digest, reason))
+            })
+            .collect();
+        let deny = |(id, digest, reason): (ApprovalId, [u8; 32], String)| {
+            let entry = Entry::new("approval.deny", id)
+                .with("intent_digest", hex::encode(digest))
+                .with("reason", &reason);
+            self.settle(id, ApprovalState::Denied, reason);
+            (id, entry)
+        };
+        impossible.into_iter().map(deny).collect()
+    }
+
     /// Ends an approval without a release; what still waits on it is forgotten after a while.
     pub(super) fn settle(&mut self, id: ApprovalId, to: ApprovalState, reason: String) {
         let now = self.log_time;

@@ -55,7 +55,7 @@ impl State {
             .with("roles", joined(roles.iter().map(Role::to_string)))
             .with("groups", joined(groups.iter().cloned()));
         self.principals.insert(name.to_owned(), principal);
-        Ok(Done::changed(Event::PrincipalChanged { name: name.to_owned() }, entry))
+        Ok(Done::changed(principal_changed(name), entry))
     }
 
     pub(super) fn rotate_principal(
@@ -67,14 +67,11 @@ impl State {
         self.demand_role(actor, &[Role::Admin])?;
         let principal = self.active_principal_named(name)?;
         principal.token_sha256 = *token_sha256;
-        Ok(Done::changed(
-            Event::PrincipalChanged { name: name.to_owned() },
-            Entry::new("principal.rotate", name),
-        ))
+        Ok(Done::changed(principal_changed(name), Entry::new("principal.rotate", name)))
     }
 
     /// From here on the principal's votes count nowhere: what was approved with their help, and is not without it,
-    /// waits for others again.
+    /// waits for others again; and what too few are left to approve is denied, so that nobody waits for it.
     pub(super) fn remove_principal(&mut self, actor: &Actor, name: &str) -> Result<Done, Refused> {
         self.demand_role(actor, &[Role::Admin])?;
         let is_admin = |p: &Principal| p.active && p.roles.contains(&Role::Admin);
@@ -86,10 +83,17 @@ impl State {
             )));
         }
         principal.active = false;
-        let reopened = self.withdraw_votes(name);
+        let mut approvals = self.withdraw_votes(name);
         let entry = Entry::new("principal.remove", name)
-            .with("reopened", joined(reopened.iter().map(ToString::to_string)));
-        Ok(Done::changed(Event::PrincipalChanged { name: name.to_owned() }, entry))
+            .with("reopened", joined(approvals.iter().map(ToString::to_string)));
+        let mut records = vec![entry];
+        for (id, entry) in self.deny_impossible() {
+            approvals.push(id);
+            records.push(entry);
+        }
+        approvals.sort_unstable();
+        approvals.dedup();
+        Ok(Done { event: Event::PrincipalChanged { name: name.to_owned(), approvals }, records })
     }
 
     fn active_principal_named(&mut self, name: &str) -> Result<&mut Principal, Refused> {
@@ -100,6 +104,10 @@ impl State {
             ))
         })
     }
+}
+
+fn principal_changed(name: &str) -> Event {
+    Event::PrincipalChanged { name: name.to_owned(), approvals: Vec::new() }
 }
 
 impl Principal {

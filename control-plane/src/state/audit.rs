@@ -50,11 +50,12 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 36] = [
+const OWN: [&str; 37] = [
     "agent.create",
     "agent.revoke",
     "agent.rotate",
     "approval.cancel",
+    "approval.deny",
     "approval.expire",
     "approval.revoke",
     "approval.unknown",

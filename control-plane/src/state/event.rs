@@ -8,8 +8,10 @@ use super::{ApprovalId, ApprovalState, Claim, Millis};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     Began,
+    /// `approvals`: those that a removal opened again, or denied because too few are left to approve them.
     PrincipalChanged {
         name: String,
+        approvals: Vec<ApprovalId>,
     },
     AgentChanged {
         id: String,

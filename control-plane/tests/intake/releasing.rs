@@ -96,6 +96,24 @@ async fn a_denial_settles_the_request_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_nobody_is_left_to_approve_gets_its_no_and_the_reason_at_once() {
+    let world = World::new().await;
+    let (process, mut session) = attached(&world).await;
+    let held = process.hold(refund(5), approve("refunds"), session.version());
+    session.announce(&held).await;
+    let approval = session.opened().await.unwrap();
+    for name in ["alice", "bob"] {
+        world.propose(Command::RemovePrincipal { name: name.into() }).await;
+    }
+    let settled = session.settled().await;
+    assert_eq!(settled.reason(), Reason::Denied);
+    assert_eq!(settled.approval_id, approval.0.to_vec());
+    assert!(settled.detail.contains("nobody can approve"), "{}", settled.detail);
+    assert_eq!(world.recorded("approval.deny"), 1);
+    assert_eq!(world.recorded("request.claim"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_2_fifty_identical_requests_get_one_decision() {
     let world = World::new().await;
     let (one, mut first) = attached(&world).await;

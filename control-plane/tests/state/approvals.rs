@@ -267,6 +267,62 @@ fn a_12_a_name_that_comes_back_brings_no_old_votes_with_it() {
 }
 
 #[test]
+fn what_too_few_are_left_to_approve_is_denied_with_the_removal() {
+    let mut world = World::begun();
+    let of_ops = world.opened(asking(1, &[requirement(&["ops"], 2)]));
+    let of_all = world.opened(Open { shown: shown(2), ..asking(2, &[requirement(&["*"], 4)]) });
+    let of_other =
+        Open { shown: shown(3), agent: "a2".into(), ..asking(3, &[requirement(&["*"], 4)]) };
+    let of_other = world.opened(of_other);
+    world.approve("ben", of_ops).expect("counts");
+    let records = world.records();
+    let removed = world.admin(Command::RemovePrincipal { name: "ana".into() });
+    // Dan owns a1, so three are left for its second request; a2 is nobody's, and four are left for it.
+    let approvals = vec![of_ops, of_all];
+    assert_eq!(removed, Ok(Event::PrincipalChanged { name: "ana".into(), approvals }));
+    assert_eq!(
+        world.actions_since(records),
+        ["principal.remove", "approval.deny", "approval.deny"]
+    );
+    let denial = &world.state.audit().records()[records + 1];
+    let approval = world.state.approval(of_ops).expect("is there");
+    assert_eq!(approval.state, ApprovalState::Denied);
+    assert!(approval.reason.starts_with("nobody can approve: "), "{}", approval.reason);
+    assert_eq!(
+        (&denial.subject, denial.detail("reason")),
+        (&of_ops.to_string(), Some(&approval.reason))
+    );
+    assert_eq!(denial.actor, "principal:admin");
+    assert_eq!(world.state_of(of_all), ApprovalState::Denied);
+    assert_eq!(world.state_of(of_other), ApprovalState::Pending);
+    assert!(matches!(world.claim(1), Err(Refused::Denied(_))));
+    assert!(matches!(world.approve("ben", of_all), Err(Refused::Precondition(_))));
+}
+
+#[test]
+fn a_removal_denies_what_was_approved_with_a_vote_that_nobody_can_replace() {
+    let mut world = World::begun();
+    let id = world.opened(asking(1, &[requirement(&["ops"], 2)]));
+    world.approve("ana", id).expect("counts");
+    assert_eq!(world.approve("ben", id), Ok(ApprovalState::Approved));
+    let removed = world.admin(Command::RemovePrincipal { name: "ana".into() });
+    assert_eq!(removed, Ok(Event::PrincipalChanged { name: "ana".into(), approvals: vec![id] }));
+    assert_eq!(world.state_of(id), ApprovalState::Denied);
+}
+
+#[test]
+fn a_removal_leaves_alone_what_is_approved_without_the_one_who_goes() {
+    let mut world = World::begun();
+    let id = world.opened(asking(1, &[requirement(&["ops"], 1)]));
+    world.approve("ana", id).expect("counts");
+    let records = world.records();
+    world.admin(Command::RemovePrincipal { name: "ben".into() }).expect("is removed");
+    assert_eq!(world.actions_since(records), ["principal.remove"]);
+    assert_eq!(world.state_of(id), ApprovalState::Approved);
+    assert!(world.claim(1).is_ok());
+}
+
+#[test]
 fn a_14_a_stricter_policy_takes_an_approval_back_to_pending() {
     let mut world = World::begun();
     let id = world.opened(open(1));

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ciborium::Value;
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest,
-    Open, Outcome, Position, Proposal, ReportedOutcome, Requirement, Role, State, VoteWord,
+    Open, Outcome, Position, Principal, Proposal, ReportedOutcome, Requirement, Role, State,
+    VoteWord,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -342,6 +343,9 @@ impl Onlooker {
         if approval.state.is_terminal() {
             self.ended.insert(approval.id, approval.state);
         }
+        if approval.state == ApprovalState::Pending {
+            assert!(can_be_met(after, approval), "waits for what nobody can say");
+        }
         if approval.state == ApprovalState::Approved {
             assert!(recount(after, approval), "approved without enough who may approve");
         }
@@ -375,13 +379,21 @@ fn check_nodes(before: &State, after: &State) {
 
 /// Whether the requirements are met, counted from scratch.
 fn recount(state: &State, approval: &Approval) -> bool {
+    let votes = approval.votes.iter().filter(|v| v.word == VoteWord::Approve && !v.withdrawn);
+    let people: Vec<_> = votes.filter_map(|v| state.principal(&v.principal)).collect();
+    enough(state, approval, &people)
+}
+
+/// Whether they would be if everybody approved.
+fn can_be_met(state: &State, approval: &Approval) -> bool {
+    enough(state, approval, &state.principals().collect::<Vec<_>>())
+}
+
+fn enough(state: &State, approval: &Approval, people: &[&Principal]) -> bool {
     let owner = state.agent(&approval.agent).and_then(|a| a.owner.clone());
     approval.requirements.iter().all(|r| {
-        let counted: BTreeSet<_> = approval
-            .votes
+        let counted: BTreeSet<_> = people
             .iter()
-            .filter(|v| v.word == VoteWord::Approve && !v.withdrawn)
-            .filter_map(|v| state.principal(&v.principal))
             .filter(|p| {
                 p.active && p.roles.contains(&Role::Approver) && Some(&p.name) != owner.as_ref()
             })
@@ -392,6 +404,10 @@ fn recount(state: &State, approval: &Approval) -> bool {
             .collect();
         counted.len() >= r.quorum as usize
     })
+}
+
+fn denied(state: &State) -> usize {
+    state.approvals().filter(|a| a.state == ApprovalState::Denied).count()
 }
 
 /// Everything of a state but its log, its memory of commands, its position and its time.
@@ -497,6 +513,7 @@ proptest! {
         let mut state = State::default();
         for (n, batch) in log(&steps).iter().enumerate() {
             let (before, records) = (substance(&state), state.audit().records().len());
+            let denied_before = denied(&state);
             let outcome = state.apply(Position { term: 1, index: n as u64 }, batch).pop().expect("one");
             let changed = substance(&state) != before;
             let appended = state.audit().records().len() - records;
@@ -506,6 +523,10 @@ proptest! {
                 (Command::Tick, Ok(Event::Ticked { settled })) => {
                     prop_assert!(appended >= settled.len());
                     prop_assert!(changed || appended == 0);
+                }
+                // One for the principal, and one for each approval that too few are left to approve.
+                (Command::RemovePrincipal { .. }, Ok(_)) => {
+                    prop_assert_eq!(appended, 1 + denied(&state) - denied_before);
                 }
                 (Command::Note { .. } | Command::Lease { .. }, Ok(_)) => {
                     prop_assert_eq!((changed, appended), (false, 1), "nothing but a record");
