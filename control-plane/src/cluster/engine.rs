@@ -14,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::oneshot;
 
+use super::data_dir::DataDir;
+
 pub use compaction::{clear_aside, compact};
 pub use disk::{Disk, Fsync, OsFsync};
 pub use memory::Memory;
@@ -34,6 +36,9 @@ pub trait Engine: Send + Sync + 'static {
     fn mark(&self) -> Vec<u8>;
 }
 
+/// Opens an engine of the caller's choice, which has this mark when it is blank, and which holds the data directory for
+/// as long as it is there.
+pub type OpenEngine = Box<dyn FnOnce(DataDir, Vec<u8>) -> Arc<dyn Engine> + Send>;
 pub type Acknowledgement = oneshot::Receiver<Result<(), Halted>>;
 pub type Pair = (Vec<u8>, Vec<u8>);
 

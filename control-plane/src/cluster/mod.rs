@@ -57,7 +57,7 @@ pub use rpc::ClusterRpc;
 pub use transport::{NoPeers, Transport};
 
 use crate::state::{Actor, Command, CommandId, Event, Millis, Position, Proposal, Refused, State};
-use engine::{FailStop, Fsync, OsFsync};
+use engine::{FailStop, Fsync, OpenEngine, OsFsync};
 use meetings::{Gate, HeldLog, Meetings};
 use network::Network;
 use opening::Opened;
@@ -175,11 +175,18 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     pub fsync: Arc<dyn Fsync>,
     pub fail: FailStop,
+    /// What the log stands on, in place of the disk.
+    pub engine: Option<OpenEngine>,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), fsync: Arc::new(OsFsync), fail: FailStop::abort() }
+        Self {
+            clock: Arc::new(SystemClock),
+            fsync: Arc::new(OsFsync),
+            fail: FailStop::abort(),
+            engine: None,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use openraft::{Config, SnapshotPolicy};
 use super::barrier::Barrier;
 use super::consensus::Sealed;
 use super::data_dir::{DataDir, StartError};
-use super::engine::{Disk, Fsync, clear_aside, compact};
+use super::engine::{Disk, FailStop, Fsync, clear_aside, compact};
 use super::log::LogStore;
 use super::machine::{self, Machine};
 use super::marks::Marks;
@@ -41,8 +41,8 @@ pub(super) async fn open(
     barrier: Arc<dyn Barrier>,
     surroundings: Surroundings,
 ) -> Result<Opened, StartError> {
-    let Surroundings { clock, fsync, fail } = surroundings;
-    let mut directory = DataDir::lock(data_dir)?;
+    let Surroundings { clock, fsync, fail, engine } = surroundings;
+    let directory = DataDir::lock(data_dir)?;
     let path = directory.log();
     let joining = remember_to_join(&directory, start, fsync.as_ref())?;
     let node_id = match start {
@@ -50,13 +50,51 @@ pub(super) async fn open(
         Start::Join { node_id } => node_id,
     };
     let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
+    let first_mark = LogStore::first_mark(node_id);
     let legible = |sealed: &Sealed| machine::legible(barrier.as_ref(), sealed);
+    let log = match engine {
+        Some(engine) => {
+            let engine = engine(directory, first_mark);
+            let log = LogStore::open(engine, &path, machine.anchor(), legible).await?;
+            fits(&machine, &log, &path)?;
+            log
+        }
+        None => on_disk(directory, first_mark, &machine, legible, &fsync, &fail).await?,
+    };
+    let fresh = log.is_blank() && machine.restored().is_none();
+    if let Start::Join { node_id } = start
+        && fresh
+        && log.node_id() != node_id
+    {
+        return Err(StartError::OtherNode {
+            path: data_dir.to_owned(),
+            there: node_name(log.node_id()),
+            asked: node_name(node_id),
+        });
+    }
+    let (remembered, marks) = Remembered::open(data_dir, accept_rollback, fsync, fail)?;
+    if accept_rollback {
+        log.leave_term().await.map_err(|e| StartError::Raft(e.to_string()))?;
+    }
+    Ok(Opened { machine, log, remembered, marks, begins: fresh && !joining })
+}
+
+/// The log in the data directory; compacted first, if it has grown too large for what is in it.
+async fn on_disk(
+    mut directory: DataDir,
+    first_mark: Vec<u8>,
+    machine: &Machine,
+    legible: impl Fn(&Sealed) -> bool,
+    fsync: &Arc<dyn Fsync>,
+    fail: &FailStop,
+) -> Result<LogStore, StartError> {
+    let path = directory.log();
     let mut compacted = false;
     loop {
-        let first_mark = || LogStore::first_mark(node_id);
-        let disk = Arc::new(Disk::open(directory, first_mark, fsync.clone(), fail.clone())?);
-        let log = LogStore::open(disk.clone(), &path, machine.anchor(), legible).await?;
-        fits(&machine, &log, &path)?;
+        let mark = || first_mark.clone();
+        let disk = Arc::new(Disk::open(directory, mark, fsync.clone(), fail.clone())?);
+        let log = LogStore::open(disk.clone(), &path, machine.anchor(), &legible).await?;
+        fits(machine, &log, &path)?;
         let bloated = disk.is_bloated();
         let bloated = bloated.map_err(|source| StartError::Io {
             doing: "read",
@@ -65,27 +103,12 @@ pub(super) async fn open(
         })?;
         if compacted || !bloated {
             disk.directory().map_or(Ok(()), clear_aside)?;
-            let fresh = log.is_blank() && machine.restored().is_none();
-            if let Start::Join { node_id } = start
-                && fresh
-                && log.node_id() != node_id
-            {
-                return Err(StartError::OtherNode {
-                    path: data_dir.to_owned(),
-                    there: node_name(log.node_id()),
-                    asked: node_name(node_id),
-                });
-            }
-            let (remembered, marks) = Remembered::open(data_dir, accept_rollback, fsync, fail)?;
-            if accept_rollback {
-                log.leave_term().await.map_err(|e| StartError::Raft(e.to_string()))?;
-            }
-            return Ok(Opened { machine, log, remembered, marks, begins: fresh && !joining });
+            return Ok(log);
         }
         drop(log);
         let closed = Arc::into_inner(disk).and_then(Disk::close);
         directory = closed.ok_or_else(|| StartError::Raft("the log could not be closed".into()))?;
-        if let Err(e) = compact(&directory, fsync.as_ref(), &fail) {
+        if let Err(e) = compact(&directory, fsync.as_ref(), fail) {
             tracing::warn!(error = %e, "the log stays larger than it need be");
         }
         compacted = true;
