@@ -41,6 +41,14 @@ pub(crate) struct Process {
     pub(crate) seen: (u64, u64, u64, u64),
 }
 
+/// Requests of a process, by their ids.
+#[derive(Clone, Default)]
+pub(crate) struct Remembered {
+    pub(crate) held: Vec<Bytes>,
+    /// Carried out or refused already.
+    pub(crate) settled: Vec<Bytes>,
+}
+
 /// One session of it.
 pub(crate) struct Session {
     pub(crate) trust: Trust,
@@ -78,14 +86,27 @@ impl Process {
         world: &World,
         headers: Vec<(&'static str, &str)>,
     ) -> Result<Session, Status> {
-        let mut client = GatewayServiceClient::new(connect(world, &self.enrolled).await?);
+        let channel = connect(world, &self.enrolled).await?;
+        let root = world.genesis.root_public_key;
+        self.attach_over(channel, root, Remembered::default(), headers).await
+    }
+
+    /// Attaches with what this process remembers of its former sessions.
+    pub(crate) async fn attach_over(
+        &self,
+        channel: Channel,
+        root: [u8; 32],
+        remembered: Remembered,
+        headers: Vec<(&'static str, &str)>,
+    ) -> Result<Session, Status> {
+        let mut client = GatewayServiceClient::new(channel);
         let (sender, outgoing) = mpsc::channel(64);
         let hello = v1::EdgeHello {
             incarnation: Bytes::copy_from_slice(&self.incarnation),
             hpke_public_key: self.public.clone().into(),
             version: "test".into(),
-            held_request_ids: Vec::new(),
-            settled_request_ids: Vec::new(),
+            held_request_ids: remembered.held,
+            settled_request_ids: remembered.settled,
             fence_term: self.seen.0,
             fence_index: self.seen.1,
             bundle_revision: self.seen.2,
@@ -100,15 +121,14 @@ impl Process {
         }
         let mut incoming = client.attach(request).await?.into_inner();
         let Some(Out::HelloAck(ack)) = incoming.message().await?.and_then(|m| m.message) else {
-            panic!("no HelloAck")
+            return Err(Status::internal("no HelloAck"));
         };
         assert_eq!((ack.cluster_id.as_str(), ack.org_id.as_str()), (CLUSTER, ORG));
         assert_eq!(ack.edge_id, self.enrolled.id);
         let signed = signed(&ack.trust_bundle.unwrap());
-        let root = world.genesis.root_public_key;
         let trust = Trust::accept(&signed, &root, None).unwrap();
         let Some(Out::Bundle(bundle)) = incoming.message().await?.and_then(|m| m.message) else {
-            panic!("no bundle")
+            return Err(Status::internal("no bundle"));
         };
         let envelope = bundle.envelope.clone().unwrap();
         let bundle = read_bundle(&trust, &bundle);
@@ -205,13 +225,19 @@ impl Process {
 
 impl Session {
     pub(crate) async fn say(&mut self, message: In) {
+        self.try_to_say(message).await.unwrap();
+    }
+
+    /// Fails when the session is over.
+    pub(crate) async fn try_to_say(&mut self, message: In) -> Result<(), Status> {
         self.sequence += 1;
         let request = v1::AttachRequest {
             sequence: self.sequence,
             acknowledged: self.taken_in,
             message: Some(message),
         };
-        self.sender.send(request).await.unwrap();
+        let sent = self.sender.send(request).await;
+        sent.map_err(|_| Status::unavailable("the session is over"))
     }
 
     pub(crate) async fn announce(&mut self, held: &Held) {

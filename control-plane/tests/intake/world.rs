@@ -225,21 +225,9 @@ impl World {
     }
 
     pub(crate) async fn populate(&self) {
-        for (name, group) in [("alice", "finance"), ("bob", "finance")] {
-            let command = Command::AddPrincipal {
-                name: name.into(),
-                roles: BTreeSet::from([Role::Approver]),
-                groups: BTreeSet::from([group.into()]),
-                token_sha256: Sha256::digest(name).into(),
-            };
+        for command in population(&self.vault) {
             self.propose(command).await;
         }
-        self.add_agent(AGENT, "deploy").await;
-        self.add_credential("stripe", "api.stripe.com", "header:authorization", ReleaseClass::Auto)
-            .await;
-        self.add_credential("prices", "api.prices.example", "header:x-api-key", ReleaseClass::Auto)
-            .await;
-        self.set_policy(POLICY).await;
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Event {
@@ -247,17 +235,10 @@ impl World {
     }
 
     pub(crate) async fn add_agent(&self, id: &str, name: &str) {
-        let token_sha256 = Sha256::digest(format!("token of {name}")).into();
-        self.propose(Command::CreateAgent {
-            id: id.into(),
-            name: name.into(),
-            owner: None,
-            token_sha256,
-        })
-        .await;
+        self.propose(agent(id, name)).await;
     }
 
-    /// Its id is `cred-NAME` and its fake `fake-NAME`; "stripe" has [`STRIPE_KEY`] as its value.
+    /// See [`credential`].
     pub(crate) async fn add_credential(
         &self,
         name: &str,
@@ -265,8 +246,7 @@ impl World {
         slot: &str,
         class: ReleaseClass,
     ) {
-        let template = if slot == "header:authorization" { "Bearer {key}" } else { "{key}" };
-        self.add_credential_with(name, host, slot, template, class).await;
+        self.propose(credential(&self.vault, name, host, slot, class)).await;
     }
 
     pub(crate) async fn add_credential_with(
@@ -277,34 +257,11 @@ impl World {
         template: &str,
         class: ReleaseClass,
     ) {
-        let mut credential = Credential {
-            id: format!("cred-{name}"),
-            name: name.into(),
-            version: 1,
-            host: host.into(),
-            port: 443,
-            slot: slot.into(),
-            template: template.into(),
-            class,
-            fakes: vec![Fake { key: format!("fake-{name}"), active: true }],
-            payload: Payload::Sealed {
-                keyring_term: 0,
-                wrapped_key: Vec::new(),
-                ciphertext: Vec::new(),
-            },
-            active: true,
-            created_at: 0,
-        };
-        credential.payload =
-            self.vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);
-        self.propose(Command::CreateCredential(Box::new(credential))).await;
+        self.propose(credential_with(&self.vault, name, host, slot, template, class)).await;
     }
 
     pub(crate) async fn set_policy(&self, text: &str) {
-        countersign_policy::Policy::compile(text, "policy.toml").unwrap();
-        let sha256 = Sha256::digest(text).into();
-        self.propose(Command::SetPolicy { text: text.into(), sha256, expected_version: None })
-            .await;
+        self.propose(policy(text)).await;
     }
 
     pub(crate) async fn enroll(&self, name: &str) -> Enrolled {
@@ -316,14 +273,7 @@ impl World {
 
     /// A certificate without an enrolment.
     pub(crate) fn issue(&self, id: &str) -> Enrolled {
-        let (csr, key_pem) = request();
-        let issued = sign::issue_edge_certificate(&self.genesis, &self.vault, &csr, id).unwrap();
-        Enrolled {
-            id: id.into(),
-            certificate_pem: issued.pem,
-            key_pem,
-            key_sha256: issued.key_sha256,
-        }
+        issue(&self.genesis, &self.vault, id)
     }
 
     pub(crate) async fn vote(&self, approval: ApprovalId, word: VoteWord) {
@@ -374,6 +324,90 @@ impl World {
     }
 }
 
+/// Whom and what the tests know, under [`POLICY`].
+pub(crate) fn population(vault: &Vault) -> Vec<Command> {
+    let people = ["alice", "bob"].map(|name| Command::AddPrincipal {
+        name: name.into(),
+        roles: BTreeSet::from([Role::Approver]),
+        groups: BTreeSet::from(["finance".into()]),
+        token_sha256: Sha256::digest(name).into(),
+    });
+    let (stripe, prices) =
+        (("api.stripe.com", "header:authorization"), ("api.prices.example", "header:x-api-key"));
+    let mut population = people.to_vec();
+    population.push(agent(AGENT, "deploy"));
+    for (name, (host, slot)) in [("stripe", stripe), ("prices", prices)] {
+        population.push(credential(vault, name, host, slot, ReleaseClass::Auto));
+    }
+    population.push(policy(POLICY));
+    population
+}
+
+fn agent(id: &str, name: &str) -> Command {
+    let token_sha256 = Sha256::digest(format!("token of {name}")).into();
+    Command::CreateAgent { id: id.into(), name: name.into(), owner: None, token_sha256 }
+}
+
+/// Its id is `cred-NAME` and its fake `fake-NAME`; every one has [`STRIPE_KEY`] as its value.
+fn credential(vault: &Vault, name: &str, host: &str, slot: &str, class: ReleaseClass) -> Command {
+    let template = if slot == "header:authorization" { "Bearer {key}" } else { "{key}" };
+    credential_with(vault, name, host, slot, template, class)
+}
+
+fn credential_with(
+    vault: &Vault,
+    name: &str,
+    host: &str,
+    slot: &str,
+    template: &str,
+    class: ReleaseClass,
+) -> Command {
+    let mut credential = Credential {
+        id: format!("cred-{name}"),
+        name: name.into(),
+        version: 1,
+        host: host.into(),
+        port: 443,
+        slot: slot.into(),
+        template: template.into(),
+        class,
+        fakes: vec![Fake { key: format!("fake-{name}"), active: true }],
+        payload: Payload::Sealed {
+            keyring_term: 0,
+            wrapped_key: Vec::new(),
+            ciphertext: Vec::new(),
+        },
+        active: true,
+        created_at: 0,
+    };
+    credential.payload =
+        vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);
+    Command::CreateCredential(Box::new(credential))
+}
+
+fn policy(text: &str) -> Command {
+    countersign_policy::Policy::compile(text, "policy.toml").unwrap();
+    let sha256 = Sha256::digest(text).into();
+    Command::SetPolicy { text: text.into(), sha256, expected_version: None }
+}
+
+/// A certificate for an edge of this cluster; its enrolment is another thing.
+pub(crate) fn issue(genesis: &Genesis, vault: &Vault, id: &str) -> Enrolled {
+    let (csr, key_pem) = request();
+    let issued = sign::issue_edge_certificate(genesis, vault, &csr, id).unwrap();
+    Enrolled { id: id.into(), certificate_pem: issued.pem, key_pem, key_sha256: issued.key_sha256 }
+}
+
+/// What an edge's door shows.
+pub(crate) fn server_tls(genesis: &Genesis, vault: &Vault) -> ServerTlsConfig {
+    let (csr, key) = request();
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let certificate = sign::issue_server_certificate(genesis, vault, &csr, &names).unwrap();
+    ServerTlsConfig::new()
+        .identity(Identity::from_pem(certificate, key))
+        .client_ca_root(Certificate::from_pem(&genesis.edge_ca_pem))
+}
+
 /// A cluster's first keys, and a node that it begins with, where others find it.
 pub(crate) fn beginning(
     vault: &Vault,
@@ -414,12 +448,7 @@ pub(crate) fn request() -> (String, String) {
 
 /// Serves intake over mTLS on a free port, as the node does.
 async fn serve(intake: &Intake, vault: &Vault, genesis: &Genesis) -> SocketAddr {
-    let (csr, key) = request();
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let certificate = sign::issue_server_certificate(genesis, vault, &csr, &names).unwrap();
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(certificate, key))
-        .client_ca_root(Certificate::from_pem(&genesis.edge_ca_pem));
+    let tls = server_tls(genesis, vault);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server =
