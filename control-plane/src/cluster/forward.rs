@@ -1,5 +1,6 @@
 //! Proposals and reads on any node: the leader does what only it can, and this node waits until it has it too.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use countersign_proto::v1;
@@ -11,7 +12,7 @@ use super::barrier::Purpose;
 use super::consensus::LogId;
 use super::proposer::{Done, Encoded, Failed, Queued};
 use super::{Cluster, Unavailable, wire};
-use crate::state::{Command, Outcome, Proposal};
+use crate::state::{Actor, Command, CommandId, Outcome, Proposal};
 
 /// For a proposal and for a read, through changes of the leader.
 pub(super) const TO_COMMIT: Duration = Duration::from_secs(10);
@@ -180,6 +181,7 @@ impl Cluster {
     /// As far as the log is committed, if a majority still follows this node.
     pub(super) async fn read_index_here(&self) -> Result<Option<LogId>, Failed> {
         self.takes_part()?;
+        self.go_on_leading().await?;
         match self.inner.raft.get_read_log_id().await {
             Ok((read, _applied)) => Ok(read),
             Err(openraft::error::RaftError::Fatal(fatal)) => {
@@ -187,6 +189,21 @@ impl Cluster {
             }
             Err(other) => Err(Failed::Again(other.to_string())),
         }
+    }
+
+    /// A leader that was started again goes on in its term, and Raft knows then only of some of what was committed
+    /// before. Whatever is committed from here on lies behind all of that.
+    async fn go_on_leading(&self) -> Result<(), Failed> {
+        let resumed = self.inner.resumed.load(Ordering::SeqCst);
+        if resumed == 0 || self.term() > resumed {
+            return Ok(());
+        }
+        let id = CommandId { client: rand::random(), serial: 0 };
+        let proposal = Proposal { id, actor: Actor::System, command: Command::Tick };
+        let too_large = |_size| Failed::Again("nothing could be proposed".into());
+        let _done = self.commit_here(Encoded::new(&proposal).map_err(too_large)?).await?;
+        self.inner.resumed.store(0, Ordering::SeqCst);
+        Ok(())
     }
 
     fn not_rolled_back(&self) -> Result<(), Failed> {

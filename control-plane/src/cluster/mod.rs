@@ -34,7 +34,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -221,6 +221,9 @@ struct Inner {
     timing: Timing,
     /// Whether this node is handing leadership over.
     silent: AtomicBool,
+    /// The term in which it led before it was started, and may go on leading, until it has committed something; 0 for
+    /// none.
+    resumed: AtomicU64,
     barrier: Arc<dyn Barrier>,
     receiving: Receiving,
     proposals: mpsc::Sender<Queued>,
@@ -284,6 +287,9 @@ impl Cluster {
         let Opened { machine, log, remembered, marks, begins } = opened?;
 
         let node_id = log.node_id();
+        let resumed = log.reached().1.filter(|vote| vote.committed);
+        let resumed = resumed.filter(|vote| vote.leader_id.node_id == node_id);
+        let mut resumed = resumed.map_or(0, |vote| vote.leader_id.term);
         let view = machine.view();
         let receiving = Receiving::new(machine.snapshots());
         let roster = Arc::new(Roster::new(node_id, transport, view.clone(), cluster_id));
@@ -320,6 +326,7 @@ impl Cluster {
             // Entries of an earlier term commit only together with one of this term.
             proposer.commit(Vec::new()).await;
             raft.ensure_linearizable().await.map_err(|e| StartError::Raft(e.to_string()))?;
+            resumed = 0;
         }
 
         let tasks = TaskTracker::new();
@@ -332,6 +339,7 @@ impl Cluster {
             meetings: meetings.clone(),
             timing,
             silent: AtomicBool::new(false),
+            resumed: AtomicU64::new(resumed),
             barrier,
             receiving,
             proposals,

@@ -30,6 +30,7 @@ mod network;
 mod node;
 mod oracle;
 mod people;
+mod restarts;
 mod time;
 mod town;
 
