@@ -178,16 +178,11 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     if who == Some(Who::Anyone) {
         return Ok(());
     }
-    // While sealed nobody can be told from anybody.
-    let house = node.unsealed().ok_or_else(refuse::sealed)?;
-    let token = bearer(request.headers())?;
-    let (caller, stale) = match authenticate(&house.cluster, &token).await {
-        Ok(caller) => (caller, false),
-        Err(status) if status.code() == Code::Unavailable && is_about_the_cluster(request) => {
-            (house.cluster.peek(|state| known(state, &token)).ok_or(status)?, true)
+    let (house, caller, stale) = find_out(node, request).await.inspect_err(|status| {
+        if let Some(method) = about_the_seal(request) {
+            node.attempts.note("seal.refused", format!("{method}: {}", status.message()));
         }
-        Err(status) => return Err(status),
-    };
+    })?;
     tracing::Span::current().record("principal", &caller.name);
     match who {
         Some(Who::Roles(roles)) if roles.iter().any(|role| caller.roles.contains(role)) => {}
@@ -195,7 +190,7 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
             let needed = roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
             let message = format!("{} may not do this: it takes the role {needed}", caller.name);
             if let Some(method) = about_the_seal(request) {
-                record(&house.cluster, &caller, method, &message).await;
+                record(node, &house.cluster, &caller, method, &message).await;
             }
             return Err(refuse::because(Code::PermissionDenied, "ROLE_NEEDED", message));
         }
@@ -209,6 +204,24 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     }
     request.extensions_mut().insert(Admitted { caller, house, stale, _made_here: () });
     Ok(())
+}
+
+/// Who calls; and whether that is only as far as this node knows.
+async fn find_out(
+    node: &Node,
+    request: &mut Request<Body>,
+) -> Result<(Arc<Unsealed>, Caller, bool), Status> {
+    // While sealed nobody can be told from anybody.
+    let house = node.unsealed().ok_or_else(refuse::sealed)?;
+    let token = bearer(request.headers())?;
+    match authenticate(&house.cluster, &token).await {
+        Ok(caller) => Ok((house, caller, false)),
+        Err(status) if status.code() == Code::Unavailable && is_about_the_cluster(request) => {
+            let caller = house.cluster.peek(|state| known(state, &token)).ok_or(status)?;
+            Ok((house, caller, true))
+        }
+        Err(status) => Err(status),
+    }
 }
 
 /// Lets in whoever holds a browser's session, by the token that it was begun with.
@@ -283,11 +296,12 @@ fn about_the_seal(request: &Request<Body>) -> Option<&str> {
     .then_some(method)
 }
 
-async fn record(cluster: &Cluster, caller: &Caller, method: &str, why: &str) {
+async fn record(node: &Node, cluster: &Cluster, caller: &Caller, method: &str, why: &str) {
     let details = vec![("method".into(), method.into()), ("why".into(), why.into())];
     let note = Command::Note { action: "seal.refused".into(), subject: "seal".into(), details };
     if let Err(error) = cluster.propose(Actor::Principal(caller.name.clone()), note).await {
-        tracing::error!(%error, method, "a refusal is not on record");
+        tracing::warn!(%error, method, "a refusal is recorded later");
+        node.attempts.note("seal.refused", format!("{method}: {why}"));
     }
 }
 

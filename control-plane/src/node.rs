@@ -196,6 +196,7 @@ impl ControlPlane {
         self.stop.cancel();
         self.servers.wait().await;
         self.node.seal().await;
+        self.node.attempts.save();
     }
 }
 
@@ -206,7 +207,8 @@ pub(crate) struct Node {
     pub(crate) unsealing: Allowance,
     /// How often anybody may try to join.
     pub(crate) joining: Allowance,
-    attempts: Attempts,
+    /// What was tried at the seal and is to be recorded later.
+    pub(crate) attempts: Attempts,
     config: Config,
     identity: ServerIdentity,
     addresses: Addresses,

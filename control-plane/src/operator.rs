@@ -54,6 +54,7 @@ fn admitted<T>(request: Request<T>) -> Result<(Admitted, T), Status> {
 
 /// A call about the seal: it goes on although its caller goes away, and leaves a record even when it is refused.
 async fn sealing<T, A, F>(
+    node: &Arc<Node>,
     request: Request<T>,
     action: &'static str,
     answer: impl FnOnce(Admitted, T) -> F,
@@ -63,8 +64,9 @@ where
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     let (asked, message) = admitted(request)?;
-    let answer = answer(asked.clone(), message);
-    let going_on = tokio::spawn(async move { seal::recorded(&asked, action, answer.await).await });
+    let (node, answer) = (node.clone(), answer(asked.clone(), message));
+    let going_on =
+        tokio::spawn(async move { seal::recorded(&node, &asked, action, answer.await).await });
     going_on.await.map_err(|e| refuse::internal(&e))?.map(Response::new)
 }
 
@@ -82,7 +84,7 @@ impl AdminService for Operator {
         request: Request<StartRekeyRequest>,
     ) -> Result<Response<StartRekeyResponse>, Status> {
         let node = self.node.clone();
-        sealing(request, "seal.rekey_start", |asked, message| async move {
+        sealing(&self.node, request, "seal.rekey_start", |asked, message| async move {
             rekey::start(&node, &asked, message).await
         })
         .await
@@ -93,7 +95,7 @@ impl AdminService for Operator {
         request: Request<AuthorizeRekeyRequest>,
     ) -> Result<Response<AuthorizeRekeyResponse>, Status> {
         let node = self.node.clone();
-        sealing(request, "seal.rekey_authorize", |asked, message| async move {
+        sealing(&self.node, request, "seal.rekey_authorize", |asked, message| async move {
             rekey::authorize(&node, &asked, message).await
         })
         .await
@@ -104,7 +106,7 @@ impl AdminService for Operator {
         request: Request<VerifyRekeyRequest>,
     ) -> Result<Response<VerifyRekeyResponse>, Status> {
         let node = self.node.clone();
-        sealing(request, "seal.rekey_verify", |asked, message| async move {
+        sealing(&self.node, request, "seal.rekey_verify", |asked, message| async move {
             rekey::verify(&node, &asked, message).await
         })
         .await
@@ -114,7 +116,7 @@ impl AdminService for Operator {
         &self,
         request: Request<CancelRekeyRequest>,
     ) -> Result<Response<CancelRekeyResponse>, Status> {
-        sealing(request, "seal.rekey_cancel", |asked, message| async move {
+        sealing(&self.node, request, "seal.rekey_cancel", |asked, message| async move {
             rekey::cancel(&asked, message).await
         })
         .await
@@ -124,7 +126,7 @@ impl AdminService for Operator {
         &self,
         request: Request<RotateKeyringRequest>,
     ) -> Result<Response<RotateKeyringResponse>, Status> {
-        sealing(request, "seal.rotate", |asked, message| async move {
+        sealing(&self.node, request, "seal.rotate", |asked, message| async move {
             seal::rotate_keyring(&asked, message).await
         })
         .await

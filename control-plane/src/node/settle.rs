@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use tonic::service::Routes;
 
+use super::attempts::{Allowance, Attempted};
 use super::figures::count_approvals;
 use super::{Node, Unsealed};
 use crate::intake::{Intake, IntakeSettings};
@@ -68,7 +69,7 @@ impl Node {
         // For a sealed restart: edges are then told that the node is sealed, by one that they know.
         write_public(&self.edge_ca_path(), genesis.edge_ca_pem.as_bytes())
             .with_context(|| format!("{} cannot be written", self.edge_ca_path().display()))?;
-        self.record_attempts(house).await?;
+        self.record_unsealing(house).await?;
         self.describe(house).await?;
 
         let signer = Arc::new(Signer::open(house.witness.clone()).await?);
@@ -150,18 +151,40 @@ impl Node {
         Ok(())
     }
 
-    /// What could not be recorded while the node was sealed.
-    async fn record_attempts(&self, house: &Unsealed) -> anyhow::Result<()> {
-        let failed = self.attempts.so_far();
-        for attempt in &failed.first {
-            let details =
-                vec![("at".into(), attempt.at.to_string()), ("why".into(), attempt.why.clone())];
-            self.note(house, "seal.unseal_refused", details).await?;
+    /// Until the node is sealed: what whoever is unknown tries meanwhile.
+    pub(super) async fn record_attempts_always(&self, house: &Unsealed) {
+        let often = Allowance::new(8, Duration::from_secs(60));
+        loop {
+            self.attempts.news().await;
+            if let Err(wait) = often.take() {
+                tokio::time::sleep(wait).await;
+            }
+            while let Err(error) = self.record_attempts(house).await {
+                tracing::debug!(error = format!("{error:#}"), "attempts are not on record yet");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        let count = vec![("refused_attempts".to_owned(), failed.count.to_string())];
-        self.note(house, "seal.unseal", count).await?;
-        self.attempts.recorded(&failed);
-        Ok(())
+    }
+
+    /// What could not be recorded while the node was sealed, and that it is not any more.
+    async fn record_unsealing(&self, house: &Unsealed) -> anyhow::Result<()> {
+        let refused = self.record_attempts(house).await?.times("seal.unseal_refused");
+        let count = vec![("refused_attempts".to_owned(), refused.to_string())];
+        self.note(house, "seal.unseal", count).await
+    }
+
+    async fn record_attempts(&self, house: &Unsealed) -> anyhow::Result<Attempted> {
+        let tried = self.attempts.so_far();
+        for attempt in &tried.first {
+            let details =
+                vec![("at".into(), attempt.at.to_string()), ("why".into(), attempt.what.clone())];
+            self.note(house, &attempt.action, details).await?;
+        }
+        for (action, times) in &tried.more {
+            self.note(house, action, vec![("times".into(), times.to_string())]).await?;
+        }
+        self.attempts.recorded(&tried);
+        Ok(tried)
     }
 
     async fn note(

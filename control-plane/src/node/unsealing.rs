@@ -42,6 +42,8 @@ impl Node {
     ) -> Result<Tried, UnsealError> {
         let _one_at_a_time = self.changing.lock().await;
         if self.unsealed().is_some() {
+            self.attempts
+                .note("seal.unseal_idle", "it is open: nothing that was presented was read");
             return Ok(Tried::Unsealed);
         }
         let tried = match self.opening(presented) {
@@ -50,7 +52,7 @@ impl Node {
             Err(error) => Err(error),
         };
         if let Err(error) = &tried {
-            self.attempts.failed(error.to_string());
+            self.attempts.note("seal.unseal_refused", error.to_string());
         }
         tried
     }
@@ -79,9 +81,13 @@ impl Node {
         let progress = progress_of(&mut given, there)?;
         if presented.reset {
             progress.reset();
+            self.attempts.note("seal.unseal_reset", "the shares that were given are forgotten");
         }
         if let Some(share) = presented.share {
-            progress.submit(share.map_err(SealError::from)?, now).map_err(SealError::from)?;
+            let share = share.map_err(SealError::from)?;
+            let given = format!("share {} was taken", share.id());
+            progress.submit(share, now).map_err(SealError::from)?;
+            self.attempts.note("seal.unseal_share", given);
         }
         Ok(progress.take(now).map(Opening::Present))
     }

@@ -53,12 +53,7 @@ impl Node {
     pub(super) async fn keep_up(self: Arc<Self>, house: Arc<Unsealed>) {
         let going_on = async {
             self.settle_sometime(&house).await;
-            let mut due = interval(RENEWAL);
-            due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                due.tick().await;
-                self.renew(&house).await;
-            }
+            tokio::join!(self.record_attempts_always(&house), self.renew_always(&house));
         };
         tokio::select! {
             () = house.closing.cancelled() => {}
@@ -66,6 +61,15 @@ impl Node {
             () = keep_in_touch(&house) => {}
             () = count_neighbours(&house) => {}
             () = going_on => {}
+        }
+    }
+
+    async fn renew_always(&self, house: &Unsealed) {
+        let mut due = interval(RENEWAL);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            self.renew(house).await;
         }
     }
 

@@ -25,7 +25,18 @@ pub(super) async fn init(
     node: &Arc<Node>,
     request: v1::InitClusterRequest,
 ) -> Result<v1::InitClusterResponse, Status> {
-    node.unsealing.take().map_err(|wait| refuse::too_many("no cluster began", wait))?;
+    node.unsealing.take().map_err(|wait| {
+        node.attempts.count("cluster.init_throttled");
+        refuse::too_many("no cluster began", wait)
+    })?;
+    let begun = begin(node, request).await;
+    begun.inspect_err(|status| node.attempts.note("cluster.init_refused", status.message()))
+}
+
+async fn begin(
+    node: &Arc<Node>,
+    request: v1::InitClusterRequest,
+) -> Result<v1::InitClusterResponse, Status> {
     let seal = new_seal(node, request.seal)?;
     // A task of its own: a caller that goes away leaves nothing half begun.
     let beginning = node.clone();

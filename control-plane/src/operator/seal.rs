@@ -46,9 +46,13 @@ pub(super) async fn unseal(
     token_sha256: Option<[u8; 32]>,
     request: v1::UnsealRequest,
 ) -> Result<v1::UnsealResponse, Status> {
-    let passphrase = text_of("passphrase", request.passphrase)?;
-    let share = share_of(request.share)?;
-    node.unsealing.take().map_err(|wait| refuse::too_many("nothing was unsealed", wait))?;
+    node.unsealing.take().map_err(|wait| {
+        node.attempts.count("seal.unseal_throttled");
+        refuse::too_many("nothing was unsealed", wait)
+    })?;
+    let unread = |status: &Status| node.attempts.note("seal.unseal_refused", status.message());
+    let passphrase = text_of("passphrase", request.passphrase).inspect_err(unread)?;
+    let share = share_of(request.share).inspect_err(unread)?;
     let presented = Presented { passphrase, share, reset: request.reset, token_sha256 };
     // A task of its own: a caller that goes away leaves nothing half open.
     let opening = node.clone();
@@ -66,7 +70,8 @@ pub(super) async fn unseal(
 
 /// Records who sealed it, then stops the cluster and forgets every key.
 pub(super) async fn seal(node: &Arc<Node>, asked: Admitted) -> Result<v1::SealResponse, Status> {
-    note(&asked, "seal.seal", node.name(), Vec::new()).await?;
+    let noted = note(&asked, "seal.seal", node.name(), Vec::new()).await;
+    noted.inspect_err(|status| node.attempts.note("seal.seal_refused", status.message()))?;
     drop(asked);
     let sealing = node.clone();
     tokio::spawn(async move { sealing.seal().await }).await.map_err(|e| refuse::internal(&e))?;
@@ -104,17 +109,20 @@ pub(super) async fn note(
     Ok(())
 }
 
-/// Has the audit log say that something was tried and refused; gives what became of it.
+/// Has the audit log say that something was tried and refused, later if it cannot now; gives what became of it.
 pub(super) async fn recorded<T>(
+    node: &Node,
     asked: &Admitted,
     action: &str,
     done: Result<T, Status>,
 ) -> Result<T, Status> {
     if let Err(status) = &done {
-        let why = status.message().chars().take(500).collect();
-        let details = vec![("why".to_owned(), why)];
-        if let Err(unrecorded) = note(asked, &format!("{action}_refused"), "seal", details).await {
-            tracing::error!(action, %unrecorded, "a refusal is not on record");
+        let why: String = status.message().chars().take(500).collect();
+        let (action, details) =
+            (format!("{action}_refused"), vec![("why".to_owned(), why.clone())]);
+        if let Err(unrecorded) = note(asked, &action, "seal", details).await {
+            tracing::warn!(action, %unrecorded, "a refusal is recorded later");
+            node.attempts.note(&action, format!("{}: {why}", asked.caller.name));
         }
     }
     done

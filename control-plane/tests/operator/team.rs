@@ -85,7 +85,7 @@ fn actions<'a>(records: &'a [v1::AuditRecord], prefix: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_team_begins_a_cluster_and_opens_it_with_enough_of_its_shares() {
+async fn seal_audit_a_team_begins_a_cluster_and_opens_it_with_enough_of_its_shares() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(&folder.path().join("data"), SealConfig::Shamir);
     let world = World { node: ControlPlane::start(config).await.unwrap(), folder };
@@ -155,6 +155,13 @@ async fn a_team_begins_a_cluster_and_opens_it_with_enough_of_its_shares() {
     assert!(refused[1].details.iter().any(|it| it.value.contains("share 3 was given already")));
     let unsealed = records.iter().rfind(|record| record.action == "seal.unseal").unwrap();
     assert_eq!(unsealed.details[0].value, "4", "the first of them was on record already");
+    let given: Vec<_> = records
+        .iter()
+        .filter(|r| matches!(&*r.action, "seal.unseal_share" | "seal.unseal_reset"))
+        .map(|r| r.details.iter().find(|it| it.name == "why").unwrap().value.as_str())
+        .collect();
+    let forgotten = "the shares that were given are forgotten";
+    assert_eq!(given, ["share 3 was taken", forgotten, "share 1 was taken", "share 2 was taken"]);
     let text = format!("{records:?}");
     for share in shares.iter().chain(&others) {
         assert!(!text.contains(std::str::from_utf8(share).unwrap().trim()));
