@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use super::data_dir::StartError;
 use super::engine::{FailStop, Fsync};
 use super::machine::on_disk;
@@ -20,6 +22,8 @@ pub(super) struct Remembered {
     verdict: PathBuf,
     fsync: Arc<dyn Fsync>,
     fail: FailStop,
+    /// One file at a time: several nodes may say at once that this one was rolled back.
+    writing: Mutex<()>,
 }
 
 impl Remembered {
@@ -45,7 +49,8 @@ impl Remembered {
         };
         let marks = Marks::open(directory.join("peers.mark"), forget)?;
         let boot = count_start(&directory.join("starts"), fsync.as_ref())?;
-        Ok((Self { boot, told, forgiven: forget, verdict, fsync, fail }, marks))
+        let writing = Mutex::default();
+        Ok((Self { boot, told, forgiven: forget, verdict, fsync, fail, writing }, marks))
     }
 
     pub(super) async fn keep_verdict(&self, told: &str) {
@@ -54,10 +59,28 @@ impl Remembered {
 
     /// What was not remembered would be forgotten silently, so a disk that fails stops the node.
     pub(super) async fn write(&self, path: PathBuf, bytes: Vec<u8>) {
+        let _one_at_a_time = self.writing.lock().await;
         let (fsync, shown) = (self.fsync.clone(), path.display().to_string());
         let written = on_disk(move || write_whole(&path, &bytes, fsync.as_ref())).await;
         if let Err(e) = written {
             self.fail.trip(format!("writing {shown} failed: {e}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::engine::OsFsync;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_nodes_may_say_at_once_that_this_one_was_rolled_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |fail| Remembered::open(dir.path(), false, Arc::new(OsFsync), fail).unwrap().0;
+        let disk = open(FailStop::then(|why| panic!("{why}")));
+        for _ in 0..50 {
+            tokio::join!(disk.keep_verdict("one says"), disk.keep_verdict("another says"));
+        }
+        assert!(open(FailStop::abort()).told.unwrap().ends_with("says"));
     }
 }
