@@ -363,6 +363,21 @@ pub(crate) enum Edge {
         #[command(flatten)]
         show: Show,
     },
+    /// Have another CA sign edges' certificates
+    ///
+    /// Edges renew their certificates by themselves. Those of the CA before count for another 25 hours, or until that is
+    /// finished: `cluster status` shows which edges have none of the new one yet. Make a backup afterwards: edges are not
+    /// let in by a cluster that is restored from one made before.
+    RotateCa {
+        /// Certificates of the CA before count no more, at once
+        #[arg(long)]
+        finish: bool,
+        /// Finish without asking, though edges that have not renewed have to be enrolled again
+        #[arg(long, requires = "finish")]
+        yes: bool,
+        #[command(flatten)]
+        show: Show,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -176,7 +176,8 @@ impl GatewayService for Intake {
         let certificates = request.peer_certs();
         let edge = identity::of_peer(certificates.as_deref(), self.rooms.signer.cluster_id())?;
         identity::admit(&self.rooms, &edge).await?;
-        let certificate_pem = identity::renew(&self.rooms, &edge, &request.get_ref().csr_pem)?;
+        let certificate_pem =
+            identity::renew(&self.rooms, &edge, &request.get_ref().csr_pem).await?;
         Ok(Response::new(v1::RenewCertificateResponse { certificate_pem }))
     }
 

@@ -11,6 +11,7 @@ mod addresses;
 mod attempts;
 mod begin;
 mod doors;
+mod edge_ca;
 mod figures;
 mod join;
 mod life;
@@ -248,6 +249,11 @@ impl Node {
     }
 
     fn edge_ca_path(&self) -> PathBuf {
-        self.config.data_dir.join("edge-ca.pem")
+        edge_ca_path(&self.config.data_dir)
     }
+}
+
+/// Whose certificates edges show, for a node that is sealed.
+fn edge_ca_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("edge-ca.pem")
 }

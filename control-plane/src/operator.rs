@@ -427,4 +427,18 @@ impl AdminService for Operator {
     ) -> Result<Response<EvictEdgeResponse>, Status> {
         admitted_to!(request, edges::evict)
     }
+
+    async fn rotate_edge_ca(
+        &self,
+        request: Request<RotateEdgeCaRequest>,
+    ) -> Result<Response<RotateEdgeCaResponse>, Status> {
+        admitted_to!(request, edges::rotate_ca)
+    }
+
+    async fn finish_edge_ca_rotation(
+        &self,
+        request: Request<FinishEdgeCaRotationRequest>,
+    ) -> Result<Response<FinishEdgeCaRotationResponse>, Status> {
+        admitted_to!(request, edges::finish_ca)
+    }
 }

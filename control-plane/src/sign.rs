@@ -41,8 +41,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) use bundle::leasable;
 pub use bundles::SignedBundle;
 pub use certificate::{
-    EDGE_CERTIFICATE_DAYS, EdgeCertificate, NODE_CERTIFICATE_DAYS, issue_edge_certificate,
-    issue_node_certificate, issue_server_certificate, node_dns_name,
+    EDGE_CERTIFICATE_DAYS, EdgeCertificate, NODE_CERTIFICATE_DAYS, edge_ca_rotation,
+    issue_edge_certificate, issue_node_certificate, issue_server_certificate, node_dns_name,
+    requested_key_sha256,
 };
 pub use decision::NoDecision;
 pub use genesis::{Beginning, RootKey, genesis};
@@ -242,8 +243,8 @@ fn key_id(public: &[u8; 32]) -> [u8; 8] {
     id
 }
 
-fn edge_ca_key(cluster_id: &str) -> Binding {
-    Binding::key(cluster_id, "edge-ca-key", cluster_id)
+fn edge_ca_key(cluster_id: &str, number: u64) -> Binding {
+    Binding::key(cluster_id, "edge-ca-key", &number.to_string())
 }
 
 fn node_ca_key(cluster_id: &str) -> Binding {

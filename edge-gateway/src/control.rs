@@ -40,6 +40,8 @@ pub(crate) use opening::Opening;
 pub(crate) struct Control {
     incarnation: Incarnation,
     passport: Passport,
+    /// The control plane wants the certificate renewed now.
+    renewal_asked: watch::Sender<bool>,
     clock: Clock,
     in_force: watch::Sender<Option<Arc<InForce>>>,
     link: watch::Sender<Link>,
@@ -189,6 +191,7 @@ impl Control {
         let control = Arc::new(Self {
             incarnation: Incarnation::new(),
             passport,
+            renewal_asked: watch::Sender::new(false),
             clock: clock.clone(),
             in_force: watch::Sender::new(None),
             link: watch::Sender::new(Link::Down),

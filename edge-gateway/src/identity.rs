@@ -129,14 +129,14 @@ impl Passport {
     /// Puts a renewed certificate in the place of the former one, for the sessions that begin from now on.
     ///
     /// # Errors
-    /// One that cannot be read, is for another key, or does not last longer than the former: that one stays.
+    /// One that cannot be read, is for another key, or ends before the former one: that one stays.
     pub(crate) fn renew(&self, certificate_pem: String, wall_ms: u64) -> anyhow::Result<Stored> {
         let renewed = Certificate::read(certificate_pem)?;
         let former = self.current();
         if renewed.key_sha256 != former.key_sha256 {
             bail!("the new certificate is for another key");
         }
-        if renewed.until_ms <= former.until_ms || renewed.until_ms <= wall_ms {
+        if renewed.until_ms < former.until_ms || renewed.until_ms <= wall_ms {
             bail!(
                 "the new certificate ends at {}, and that is no gain on {}",
                 renewed.until,

@@ -1,5 +1,7 @@
 //! `countersign edge`.
 
+mod rotate_ca;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +45,8 @@ pub(crate) async fn run(context: &Context, command: Edge) -> Done {
                 )),
             }
         }
+        Edge::RotateCa { finish: false, show, .. } => rotate_ca::begin(context, &show).await,
+        Edge::RotateCa { finish: true, yes, show } => rotate_ca::finish(context, yes, &show).await,
     }
 }
 
@@ -82,6 +86,8 @@ struct Listed {
     connected: bool,
     evicted: bool,
     enrolled_at: Option<String>,
+    /// Number of the CA that its newest certificate is of.
+    ca: u64,
 }
 
 impl From<v1::Edge> for Listed {
@@ -92,6 +98,7 @@ impl From<v1::Edge> for Listed {
             id: edge.edge_id,
             connected: edge.connected,
             evicted: edge.evicted,
+            ca: edge.ca,
         }
     }
 }
@@ -207,13 +214,14 @@ fn list(edges: Vec<v1::Edge>, show: &Show) -> Done {
             e.edge,
             yes_no(e.connected),
             yes_no(e.evicted),
+            e.ca.to_string(),
             e.enrolled_at.unwrap_or_default(),
             e.id,
         ]
     };
     let rows: Vec<_> = listed.into_iter().map(row).collect();
     print::table(
-        &["EDGE", "CONNECTED", "EVICTED", "ENROLLED", "ID"],
+        &["EDGE", "CONNECTED", "EVICTED", "CA", "ENROLLED", "ID"],
         &rows,
         "There are no edges yet: `countersign edge enroll NAME`.",
     )

@@ -159,6 +159,11 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
         trust_threshold: 1,
         invited: vec!["n3".into()],
         rolled_back: String::new(),
+        edge_ca: Some(v1::EdgeCa {
+            number: 2,
+            former_until: Some(Default::default()),
+            edges_to_renew: vec!["east".into()],
+        }),
     };
     let first = ControlPlane::of(&authority).answers("GetCluster", &[cluster]);
     let place = Place::knowing(&first);
@@ -180,6 +185,12 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
         ("trust_threshold", json!(1)),
         ("invited", json!(["n3"])),
         ("rolled_back", json!(null)),
+        (
+            "edge_ca",
+            json!({
+                "number": 2, "former_until": "1970-01-01T00:00:00.000Z", "edges_to_renew": ["east"]
+            }),
+        ),
     ] {
         assert_eq!(shown[field], value, "{field}");
     }
@@ -189,6 +200,7 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
         told.contains("BAD   n2 is sealed") && told.contains("countersign seal unseal"),
         "{told}"
     );
+    assert!(told.contains("and 1 still need it: east"), "{told}");
     assert!(told.contains("COUNTERSIGN_CA; then"), "its address is not among those known: {told}");
     let asked: Vec<v1::GetSealStatusRequest> = second.all_asked_without_token("GetSealStatus");
     assert_eq!(asked.len(), 2, "no token goes where the control plane points");

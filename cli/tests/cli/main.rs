@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod conduct;
 mod control_plane;
+mod edge_ca;
 mod nodes;
 mod run;
 mod seal;

@@ -86,6 +86,7 @@ fn an_edge_is_connected_whichever_node_it_is_attached_to() {
         let edge = |edge_id: &str, connected| v1::Edge {
             edge_id: edge_id.into(),
             connected,
+            ca: 2,
             ..v1::Edge::default()
         };
         let edges = vec![edge("east", connected), edge("west", false)];
@@ -102,6 +103,7 @@ fn an_edge_is_connected_whichever_node_it_is_attached_to() {
     let (first, second) = (node("1", false), node("2", true));
     let place = Place::knowing_all(&[&first, &second]);
     let listed = place.run(&["edge", "list", "-o", "json"]).json();
+    assert_eq!(listed[0]["ca"], 2);
     assert_eq!((&listed[0]["connected"], &listed[1]["connected"]), (&true.into(), &false.into()));
     assert_eq!(place.run(&["status", "-o", "json"]).json()["connected_edges"], 1);
     assert!(!place.run(&["doctor"]).out.contains("none is connected"));

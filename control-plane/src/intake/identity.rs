@@ -5,9 +5,10 @@ use tonic::Status;
 use tonic::transport::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::Rooms;
-use crate::sign::{self, SignError};
-use crate::state::State;
+use super::{Rooms, actor};
+use crate::cluster::ProposeError;
+use crate::sign;
+use crate::state::{Command, State};
 
 /// An edge as its certificate names it.
 #[derive(Clone, Debug)]
@@ -74,22 +75,40 @@ pub(super) fn refusal(state: &State, peer: &PeerEdge) -> Option<&'static str> {
 
 /// A new certificate for the edge's own key, and no other: held requests are bound to it, and whoever copied a
 /// certificate with its key gets no second key out of it. A new key takes a new enrolment.
-pub(super) fn renew(rooms: &Rooms, peer: &PeerEdge, csr_pem: &str) -> Result<String, Status> {
-    let genesis = rooms.cluster.peek(|state| state.genesis().cloned());
-    let genesis = genesis.ok_or_else(|| Status::unavailable("the cluster has not begun"))?;
-    let renewed = sign::issue_edge_certificate(&genesis, &rooms.vault, csr_pem, &peer.id);
-    let renewed = renewed.map_err(|why| match why {
-        SignError::Request => Status::invalid_argument(why.to_string()),
-        why => {
-            tracing::error!(edge = peer.id, %why, "an edge's certificate was not renewed");
-            Status::internal("the certificate was not renewed; the node's log says why")
-        }
-    })?;
-    if renewed.key_sha256 != peer.key_sha256 {
+pub(super) async fn renew(rooms: &Rooms, peer: &PeerEdge, csr_pem: &str) -> Result<String, Status> {
+    let key_sha256 = sign::requested_key_sha256(csr_pem);
+    let key_sha256 = key_sha256.map_err(|why| Status::invalid_argument(why.to_string()))?;
+    if key_sha256 != peer.key_sha256 {
         return Err(Status::failed_precondition(
             "the certificate was not renewed: the request is for another key; enroll the edge again to give it one",
         ));
     }
-    tracing::info!(edge = peer.id, "an edge's certificate was renewed");
+    let first_of_its_ca =
+        rooms.cluster.peek(|state| state.edges_to_renew().any(|edge| edge.id == peer.id));
+    if first_of_its_ca {
+        go_over(rooms, peer).await?;
+    }
+    // As new as what was just committed, or newer.
+    let ca = rooms.cluster.peek(|state| state.edge_ca().cloned());
+    let ca = ca.ok_or_else(|| Status::unavailable("the cluster has not begun"))?;
+    let cluster_id = rooms.signer.cluster_id();
+    let renewed = sign::issue_edge_certificate(cluster_id, &ca, &rooms.vault, csr_pem, &peer.id);
+    let renewed = renewed.map_err(|why| {
+        tracing::error!(edge = peer.id, %why, "an edge's certificate was not renewed");
+        Status::internal("the certificate was not renewed; the node's log says why")
+    })?;
+    tracing::info!(edge = peer.id, ca = ca.number, "an edge's certificate was renewed");
     Ok(renewed.pem)
+}
+
+/// Commits that the edge is given a certificate of the newest CA.
+async fn go_over(rooms: &Rooms, peer: &PeerEdge) -> Result<(), Status> {
+    let renewing = Command::RenewEdge { id: peer.id.clone() };
+    match rooms.cluster.propose(actor(&peer.id), renewing).await {
+        Ok(_) => Ok(()),
+        Err(ProposeError::Refused(refused)) => Err(Status::permission_denied(refused.to_string())),
+        Err(ProposeError::Unavailable(_)) => {
+            Err(Status::unavailable("nothing can be committed now; ask again"))
+        }
+    }
 }

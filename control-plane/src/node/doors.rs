@@ -42,6 +42,20 @@ impl Node {
         Ok(())
     }
 
+    /// Takes certificates of another CA too; whoever is connected stays.
+    pub(super) fn widen_gateway(&self, edge_ca_pem: &str) -> anyhow::Result<()> {
+        let tls = Some(self.identity.for_certificates(edge_ca_pem)?);
+        self.doors.gateway.send_modify(|door| door.tls = tls);
+        Ok(())
+    }
+
+    /// Takes certificates of fewer CAs. Whoever is connected is cut off, since nobody knows any more which CA let them
+    /// in; edges that have renewed their certificates attach again at once.
+    pub(super) fn narrow_gateway(&self, edge_ca_pem: &str) -> anyhow::Result<()> {
+        let service = self.doors.gateway.borrow().service.clone();
+        self.open_gateway(edge_ca_pem, service)
+    }
+
     /// Lets other nodes in.
     pub(super) fn open_to_peers(&self, service: Routes) {
         let tls = self.line.server_config();

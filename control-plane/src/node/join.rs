@@ -102,7 +102,7 @@ impl Joined {
         for (path, pem) in [
             (tls::node_ca_path(dir), &self.node_ca_pem),
             (tls::api_ca_path(dir), &self.api_ca_pem),
-            (dir.join("edge-ca.pem"), &self.edge_ca_pem),
+            (super::edge_ca_path(dir), &self.edge_ca_pem),
         ] {
             write_public(&path, pem.as_bytes())
                 .with_context(|| format!("{} cannot be written", path.display()))?;

@@ -17,7 +17,7 @@ use crate::cluster::{self, AboutBackup, Cluster, DataDir, Settings, about_backup
 use crate::config::Config;
 use crate::sign::{self, SigningKeys};
 use crate::state::node::node_name;
-use crate::state::{Genesis, Newcomer};
+use crate::state::{EdgeCa, Genesis, Newcomer};
 use crate::tls::{self, write_public};
 use crate::vault::{SealParameters, Unsealing, Vault};
 
@@ -99,8 +99,8 @@ impl Restoration {
             _ => {}
         }
         let node_id = cluster::restore(&aside, self.backup, vault.clone(), newcomer).await?;
-        let genesis = started_once(aside.clone(), vault.clone()).await?;
-        show(&self.config, &vault, &genesis)?;
+        let (genesis, edge_ca_pem) = started_once(aside.clone(), vault.clone()).await?;
+        show(&self.config, &vault, &genesis, &edge_ca_pem)?;
         fs::rename(&aside, dir.join("cluster"))
             .and_then(|()| fs::File::open(&dir)?.sync_all())
             .with_context(|| format!("{} cannot be put in its place", aside.display()))?;
@@ -109,15 +109,21 @@ impl Restoration {
 }
 
 /// Starts what was restored, which proves that it starts.
-async fn started_once(directory: PathBuf, vault: Arc<Vault>) -> anyhow::Result<Genesis> {
+async fn started_once(directory: PathBuf, vault: Arc<Vault>) -> anyhow::Result<(Genesis, String)> {
     let cluster = Cluster::start(Settings::alone(directory, ENTRIES_PER_SNAPSHOT), vault).await?;
-    let genesis = cluster.peek(|state| state.genesis().cloned());
+    let begun = cluster
+        .peek(|state| state.genesis().cloned().zip(state.edge_ca().map(EdgeCa::trusted_pem)));
     cluster.shutdown().await;
-    genesis.context("nothing was restored: the cluster in the backup had not begun")
+    begun.context("nothing was restored: the cluster in the backup had not begun")
 }
 
 /// What the node shows to operators and edges even while it is sealed.
-fn show(config: &Config, vault: &Vault, genesis: &Genesis) -> anyhow::Result<()> {
+fn show(
+    config: &Config,
+    vault: &Vault,
+    genesis: &Genesis,
+    edge_ca_pem: &str,
+) -> anyhow::Result<()> {
     let dir = &config.data_dir;
     let names = Addresses::of(
         config,
@@ -129,8 +135,8 @@ fn show(config: &Config, vault: &Vault, genesis: &Genesis) -> anyhow::Result<()>
     .names;
     tls::make_folder(dir)?;
     for (path, pem) in [
-        (tls::api_ca_path(dir), &genesis.api_ca_pem),
-        (dir.join("edge-ca.pem"), &genesis.edge_ca_pem),
+        (tls::api_ca_path(dir), genesis.api_ca_pem.as_str()),
+        (super::edge_ca_path(dir), edge_ca_pem),
     ] {
         write_public(&path, pem.as_bytes())
             .with_context(|| format!("{} cannot be written", path.display()))?;

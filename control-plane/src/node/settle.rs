@@ -7,12 +7,13 @@ use anyhow::Context as _;
 use tonic::service::Routes;
 
 use super::attempts::{Allowance, Attempted};
+use super::edge_ca::follow_edge_ca;
 use super::figures::count_approvals;
 use super::{Node, Unsealed};
 use crate::intake::{Intake, IntakeSettings};
 use crate::peers;
 use crate::sign::{self, Signer, Witness};
-use crate::state::{Actor, Command, Genesis};
+use crate::state::{Actor, Command, EdgeCa, Genesis};
 use crate::tls::{self, write_public};
 
 /// What there is once the state is here.
@@ -56,8 +57,12 @@ impl Node {
         if house.settled.get().is_some() {
             return Ok(());
         }
-        let genesis = house.cluster.peek(|state| state.genesis().cloned());
-        let genesis = genesis.context("the cluster did not begin")?;
+        // First, so that no change of the edges' CA is missed.
+        let events = house.cluster.subscribe();
+        let begun = house
+            .cluster
+            .peek(|state| state.genesis().cloned().zip(state.edge_ca().map(EdgeCa::trusted_pem)));
+        let (genesis, edge_ca_pem) = begun.context("the cluster did not begin")?;
         if genesis.api_ca_pem != self.identity.ca_pem() {
             anyhow::bail!(
                 "{} is not the API CA of this cluster: copy that file from another node",
@@ -66,9 +71,7 @@ impl Node {
         }
         self.renew_certificates(house, &genesis)?;
         self.identity.forget_ca_key()?;
-        // For a sealed restart: edges are then told that the node is sealed, by one that they know.
-        write_public(&self.edge_ca_path(), genesis.edge_ca_pem.as_bytes())
-            .with_context(|| format!("{} cannot be written", self.edge_ca_path().display()))?;
+        self.keep_edge_ca(&edge_ca_pem)?;
         self.record_unsealing(house).await?;
         self.describe(house).await?;
 
@@ -76,10 +79,8 @@ impl Node {
         let (cluster, vault) = (house.cluster.clone(), house.vault.clone());
         let intake = Intake::new(cluster, vault, signer.clone(), IntakeSettings::default());
         house.tasks.spawn(count_approvals(self.clone(), house.clone()));
-        self.open_gateway(
-            &genesis.edge_ca_pem,
-            Routes::new(intake.clone().into_service()).prepare(),
-        )?;
+        self.open_gateway(&edge_ca_pem, Routes::new(intake.clone().into_service()).prepare())?;
+        house.tasks.spawn(follow_edge_ca(self.clone(), house.clone(), events, edge_ca_pem));
         // Whoever settled first wins; they came to the same.
         let _ = house.settled.set(Settled { intake, signer });
         Ok(())

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
+use super::edges;
 use super::once::{Once, reused};
 use super::page::timestamp;
 use super::refuse;
@@ -18,7 +19,7 @@ use crate::cluster::Member;
 use crate::node::{InitError, Node};
 use crate::sign::{self, SignError};
 use crate::state::node::node_name;
-use crate::state::{self, Actor, Addresses, Command, CommandId, Event, State};
+use crate::state::{self, Actor, Addresses, Command, CommandId, EdgeCa, Event, State};
 
 /// Begins a cluster on a node that has no vault. Nobody can be known yet: whoever reaches the listener first begins it.
 pub(super) async fn init(
@@ -73,6 +74,7 @@ pub(super) async fn get(
             trust_epoch: trust.as_ref().map_or(0, |trust| trust.epoch),
             trust_threshold: trust.as_ref().map_or(0, |trust| trust.threshold),
             invited: state.invitations().map(|invitation| invitation.name.clone()).collect(),
+            edge_ca: edges::ca_to_proto(state),
             ..Default::default()
         }
     };
@@ -182,6 +184,8 @@ pub(super) async fn join(
         described.map_err(refuse::not_proposed)?;
     }
     tracing::info!(node = node_name(joined.id), name = joined.name, "a node was let in");
+    let edge_ca_pem =
+        house.cluster.peek(|state| state.edge_ca().map(EdgeCa::trusted_pem).unwrap_or_default());
     Ok(v1::JoinClusterResponse {
         node_id: node_name(joined.id),
         cluster_id: genesis.cluster_id.clone(),
@@ -190,7 +194,7 @@ pub(super) async fn join(
         node_ca_pem: genesis.node_ca_pem.clone(),
         server_certificate_pem: server_certificate,
         api_ca_pem: genesis.api_ca_pem.clone(),
-        edge_ca_pem: genesis.edge_ca_pem.clone(),
+        edge_ca_pem,
         seal_file: house.cluster.peek(|state| state.seal_file().to_vec()).into(),
     })
 }

@@ -1,4 +1,4 @@
-//! Edges: enrolled by a certificate request, listed, evicted.
+//! Edges: enrolled by a certificate request, listed, evicted; and the CA that signs their certificates.
 
 use countersign_proto::v1;
 use tonic::Status;
@@ -8,8 +8,8 @@ use super::page::{Page, timestamp};
 use super::refuse;
 use crate::access::Admitted;
 use crate::node::Node;
-use crate::sign::{self, SignError};
-use crate::state::{Command, Edge, Event};
+use crate::sign;
+use crate::state::{Command, Edge, Event, State};
 
 pub(super) async fn enroll(
     node: &Node,
@@ -18,36 +18,22 @@ pub(super) async fn enroll(
 ) -> Result<v1::EnrollEdgeResponse, Status> {
     let house = &asked.house;
     let once = Once::of(asked, "EnrollEdge", &request.request_id)?;
-    let genesis = house
-        .cluster
-        .read(|state| state.genesis().cloned())
-        .await
-        .map_err(|e| refuse::unavailable(&e))?;
-    let genesis = genesis.ok_or_else(|| refuse::internal(&"an unsealed node without a genesis"))?;
-    let issue = |id: &str| {
-        sign::issue_edge_certificate(&genesis, &house.vault, &request.csr_pem, id).map_err(|e| {
-            match e {
-                SignError::Request => refuse::field("csr_pem", e.to_string()),
-                e => refuse::internal(&e),
-            }
-        })
-    };
+    let key_sha256 = sign::requested_key_sha256(&request.csr_pem);
+    let key_sha256 = key_sha256.map_err(|e| refuse::field("csr_pem", e.to_string()))?;
     let id = once.id("edg_");
-    let mut certificate = issue(&id)?;
-    // It is of no use before this is committed: intake looks the edge up.
-    let command = Command::EnrollEdge {
-        id: id.clone(),
-        name: request.name.clone(),
-        key_sha256: certificate.key_sha256,
-    };
+    let command = Command::EnrollEdge { id, name: request.name.clone(), key_sha256 };
+    // A name that was enrolled before keeps its id under the new key.
     let edge = changed(asked, &once, command, &request.name).await?;
-    if edge.key_sha256 != certificate.key_sha256 {
+    if edge.key_sha256 != key_sha256 {
         return Err(reused(&request.name));
     }
-    if edge.id != id {
-        // The name was enrolled before, and keeps its id under the new key.
-        certificate = issue(&edge.id)?;
-    }
+    let begun = |state: &State| state.genesis().cloned().zip(state.edge_ca().cloned());
+    let begun = house.cluster.peek(begun);
+    let (genesis, ca) =
+        begun.ok_or_else(|| refuse::internal(&"an unsealed node without a genesis"))?;
+    let (cluster_id, csr) = (&genesis.cluster_id, &request.csr_pem);
+    let certificate = sign::issue_edge_certificate(cluster_id, &ca, &house.vault, csr, &edge.id);
+    let certificate = certificate.map_err(|e| refuse::internal(&e))?;
     Ok(v1::EnrollEdgeResponse {
         edge: Some(to_proto(&edge, house.connected_edges().contains(&edge.id))),
         certificate_pem: certificate.pem,
@@ -93,6 +79,44 @@ pub(super) async fn evict(
     Ok(v1::EvictEdgeResponse { edge: Some(to_proto(&edge, connected)) })
 }
 
+/// From now on another CA signs edges' certificates, and those of the one before count until that is finished.
+pub(super) async fn rotate_ca(
+    asked: &Admitted,
+    request: v1::RotateEdgeCaRequest,
+) -> Result<v1::RotateEdgeCaResponse, Status> {
+    let (house, once) = (&asked.house, Once::of(asked, "RotateEdgeCa", &request.request_id)?);
+    let read = house.cluster.read(|state| {
+        let cluster_id = state.genesis().map(|genesis| genesis.cluster_id.clone());
+        cluster_id.zip(state.edge_ca().map(|ca| ca.number))
+    });
+    let read = read.await.map_err(|e| refuse::unavailable(&e))?;
+    let (cluster_id, number) =
+        read.ok_or_else(|| refuse::internal(&"an unsealed node without a genesis"))?;
+    let command = sign::edge_ca_rotation(&cluster_id, number.saturating_add(1), &house.vault);
+    once.propose(asked, command.map_err(|e| refuse::internal(&e))?).await?;
+    Ok(v1::RotateEdgeCaResponse { edge_ca: house.cluster.peek(ca_to_proto) })
+}
+
+/// Certificates of the CA before count no more: edges that have no other are shut out until they are enrolled again.
+pub(super) async fn finish_ca(
+    asked: &Admitted,
+    request: v1::FinishEdgeCaRotationRequest,
+) -> Result<v1::FinishEdgeCaRotationResponse, Status> {
+    let once = Once::of(asked, "FinishEdgeCaRotation", &request.request_id)?;
+    once.propose(asked, Command::FinishEdgeCa).await?;
+    let edge_ca = asked.house.cluster.peek(ca_to_proto);
+    Ok(v1::FinishEdgeCaRotationResponse { edge_ca })
+}
+
+pub(super) fn ca_to_proto(state: &State) -> Option<v1::EdgeCa> {
+    let ca = state.edge_ca()?;
+    Some(v1::EdgeCa {
+        number: ca.number,
+        former_until: ca.former.as_ref().and_then(|former| timestamp(former.until)),
+        edges_to_renew: state.edges_to_renew().map(|edge| edge.name.clone()).collect(),
+    })
+}
+
 async fn changed(
     asked: &Admitted,
     once: &Once,
@@ -112,5 +136,6 @@ fn to_proto(edge: &Edge, connected: bool) -> v1::Edge {
         connected,
         evicted: edge.evicted,
         enrolled_at: timestamp(edge.enrolled_at),
+        ca: edge.ca,
     }
 }

@@ -13,10 +13,11 @@ use zeroize::Zeroizing;
 
 use super::{SignError, api_ca_key, edge_ca_key, node_ca_key};
 use crate::state::node::node_name;
-use crate::state::{Genesis, Payload};
+use crate::state::{Command, EdgeCa, Genesis, Payload};
 use crate::vault::{Binding, SealError, Vault};
 
-/// How long an edge's certificate holds: it renews it by itself.
+/// How long an edge's certificate holds: it renews it by itself. A CA that signs no more counts for longer
+/// (`state::edge_ca::FORMER_CA_MS`).
 pub const EDGE_CERTIFICATE_DAYS: u32 = 1;
 /// How long what nodes show to each other holds, and what their listeners show.
 pub const NODE_CERTIFICATE_DAYS: u32 = 90;
@@ -39,21 +40,42 @@ pub struct EdgeCertificate {
 /// # Errors
 /// [`SignError::Request`] unless the request is signed by its own key; what the vault says of the CA's key.
 pub fn issue_edge_certificate(
-    genesis: &Genesis,
+    cluster_id: &str,
+    ca: &EdgeCa,
     vault: &Vault,
     csr_pem: &str,
     edge_id: &str,
 ) -> Result<EdgeCertificate, SignError> {
     let key = read_request(csr_pem)?.public_key;
-    let ca = Ca {
-        pem: &genesis.edge_ca_pem,
-        binding: edge_ca_key(&genesis.cluster_id),
-        key: &genesis.edge_ca_key,
-    };
+    let ca =
+        Ca { pem: &ca.certificate_pem, binding: edge_ca_key(cluster_id, ca.number), key: &ca.key };
     let mut params = leaf(edge_id, &[ExtendedKeyUsagePurpose::ClientAuth], EDGE_CERTIFICATE_DAYS);
-    params.subject_alt_names = vec![uri(&edge_uri(&genesis.cluster_id, edge_id))?];
+    params.subject_alt_names = vec![uri(&edge_uri(cluster_id, edge_id))?];
     let pem = ca.sign(vault, &params, &key)?;
     Ok(EdgeCertificate { pem, key_sha256: Sha256::digest(key.subject_public_key_info()).into() })
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo in a certificate request, as `Command::EnrollEdge` takes it.
+///
+/// # Errors
+/// [`SignError::Request`].
+pub fn requested_key_sha256(csr_pem: &str) -> Result<[u8; 32], SignError> {
+    let key = read_request(csr_pem)?.public_key;
+    Ok(Sha256::digest(key.subject_public_key_info()).into())
+}
+
+/// The command that puts another CA for edges in force: the one of this number, whose key is made here and sealed.
+///
+/// # Errors
+/// [`SignError::Certificate`] when it cannot be made.
+pub fn edge_ca_rotation(
+    cluster_id: &str,
+    number: u64,
+    vault: &Vault,
+) -> Result<Command, SignError> {
+    let (certificate_pem, key) = make_edge_ca(number)?;
+    let key = vault.seal_payload(&edge_ca_key(cluster_id, number), key.as_bytes());
+    Ok(Command::RotateEdgeCa { number, certificate_pem, key })
 }
 
 /// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials. Of the request,
@@ -155,10 +177,10 @@ fn edge_uri(cluster_id: &str, edge_id: &str) -> String {
 }
 
 /// The CA of edge certificates and its key, both PEM. It can name no server: every DNS name and address is excluded.
-pub(super) fn make_edge_ca() -> Result<(String, Zeroizing<String>), SignError> {
+pub(super) fn make_edge_ca(number: u64) -> Result<(String, Zeroizing<String>), SignError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Countersign edge CA");
+    params.distinguished_name.push(DnType::CommonName, format!("Countersign edge CA {number}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

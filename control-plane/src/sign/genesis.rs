@@ -75,7 +75,7 @@ pub fn genesis(
         threshold: 1,
         keys: vec![NodeKey { node: node.id, public, state: KeyState::Active }],
     };
-    let (edge_ca_pem, edge_key) = make_edge_ca()?;
+    let (edge_ca_pem, edge_key) = make_edge_ca(1)?;
     let (node_ca_pem, node_key) = make_node_ca()?;
     Ok(Genesis {
         cluster_id: cluster_id.to_owned(),
@@ -85,7 +85,7 @@ pub fn genesis(
         trust: root.sign(trust.encode()),
         seal_file: vault.seal_file(),
         edge_ca_pem,
-        edge_ca_key: vault.seal_payload(&edge_ca_key(cluster_id), edge_key.as_bytes()),
+        edge_ca_key: vault.seal_payload(&edge_ca_key(cluster_id, 1), edge_key.as_bytes()),
         node_ca_pem,
         node_ca_key: vault.seal_payload(&node_ca_key(cluster_id), node_key.as_bytes()),
         api_ca_pem: api_ca_pem.to_owned(),

@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 37] = [
+const OWN: [&str; 40] = [
     "agent.create",
     "agent.revoke",
     "agent.rotate",
@@ -70,6 +70,9 @@ const OWN: [&str; 37] = [
     "edge.attach",
     "edge.enroll",
     "edge.evict",
+    "edge.renew",
+    "edge_ca.finish",
+    "edge_ca.rotate",
     "node.describe",
     "node.invite",
     "node.join",

@@ -109,10 +109,22 @@ pub enum Command {
         id: String,
         incarnation: [u8; 16],
     },
+    /// An edge is about to be given a certificate of the newest CA, for the key that it has.
+    RenewEdge {
+        id: String,
+    },
     EvictEdge {
         name: String,
         reason: String,
     },
+
+    /// From now on this CA signs edges' certificates; those of the one before count until that is finished.
+    RotateEdgeCa {
+        number: u64,
+        certificate_pem: String,
+        key: Payload,
+    },
+    FinishEdgeCa,
 
     InviteNode {
         name: String,
@@ -225,7 +237,7 @@ pub struct Genesis {
     pub trust: SignedBytes,
     /// `seal.json` as it is now.
     pub seal_file: Vec<u8>,
-    /// CA that signs edge certificates: PEM, and its sealed key (PEM).
+    /// The first CA that signs edge certificates: PEM, and its sealed key (PEM).
     pub edge_ca_pem: String,
     pub edge_ca_key: Payload,
     /// CA of what nodes show to each other.

@@ -10,6 +10,8 @@ use super::{ApprovalId, Millis};
 pub(super) enum Due {
     /// Expires, or, once released, becomes unknown.
     Approval(ApprovalId),
+    /// Counts no more.
+    FormerEdgeCa,
     /// Is forgotten, or, released without an approval, becomes unknown.
     Held([u8; 16]),
 }

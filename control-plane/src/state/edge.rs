@@ -14,6 +14,8 @@ pub struct Edge {
     pub key_sha256: [u8; 32],
     /// Of the process that attached last; claims of any other are refused.
     pub incarnation: Option<[u8; 16]>,
+    /// Number of the CA that its newest certificate is of, at least.
+    pub ca: u64,
     pub evicted: bool,
     pub enrolled_at: Millis,
 }
@@ -31,6 +33,7 @@ impl State {
         self.demand_role(actor, &[Role::Admin])?;
         check_id("an edge", id)?;
         check_name("an edge", name)?;
+        let ca = self.edge_ca().map_or(0, |ca| ca.number);
         if let Some(edge) = self.edges.values_mut().find(|e| e.name == name) {
             if edge.evicted {
                 return Err(Refused::Denied(format!(
@@ -39,6 +42,7 @@ impl State {
             }
             edge.key_sha256 = *key_sha256;
             edge.incarnation = None;
+            edge.ca = ca;
             let id = edge.id.clone();
             let left = self.leave_requests(&id, None);
             let entry =
@@ -58,6 +62,7 @@ impl State {
             name: name.to_owned(),
             key_sha256: *key_sha256,
             incarnation: None,
+            ca,
             evicted: false,
             enrolled_at: self.log_time,
         };
@@ -161,13 +166,13 @@ impl Left {
     }
 }
 
-fn no_edge(id: &str) -> Refused {
+pub(super) fn no_edge(id: &str) -> Refused {
     Refused::NotFound(format!(
         "there is no edge with the id {:?}: enroll it first",
         clipped(id, REASON_BYTES)
     ))
 }
 
-fn evicted(edge: &Edge) -> Refused {
+pub(super) fn evicted(edge: &Edge) -> Refused {
     Refused::Denied(format!("edge {} was evicted: enroll it under another name", edge.name))
 }

@@ -26,6 +26,13 @@ pub enum Event {
     EdgeChanged {
         id: String,
     },
+    /// Read `State::edge_ca`.
+    EdgeCaChanged {
+        number: u64,
+    },
+    EdgeRenewed {
+        id: String,
+    },
     NodeInvited {
         name: String,
         expires_at: Millis,

@@ -34,6 +34,7 @@ impl State {
         trust::check_keys(&trust, |id, public| id == node.id && node.public_keys.contains(public))
             .map_err(|why| not(format!("of its first trust bundle, {why}")))?;
         self.genesis = Some(Box::new(genesis.clone()));
+        self.edge_ca = Some(Box::new(genesis.edge_ca()));
         self.nodes
             .insert(genesis.node.id, Node { joined_at: self.log_time, ..genesis.node.clone() });
         self.trust_bundles.push(genesis.trust.clone());

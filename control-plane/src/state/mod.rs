@@ -24,6 +24,7 @@ pub mod approver;
 pub mod audit;
 pub mod credential;
 pub mod edge;
+pub mod edge_ca;
 pub mod held;
 pub mod node;
 pub mod policy;
@@ -44,6 +45,7 @@ pub use command::{
 };
 pub use credential::{Credential, Fake, Payload, ReleaseClass};
 pub use edge::Edge;
+pub use edge_ca::{EdgeCa, FormerCa};
 pub use event::{Event, Outcome, Refused};
 pub use held::HeldRequest;
 pub use node::{Addresses, Invitation, Node};
@@ -67,6 +69,7 @@ pub struct State {
     principals: BTreeMap<String, Principal>,
     agents: BTreeMap<String, Agent>,
     edges: BTreeMap<String, Edge>,
+    edge_ca: Option<Box<EdgeCa>>,
     credentials: BTreeMap<String, Credential>,
     policies: Vec<PolicyVersion>,
     nodes: BTreeMap<u64, Node>,
@@ -183,7 +186,12 @@ impl State {
                 self.enroll_edge(actor, id, name, key_sha256)
             }
             Command::AttachEdge { id, incarnation } => self.attach_edge(actor, id, incarnation),
+            Command::RenewEdge { id } => self.renew_edge(actor, id),
             Command::EvictEdge { name, reason } => self.evict_edge(actor, name, reason),
+            Command::RotateEdgeCa { number, certificate_pem, key } => {
+                self.rotate_edge_ca(actor, *number, certificate_pem, key)
+            }
+            Command::FinishEdgeCa => self.finish_edge_ca(actor),
 
             Command::InviteNode { name, token_sha256 } => {
                 self.invite_node(actor, name, token_sha256)

@@ -18,6 +18,7 @@ impl State {
                     settled.push((id, state));
                     records.push(entry);
                 }
+                Due::FormerEdgeCa => records.extend(self.drop_former_edge_ca()),
                 Due::Held(request_id) => {
                     if self.lose_track(&request_id) {
                         records.extend(

@@ -394,7 +394,8 @@ fn policy(text: &str) -> Command {
 /// A certificate for an edge of this cluster; its enrolment is another thing.
 pub(crate) fn issue(genesis: &Genesis, vault: &Vault, id: &str) -> Enrolled {
     let (csr, key_pem) = request();
-    let issued = sign::issue_edge_certificate(genesis, vault, &csr, id).unwrap();
+    let ca = genesis.edge_ca();
+    let issued = sign::issue_edge_certificate(CLUSTER, &ca, vault, &csr, id).unwrap();
     Enrolled { id: id.into(), certificate_pem: issued.pem, key_pem, key_sha256: issued.key_sha256 }
 }
 

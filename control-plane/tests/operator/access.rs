@@ -21,7 +21,7 @@ const APPROVER: &[Role] = &[Role::Approver];
 const READERS: &[Role] = &[Role::Admin, Role::Auditor];
 
 /// Written down a second time, on purpose: a method that is not here, or whose line differs, fails the test.
-const EXPECTED: [(&str, Option<&[Role]>); 46] = [
+const EXPECTED: [(&str, Option<&[Role]>); 48] = [
     ("AddApprover", Some(ADMIN)),
     ("AddNode", Some(ADMIN)),
     ("AuthorizeRekey", Some(ADMIN)),
@@ -34,6 +34,7 @@ const EXPECTED: [(&str, Option<&[Role]>); 46] = [
     ("EvictEdge", Some(ADMIN)),
     ("ExplainPolicy", Some(ALL)),
     ("ExportAudit", Some(READERS)),
+    ("FinishEdgeCaRotation", Some(ADMIN)),
     ("GetApproval", Some(ALL)),
     ("GetCluster", Some(READERS)),
     ("GetPolicy", Some(ALL)),
@@ -55,6 +56,7 @@ const EXPECTED: [(&str, Option<&[Role]>); 46] = [
     ("RotateAgent", Some(ADMIN)),
     ("RotateApproverToken", Some(ADMIN)),
     ("RotateCredential", Some(ADMIN)),
+    ("RotateEdgeCa", Some(ADMIN)),
     ("RotateKeyring", Some(ADMIN)),
     ("RotateSigningKey", Some(ADMIN)),
     ("Seal", Some(ADMIN)),

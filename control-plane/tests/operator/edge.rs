@@ -1,5 +1,7 @@
 //! An edge reduced to its words: it holds requests and says so.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use countersign_gate::{
     Circumstances, Class, Destination, Held, Origin, Payload, Request, Scheme, Verdict, classify,
@@ -29,11 +31,12 @@ approvers = ["admin", "ann"]
 "#;
 
 /// What an edge keeps of its enrollment.
+#[derive(Clone)]
 pub(crate) struct Enrolled {
-    certificate_pem: String,
-    key: KeyPair,
+    pub(crate) certificate_pem: String,
+    key: Arc<KeyPair>,
     ca_pem: String,
-    address: String,
+    pub(crate) address: String,
     id: String,
 }
 
@@ -63,15 +66,29 @@ impl Enrolled {
     }
 
     pub(crate) async fn enroll(world: &World, name: &str) -> Self {
+        Self::at(&mut world.admin().await, name).await
+    }
+
+    pub(crate) async fn at(admin: &mut Admin, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let enrolled = enroll(&mut world.admin().await, name, &key).await;
+        let enrolled = enroll(admin, name, &key).await;
         Self {
             certificate_pem: enrolled.certificate_pem,
-            key,
+            key: key.into(),
             ca_pem: enrolled.gateway_ca_pem,
             address: enrolled.gateway_address,
             id: enrolled.edge.unwrap().edge_id,
         }
+    }
+
+    /// With a new certificate.
+    pub(crate) async fn renewed(&self) -> Result<Self, Status> {
+        let csr_pem =
+            CertificateParams::default().serialize_request(&*self.key).unwrap().pem().unwrap();
+        let mut gateway = GatewayServiceClient::new(self.channel(true).await.unwrap());
+        let renewed =
+            gateway.renew_certificate(v1::RenewCertificateRequest { csr_pem }).await?.into_inner();
+        Ok(Self { certificate_pem: renewed.certificate_pem, ..self.clone() })
     }
 
     pub(crate) async fn channel(&self, with_certificate: bool) -> Result<Channel, String> {
@@ -134,6 +151,11 @@ impl Edge {
                 other => panic!("not opened: {other:?}"),
             }
         }
+    }
+
+    /// What it is told next; none once its session has ended.
+    pub(crate) async fn hear(&mut self) -> Option<Out> {
+        self.incoming.message().await.ok().flatten()?.message
     }
 
     fn held(&self, path: &str) -> Held {

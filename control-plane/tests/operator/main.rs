@@ -7,6 +7,7 @@ mod approvals;
 mod backup;
 mod cluster;
 mod edge;
+mod edge_ca;
 mod identity;
 mod mutations;
 mod pages;

@@ -151,6 +151,13 @@ fn rare() -> impl Strategy<Value = Command> {
             expected_version,
             payload: sealed(3),
         }),
+        (2u64..4).prop_map(|number| Command::RotateEdgeCa {
+            number,
+            certificate_pem: "CA".into(),
+            key: sealed(3),
+        }),
+        Just(Command::FinishEdgeCa),
+        Just(Command::RenewEdge { id: "e1".into() }),
         Just(Command::EvictEdge { name: "west".into(), reason: String::new() }),
         Just(Command::EnrollEdge { id: "e3".into(), name: "east".into(), key_sha256: [7; 32] }),
         Just(Command::Note { action: "n".into(), subject: "s".into(), details: vec![] }),

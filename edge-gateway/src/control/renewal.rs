@@ -16,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between tries, and never more often than this.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// Renews the certificate when two thirds of its life are over, as long as the session lasts.
+/// Edges that are all asked at once do not all answer at once.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// Renews the certificate when two thirds of its life are over or the control plane asks for it, as long as the session
+/// lasts.
 pub(super) async fn keep_renewed(control: &Arc<Control>, channel: Channel) -> Infallible {
     let mut client = GatewayServiceClient::new(channel);
     loop {
@@ -24,13 +28,25 @@ pub(super) async fn keep_renewed(control: &Arc<Control>, channel: Channel) -> In
         // Edges that were enrolled together are not renewed together.
         let life_left_ms = control.passport.until_ms().saturating_sub(due_ms);
         let jitter_ms = (life_left_ms as f64 * rand::random_range(0.0..0.1)) as u64;
-        control.clock.wall_reached(due_ms.saturating_add(jitter_ms)).await;
+        tokio::select! {
+            () = control.clock.wall_reached(due_ms.saturating_add(jitter_ms)) => {}
+            () = asked(control) => tokio::time::sleep(SPREAD.mul_f64(rand::random())).await,
+        }
+        let asked = control.renewal_asked.send_replace(false);
         if let Err(why) = renew(control, &mut client).await {
             tracing::warn!(why = format!("{why:#}"), "this edge's certificate was not renewed yet");
+            if asked {
+                control.renewal_asked.send_replace(true);
+            }
         }
         let pause_ms = TRY_AGAIN.mul_f64(rand::random_range(0.8..1.2)).as_millis() as u64;
         control.clock.reached(control.clock.boottime_ms() + pause_ms).await;
     }
+}
+
+async fn asked(control: &Control) {
+    // The other half lives as long as this one.
+    let _ = control.renewal_asked.subscribe().wait_for(|asked| *asked).await;
 }
 
 async fn renew(

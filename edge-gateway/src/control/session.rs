@@ -338,6 +338,10 @@ fn take_in(
             control.push(Out::Pong);
             return Ok(());
         }
+        Message::RenewNow(_) => {
+            control.renewal_asked.send_replace(true);
+            return Ok(());
+        }
         Message::TrustBundle(envelope) => {
             // What is wrong with it was said; the one in force stays, and the session with it.
             let _ = control.take_trust(envelope);

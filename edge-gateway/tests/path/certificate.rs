@@ -73,7 +73,29 @@ async fn at_two_thirds_of_its_life_the_certificate_is_renewed_for_the_same_key()
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_key_or_one_that_ends_no_later_is_not_taken() {
+async fn when_another_ca_signs_the_certificate_is_renewed_at_once_and_until_that_succeeds() {
+    let world = World::start().await;
+    world.control.hello().await;
+    let (first, until) = (world.control.edge_certificate(), world.metric(UNTIL).await);
+    let began_ms = world.clock.wall_ms();
+    world.control.renew_by(|_, _| "no certificate".into());
+    world.control.renew_now().await;
+    world.control.renewal().await;
+    world.control.renew_by(|authority, request| authority.sign_for(request, 48));
+    asked(&world).await;
+    taken(&world, until).await;
+    assert!(world.clock.wall_ms() - began_ms < 16 * HOUR.as_millis() as u64, "before its time");
+    world.control.drop_session();
+    world.control.hello().await;
+    assert!(world.control.edge_certificate() != first);
+
+    // It was renewed: nothing is left to be done.
+    world.control.tell_time(world.clock.wall_ms()).await;
+    assert!(world.control.renewal_asked().await.is_none());
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_or_one_that_ends_earlier_is_not_taken() {
     let world = World::start().await;
     world.control.hello().await;
     let first = world.control.edge_certificate();

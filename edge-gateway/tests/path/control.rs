@@ -302,6 +302,11 @@ impl Control {
         self.inner.leases.next("request for a lease").await
     }
 
+    /// Another CA signs certificates: the edge is to renew its own.
+    pub(crate) async fn renew_now(&self) {
+        self.inner.say(Say::RenewNow(pb::RenewNow {})).await;
+    }
+
     /// How the next renewal is answered.
     pub(crate) fn renew_by(
         &self,

@@ -38,6 +38,26 @@ pub(crate) struct Node {
     public_keys: Vec<String>,
 }
 
+/// The CA that signs edges' certificates.
+#[derive(Serialize)]
+pub(crate) struct EdgeCa {
+    pub(crate) number: u64,
+    /// Until when certificates of the CA before count, if they do.
+    pub(crate) former_until: Option<String>,
+    /// Edges that were given no certificate of this CA yet.
+    pub(crate) edges_to_renew: Vec<String>,
+}
+
+impl From<v1::EdgeCa> for EdgeCa {
+    fn from(ca: v1::EdgeCa) -> Self {
+        Self {
+            number: ca.number,
+            former_until: print::time(ca.former_until.as_ref()),
+            edges_to_renew: ca.edges_to_renew,
+        }
+    }
+}
+
 /// The cluster.
 #[derive(Serialize)]
 pub(crate) struct Standing {
@@ -50,6 +70,7 @@ pub(crate) struct Standing {
     pub(super) trust_threshold: u32,
     pub(super) nodes: Vec<Node>,
     pub(super) invited: Vec<String>,
+    pub(super) edge_ca: EdgeCa,
     pub(super) rolled_back: Option<String>,
     pub(crate) troubles: Vec<Trouble>,
 }
@@ -166,6 +187,7 @@ fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, b
         trust_threshold: answer.trust_threshold,
         nodes: answer.nodes.into_iter().map(node).collect(),
         invited: answer.invited,
+        edge_ca: answer.edge_ca.unwrap_or_default().into(),
         rolled_back: Some(answer.rolled_back).filter(|why| !why.is_empty()),
         troubles: Vec::new(),
     };

@@ -2,7 +2,7 @@
 
 use countersign_proto::v1;
 
-use super::standing::{Node, Standing, Trouble, standing};
+use super::standing::{EdgeCa, Node, Standing, Trouble, standing};
 use crate::args::{Output, Show};
 use crate::client;
 use crate::cmd::yes_no;
@@ -30,6 +30,7 @@ fn told(standing: &Standing) -> Done {
                 needed => format!("{}: {needed} nodes have to sign", standing.trust_epoch),
             },
         ),
+        ("edges' ca", edge_ca(standing)),
         ("invited", print::words(&standing.invited)),
     ])?;
     print::line("")?;
@@ -41,6 +42,21 @@ fn told(standing: &Standing) -> Done {
         "There is no node.",
     )?;
     standing.troubles.iter().try_for_each(Trouble::tell)
+}
+
+fn edge_ca(standing: &Standing) -> String {
+    let EdgeCa { number, former_until, edges_to_renew } = &standing.edge_ca;
+    match former_until {
+        None => number.to_string(),
+        Some(until) if edges_to_renew.is_empty() => {
+            format!("{number}; the one before counts until {until}, and no edge needs it")
+        }
+        Some(until) => format!(
+            "{number}; the one before counts until {until}, and {} still need it: {}",
+            edges_to_renew.len(),
+            print::words(edges_to_renew)
+        ),
+    }
 }
 
 fn row(node: &Node) -> Vec<String> {

@@ -210,6 +210,9 @@ impl Session {
         if news.trust {
             self.send_trust()?;
         }
+        if news.edge_ca {
+            self.send_renewal()?;
+        }
         if news.agents {
             self.dismiss_revoked()?;
         }

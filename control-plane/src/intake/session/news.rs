@@ -14,6 +14,8 @@ pub(super) struct News {
     pub(super) edges: BTreeMap<String, Position>,
     /// Another trust bundle is in force.
     pub(super) trust: bool,
+    /// Another CA signs edges' certificates.
+    pub(super) edge_ca: bool,
     /// Any approval may have changed.
     pub(super) everything: bool,
     /// Events were missed.
@@ -22,7 +24,14 @@ pub(super) struct News {
 
 impl News {
     pub(super) fn everything() -> Self {
-        Self { agents: true, trust: true, everything: true, missed: true, ..Self::default() }
+        Self {
+            agents: true,
+            edge_ca: true,
+            trust: true,
+            everything: true,
+            missed: true,
+            ..Self::default()
+        }
     }
 
     pub(super) fn add(&mut self, event: &Committed<Event>) {
@@ -47,12 +56,14 @@ impl News {
             Event::Ticked { settled } => {
                 self.approvals.extend(settled.iter().map(|(approval, _)| *approval))
             }
+            Event::EdgeCaChanged { .. } => self.edge_ca = true,
             Event::TrustChanged { .. } => self.trust = true,
             Event::Restored => *self = Self::everything(),
             Event::AuditCheckpointed { .. }
             | Event::Began
             | Event::CredentialChanged { .. }
             | Event::Detached { .. }
+            | Event::EdgeRenewed { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }
             | Event::NodeChanged { .. }

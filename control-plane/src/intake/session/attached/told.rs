@@ -29,7 +29,8 @@ impl Session {
         };
         self.trusting = epoch;
         self.tell(Out::HelloAck(ack))?;
-        self.send_bundle(bundle)
+        self.send_bundle(bundle)?;
+        self.send_renewal()
     }
 
     pub(super) fn send_newest(&mut self) -> Result<(), Status> {
@@ -60,6 +61,13 @@ impl Session {
         }
         self.trusting = epoch;
         self.tell(Out::TrustBundle(envelope))
+    }
+
+    /// An edge whose certificate is of a CA that signs no more is to renew it now, and not when it nearly ends.
+    pub(super) fn send_renewal(&mut self) -> Result<(), Status> {
+        let edge = &self.recipient.caller.edge.id;
+        let due = self.rooms.cluster.peek(|state| state.edges_to_renew().any(|it| it.id == *edge));
+        if due { self.tell(Out::RenewNow(v1::RenewNow {})) } else { Ok(()) }
     }
 
     /// Asks for it again, judged by the newest bundle, which is sent before.
