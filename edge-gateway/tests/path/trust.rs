@@ -114,6 +114,25 @@ async fn a_key_to_come_does_not_count_and_a_retired_one_still_does() {
 }
 
 #[tokio::test]
+async fn a_retired_key_counts_no_more_once_a_bundle_leaves_it_out() {
+    let (world, waiting, open) = held().await;
+    let next = second();
+    world
+        .control
+        .set_trust(|trust| {
+            trust.keys[0].state = gate::KeyState::Retired;
+            trust.keys.push(listed(1, &next, gate::KeyState::Active));
+        })
+        .await;
+    world.control.set_trust(|trust| drop(trust.keys.remove(0))).await;
+    let by = [world.control.signer(0), world.control.signer(1)];
+    not_enough(&world, &waiting, world.control.decision_by(&open, &by)).await;
+    let by = [&next, world.control.signer(1)];
+    world.control.say_decision(world.control.decision_by(&open, &by)).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+}
+
+#[tokio::test]
 async fn a_decision_that_came_before_the_trust_it_was_signed_in_counts_once_that_is_here() {
     let (world, waiting, open) = held().await;
     let new = second();
