@@ -22,7 +22,8 @@ async fn finish(admin: &mut Admin) -> v1::EdgeCa {
 
 /// Whether a node lets this edge in, and not only to the end of the handshake.
 async fn is_let_in(enrolled: &Enrolled, node: &ControlPlane) -> bool {
-    let at = Enrolled { address: node.gateway_addr().to_string(), ..enrolled.clone() };
+    let mut at = enrolled.clone();
+    at.address = node.gateway_addr().to_string();
     let Ok(channel) = at.channel(true).await else { return false };
     let Ok((_, mut incoming, _)) = at.hello(channel).await else { return false };
     matches!(incoming.next().await, Some(Ok(first)) if matches!(first.message, Some(Out::HelloAck(_))))
