@@ -81,7 +81,7 @@ impl Mayor {
         let id = CommandId { client: rand::random(), serial: 0 };
         loop {
             let (answer, answered) = oneshot::channel();
-            let ask = Ask::Propose(id, Actor::System, command.clone(), answer);
+            let ask = Ask::Propose(id, Actor::System, Box::new(command.clone()), answer);
             if self.houses[0].ask(ask) {
                 match answered.await {
                     Ok(Ok(_)) => return,

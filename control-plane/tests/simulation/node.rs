@@ -49,7 +49,12 @@ pub(crate) struct Up {
 /// What people ask a node. Who is not answered any more knows nothing.
 pub(crate) enum Ask {
     HandOver,
-    Propose(CommandId, Actor, Command, oneshot::Sender<Result<Committed<Event>, ProposeError>>),
+    Propose(
+        CommandId,
+        Actor,
+        Box<Command>,
+        oneshot::Sender<Result<Committed<Event>, ProposeError>>,
+    ),
     /// Up to date, or not at all.
     Read(Box<dyn FnOnce(&State) + Send>),
 }
@@ -189,7 +194,7 @@ async fn answer(cluster: Cluster, mut asked: mpsc::Receiver<Ask>) {
                     let _ = cluster.transfer(None).await;
                 }
                 Ask::Propose(id, actor, command, answer) => {
-                    let _ = answer.send(cluster.propose_as(id, actor, command).await);
+                    let _ = answer.send(cluster.propose_as(id, actor, *command).await);
                 }
                 Ask::Read(look) => {
                     let _ = cluster.read(look).await;

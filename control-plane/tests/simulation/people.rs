@@ -93,7 +93,7 @@ impl People {
         for _ in 0..TRIES {
             let (answer, answered) = oneshot::channel();
             let actor = Actor::Principal(principal.into());
-            let ask = Ask::Propose(command_id, actor, command.clone(), answer);
+            let ask = Ask::Propose(command_id, actor, Box::new(command.clone()), answer);
             if !self.ask_anyone(&mut dice, ask) {
                 sleep(Duration::from_millis(500)).await;
                 continue;

@@ -43,7 +43,7 @@ fn acknowledged(town: &Town, sim: &mut Sim<'_>, house: &House, subject: &str) {
         Command::Note { action: "test".into(), subject: subject.into(), details: Vec::new() };
     let (answer, mut answered) = oneshot::channel();
     let id = CommandId { client: rand::random(), serial: 0 };
-    assert!(house.ask(Ask::Propose(id, Actor::System, note, answer)));
+    assert!(house.ask(Ask::Propose(id, Actor::System, Box::new(note), answer)));
     loop {
         town.step(sim);
         if let Ok(committed) = answered.try_recv() {
