@@ -13,6 +13,8 @@
 //!   stands, nor votes, nor acknowledges, nor goes on leading. An unreachable member thus delays it and does not stop
 //!   it; whenever that one appears, they meet before anything else. The wait is what makes two nodes of three that were
 //!   put back together be told by the third, instead of electing one another first.
+//! * Nor does a node stand before it has met as many as could elect it. A term that it began alone would make it look,
+//!   to those who come later, like one that lost the end of its log in an election.
 //! * A node that is told that it was rolled back stops Raft for good, and remembers that over restarts: its peers might
 //!   not be there the next time. A node that finds a peer rolled back treats it as unreachable.
 //! * Only an operator ends that: by removing the node and adding it anew, or by starting nodes with leave to forget
@@ -174,9 +176,13 @@ impl Meetings {
         });
     }
 
-    /// Whether this node may stand for election: one that lost a part of its log, and was forgiven, may not before it
-    /// has got it from those who have it still.
+    /// Whether this node may stand for election: not before it has met as many as could elect it, and, if it lost a
+    /// part of its log and was forgiven, not before it has got that from those who have it still.
     pub(super) fn may_stand(&self) -> bool {
+        let met = |id| id == self.roster.node_id || self.acquaintances().met(id) == Met::Well;
+        if !self.roster.can_elect(met) {
+            return false;
+        }
         let furthest = *lock(&self.furthest);
         !self.disk.forgiven || self.shown().is_some_and(|own| own.last >= furthest)
     }

@@ -106,6 +106,14 @@ impl Roster {
         metrics.borrow().membership_config.nodes().map(|(id, _)| *id).collect()
     }
 
+    /// Whether these nodes together could elect a leader.
+    pub(super) fn can_elect(&self, is_there: impl Fn(u64) -> bool) -> bool {
+        let Some(metrics) = self.metrics.get() else { return false };
+        let metrics = metrics.borrow();
+        let voters = metrics.membership_config.membership().get_joint_config();
+        voters.iter().all(|set| set.iter().filter(|id| is_there(**id)).count() * 2 > set.len())
+    }
+
     pub(super) fn standing(&self, node: u64) -> Standing {
         let removed = self.view.read(|state| state.node(node).map(|node| node.removed));
         match (self.members().contains(&node), removed) {

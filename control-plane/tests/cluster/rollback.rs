@@ -64,6 +64,33 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread")]
+async fn r_16_a_node_that_was_put_back_and_is_alone_for_long_is_told_all_the_same() {
+    let mut town = Town::of(3).await;
+    let back = town.follower().await;
+    let earlier = tempfile::tempdir().unwrap();
+    town.stop(back).await;
+    copy(town.dir(back), earlier.path());
+    town.start(back).await;
+    for serial in 0..20 {
+        insist(town.node(back), serial, &format!("subject-{serial}")).await;
+    }
+    town.agree(&town.ids()).await;
+    town.stop(back).await;
+
+    put_back(town.dir(back), earlier.path());
+    let others: Vec<_> = town.ids().into_iter().filter(|id| *id != back).collect();
+    others.iter().for_each(|other| town.net.isolate(*other));
+    town.start(back).await;
+    let term = town.node(back).term();
+    // Long past its wait for the others, and several elections: it could not win one, and begins none.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(town.node(back).term(), term, "a term of its own hides what it forgot");
+    others.iter().for_each(|other| town.net.heal(*other));
+    eventually("that it is told", || town.node(back).rolled_back()).await;
+    town.shutdown().await;
+}
+
 async fn r_17_two_followers_that_were_put_back_elect_nobody_until_an_operator_accepts_it() {
     let town = Town::of(3).await;
     let sound = town.leader().await;
