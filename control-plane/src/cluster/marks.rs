@@ -139,6 +139,12 @@ impl Marks {
         self.raise(node, mark.raised(boot, ballot(vote), acknowledged));
     }
 
+    /// The last entry that a node is known to have acknowledged.
+    pub(super) fn last_of(&self, node: u64) -> Option<u64> {
+        let (_, last) = self.marks.get(&node)?.acknowledged?;
+        Some(last.index)
+    }
+
     /// What was seen of a node, for another.
     pub(super) fn seen(&self, node: u64, process: u64) -> v1::SeenNode {
         let Mark { boot, vote, acknowledged } = self.marks.get(&node).copied().unwrap_or_default();

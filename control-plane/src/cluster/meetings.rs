@@ -232,6 +232,11 @@ impl Meetings {
         lock(&self.heard).insert(node, Instant::now());
     }
 
+    /// The last entry that a node is known to have acknowledged.
+    pub(super) fn last_of(&self, node: u64) -> Option<u64> {
+        self.acquaintances().marks.last_of(node)
+    }
+
     /// Nodes that acknowledged something to this one as the leader, so lately.
     pub(super) fn heard_within(&self, lately: Duration) -> Vec<u64> {
         let heard = lock(&self.heard);

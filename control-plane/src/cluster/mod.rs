@@ -457,6 +457,12 @@ impl Cluster {
         self.inner.meetings.absent_for_good()
     }
 
+    /// The last entry that another node acknowledged, as far as this one saw or was told: with less than that it does
+    /// not come back.
+    pub fn acknowledged_by(&self, node: u64) -> Option<u64> {
+        self.inner.meetings.last_of(node)
+    }
+
     /// Of which cluster this node is; empty before it began.
     pub fn cluster_id(&self) -> String {
         self.inner.roster.cluster_id()

@@ -9,9 +9,6 @@ use countersign_control_plane::state::Event;
 use crate::support::noted;
 use crate::town::{Town, eventually, insist, propose_as};
 
-/// What is seen of a node is written, and told to the others, a little later.
-const TOLD: Duration = Duration::from_millis(2_500);
-
 #[tokio::test(flavor = "multi_thread")]
 async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
     let mut town = Town::of(3).await;
@@ -25,14 +22,18 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
     }
     town.agree(&town.ids()).await;
     let leader = town.leader().await;
-    tokio::time::sleep(TOLD).await;
+    for id in town.ids() {
+        has_seen(&town, id, back).await;
+    }
     town.stop(back).await;
 
     put_back(town.dir(back), earlier.path());
-    town.start(back).await;
+    // Two nodes tell it, maybe at once.
+    let last_words = town.start_and_listen(back).await;
     let told = eventually("that it is told", || town.node(back).rolled_back()).await;
     assert!(told.contains("its disk was put back"), "{told}");
     assert!(told.contains("remove the node and add it anew"), "{told}");
+    assert!(last_words.lock().unwrap().is_empty(), "{last_words:?}");
     let proposed = propose_as(town.node(back), 500, "back").await;
     assert!(proposed.unwrap_err().to_string().contains("put back"));
     assert!(town.node(back).read(|_| ()).await.is_err());
@@ -64,7 +65,6 @@ async fn r_16_a_node_that_was_put_back_stops_and_is_added_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[tokio::test(flavor = "multi_thread")]
 async fn r_16_a_node_that_was_put_back_and_is_alone_for_long_is_told_all_the_same() {
     let mut town = Town::of(3).await;
     let back = town.follower().await;
@@ -91,6 +91,7 @@ async fn r_16_a_node_that_was_put_back_and_is_alone_for_long_is_told_all_the_sam
     town.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn r_17_two_followers_that_were_put_back_elect_nobody_until_an_operator_accepts_it() {
     let town = Town::of(3).await;
     let sound = town.leader().await;
@@ -116,7 +117,9 @@ async fn two_of_three_were_put_back(mut town: Town, sound: u64) {
         insist(town.node(sound), serial, &format!("subject-{serial}")).await;
     }
     town.agree(&town.ids()).await;
-    tokio::time::sleep(TOLD).await;
+    for id in &back {
+        has_seen(&town, sound, *id).await;
+    }
     for id in town.ids() {
         town.stop(id).await;
     }
@@ -167,7 +170,7 @@ async fn a_node_that_gets_its_own_disk_again_is_listened_to_again() {
     for serial in 0..20 {
         insist(town.node(back), serial, &format!("subject-{serial}")).await;
     }
-    tokio::time::sleep(TOLD).await;
+    town.agree(&town.ids()).await;
     town.stop(back).await;
     copy(town.dir(back), newest.path());
     put_back(town.dir(back), earlier.path());
@@ -181,6 +184,15 @@ async fn a_node_that_gets_its_own_disk_again_is_listened_to_again() {
     assert_eq!(town.node(back).rolled_back(), None);
     town.agree(&town.ids()).await;
     town.shutdown().await;
+}
+
+/// Until one node saw, or was told, that the other acknowledged all that there is.
+async fn has_seen(town: &Town, one: u64, other: u64) {
+    let all = town.node(one).applied_index();
+    let seen = || (town.node(one).acknowledged_by(other) >= Some(all)).then_some(());
+    if one != other {
+        eventually("that a node was seen", seen).await;
+    }
 }
 
 fn put_back(directory: &Path, earlier: &Path) {
