@@ -1,5 +1,6 @@
 //! Old disks that come back.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_proto::v1;
@@ -20,6 +21,13 @@ fn commit(world: &ClusterWorld, node: usize, count: usize) {
             };
             desk.client().create_agent(desk.ask(request)).await.unwrap();
         }
+    });
+}
+
+fn caught_up(world: &ClusterWorld, node: usize, index: u64) {
+    world.eventually("it has caught up", || {
+        let status = world.block_on(world.desk(node).status()).ok()?;
+        (status.applied_index >= index).then_some(())
     });
 }
 
@@ -56,12 +64,7 @@ fn r_16_a_node_on_an_old_copy_of_its_disk_is_found_out_and_takes_no_part() {
     commit(&world, steady, 50);
     // It has acknowledged all of that by now.
     let applied = world.block_on(world.desk(steady).status()).unwrap().applied_index;
-    world.eventually("it has caught up", || {
-        let status = world.block_on(world.desk(victim).status()).ok()?;
-        (status.applied_index >= applied).then_some(())
-    });
-    // What peers remember is written down within a moment.
-    std::thread::park_timeout(Duration::from_millis(500));
+    caught_up(&world, victim, applied);
     world.nodes[victim].process.kill();
     world.nodes[victim].restore_data(&old);
     world.start_node(victim);
@@ -106,24 +109,26 @@ fn r_16_a_node_on_an_old_copy_of_its_disk_is_found_out_and_takes_no_part() {
 fn r_17_two_nodes_of_three_on_old_disks_elect_nobody() {
     let _turn = my_turn();
     let mut world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
-    let victims = world.others(world.leader());
-    let copies: Vec<_> =
-        victims.iter().map(|node| world.root().join(format!("old-{node}"))).collect();
-    let steady = (0..3).find(|node| !victims.contains(node)).unwrap();
+    let copy = |world: &ClusterWorld, node: usize| world.root().join(format!("old-{node}"));
     for node in &mut world.nodes {
         node.process.kill();
     }
-    for (victim, copy) in victims.iter().zip(&copies) {
-        world.nodes[*victim].copy_data(copy);
+    for (place, node) in world.nodes.iter().enumerate() {
+        node.copy_data(&copy(&world, place));
     }
     world.start_all();
-    commit(&world, steady, 50);
-    std::thread::park_timeout(Duration::from_millis(500));
-    for node in &mut world.nodes {
-        node.process.kill();
+    commit(&world, 0, 50);
+    let applied = world.block_on(world.desk(0).status()).unwrap().applied_index;
+    for node in 0..3 {
+        caught_up(&world, node, applied);
     }
-    for (victim, copy) in victims.iter().zip(&copies) {
-        world.nodes[*victim].restore_data(copy);
+    // Whoever leads has seen what the others acknowledged, and writes it down before it ends.
+    let steady = world.leader();
+    let victims = world.others(steady);
+    world.nodes[steady].process.terminate();
+    for victim in &victims {
+        world.nodes[*victim].process.kill();
+        world.nodes[*victim].restore_data(&copy(&world, *victim));
     }
     for node in 0..3 {
         world.start_node(node);
@@ -134,4 +139,31 @@ fn r_17_two_nodes_of_three_on_old_disks_elect_nobody() {
     world.never(Duration::from_secs(8), "a cluster of old disks serves", || {
         (0..3).find(|node| serves(&world, *node))
     });
+    let attempts: Vec<Attempt> = (0..3)
+        .map(|node| Attempt {
+            node: world.nodes[node].name().into(),
+            shut_out: "one of a cluster that was rolled back".into(),
+            what: "listed approvals".into(),
+            answered: serves(&world, node),
+        })
+        .collect();
+
+    // An operator accepts it, and the node that was not put back brings everything along.
+    let network = Arc::clone(&world.network);
+    for node in &mut world.nodes {
+        node.process.kill();
+        node.start_with(&network, &["--accept-rollback"]);
+    }
+    for node in 0..3 {
+        world.serving(node);
+    }
+    let healed = Instant::now();
+    let services = world.serve_again(&world.robot("after"), healed);
+    let mut gathered = world.gather(&[], services, healed);
+    gathered.evidence.attempts = attempts;
+    for node in &gathered.evidence.nodes {
+        let made = node.audit.iter().filter(|record| record.action == "agent.create").count();
+        assert_eq!(made, 51, "{} lost what was committed", node.name);
+    }
+    conclude("R-17", SEED, Faults(2), &gathered);
 }
