@@ -5,6 +5,7 @@
 //! violated history can be written down and must be found.
 
 mod canary;
+mod intent;
 mod record;
 mod releases;
 mod service;
@@ -26,10 +27,25 @@ pub struct Arrival {
     pub target: String,
     /// In hex, of the whole body.
     pub body_sha256: String,
+    pub body_bytes: u64,
+    /// What it was addressed to.
+    pub host: String,
+    /// Without those that belong to one connection, and without the one that the key was in.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Where the key was, if it was in a header.
+    pub slot: Option<Slot>,
     /// Whether it carried a real key.
     pub keyed: bool,
     /// Whether the policy of the run demands an approval for it.
     pub risky: bool,
+}
+
+/// A header that a key was in, and what stood around the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub name: String,
+    pub before: Vec<u8>,
+    pub after: Vec<u8>,
 }
 
 /// An approval as one node shows it at the end.
@@ -93,6 +109,8 @@ pub struct Harmless {
 /// All that was observed.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
+    /// The cluster's id.
+    pub cluster: String,
     pub arrivals: Vec<Arrival>,
     pub operations: Vec<Operation>,
     /// So many people have to agree, in this run's policy.

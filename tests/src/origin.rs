@@ -20,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: Method,
+    /// As the request is addressed, in whichever way its protocol does that.
+    pub host: String,
     pub target: String,
     pub version: Version,
     pub headers: http::HeaderMap,
@@ -195,6 +197,12 @@ async fn accept(
                     };
                     let arrived = Seen {
                         method: head.method,
+                        host: head
+                            .uri
+                            .authority()
+                            .map(ToString::to_string)
+                            .or_else(|| Some(head.headers.get("host")?.to_str().ok()?.to_owned()))
+                            .unwrap_or_default(),
                         target: head
                             .uri
                             .path_and_query()

@@ -11,7 +11,8 @@ use super::people::card;
 use super::robot::{Asked, Errand, Robot};
 use super::{ClusterWorld, HOST, READ_KEY, WRITE_KEY, http_get, tap};
 use crate::history::{Op, Operation, Told};
-use crate::invariants::{Arrival, Evidence, Node, SETTLED_WITHIN, Service};
+use crate::invariants::{Arrival, Evidence, Node, SETTLED_WITHIN, Service, Slot};
+use crate::origin::Seen;
 
 /// Evidence, and how much of it there is.
 pub struct Gathered {
@@ -78,19 +79,7 @@ impl ClusterWorld {
             std::thread::park_timeout(Duration::from_millis(500));
             nodes = self.read_alike(&running);
         }
-        let arrivals: Vec<Arrival> = self
-            .origin
-            .seen()
-            .iter()
-            .map(|seen| Arrival {
-                at: seen.arrived,
-                method: seen.method.to_string(),
-                target: seen.target.clone(),
-                body_sha256: seen.body_sha256(),
-                keyed: seen.carries(READ_KEY) || seen.carries(WRITE_KEY),
-                risky: !seen.method.is_safe(),
-            })
-            .collect();
+        let arrivals: Vec<Arrival> = self.origin.seen().iter().map(arrival).collect();
         let mut operations = self.journal.operations();
         operations.extend(claims(&arrivals, &nodes, &self.asked(), self.began));
         let histories = operations
@@ -98,7 +87,11 @@ impl ClusterWorld {
             .map(|o| o.approval.as_str())
             .collect::<std::collections::BTreeSet<_>>()
             .len();
+        let cluster = running
+            .iter()
+            .find_map(|place| Some(self.block_on(self.desk(*place).cluster()).ok()?.cluster_id));
         let evidence = Evidence {
+            cluster: cluster.unwrap_or_default(),
             arrivals,
             operations,
             quorum: 1,
@@ -183,6 +176,38 @@ impl ClusterWorld {
     }
 }
 
+fn arrival(seen: &Seen) -> Arrival {
+    // What the last sender writes anew for each connection.
+    const HOP_BY_HOP: [&str; 4] = ["connection", "content-length", "host", "transfer-encoding"];
+    let mut slot = None;
+    let mut headers = Vec::new();
+    for (name, value) in &seen.headers {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        let key = [READ_KEY, WRITE_KEY].into_iter().find_map(|key| {
+            let start = memchr::memmem::find(value, key.as_bytes())?;
+            let (before, after) = (&value[..start], &value[start + key.len()..]);
+            Some(Slot { name: name.into(), before: before.into(), after: after.into() })
+        });
+        if key.is_some() {
+            slot = key;
+        } else if !HOP_BY_HOP.contains(&name) {
+            headers.push((name.to_owned(), value.to_vec()));
+        }
+    }
+    Arrival {
+        at: seen.arrived,
+        method: seen.method.to_string(),
+        target: seen.target.clone(),
+        body_sha256: seen.body_sha256(),
+        body_bytes: seen.body.len() as u64,
+        host: seen.host.clone(),
+        headers,
+        slot,
+        keyed: seen.carries(READ_KEY) || seen.carries(WRITE_KEY),
+        risky: !seen.method.is_safe(),
+    }
+}
+
 fn open_ended(nodes: &[Node]) -> bool {
     nodes.iter().flat_map(|node| &node.cards).any(|card| card.open_ended)
 }
@@ -230,7 +255,7 @@ fn claims(arrivals: &[Arrival], nodes: &[Node], asked: &Asked, began: Instant) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Seen, check};
+    use crate::history::{self, check};
     use crate::invariants::{Card, Record};
 
     /// One release of `/late`, which arrived at 59 ms.
@@ -240,12 +265,16 @@ mod tests {
             method: "DELETE".into(),
             target: "/late".into(),
             body_sha256: "00".into(),
+            body_bytes: 1,
+            host: HOST.into(),
+            headers: Vec::new(),
+            slot: None,
             keyed: true,
             risky: true,
         };
         let card = Card {
             id: "a".into(),
-            state: Seen::Released,
+            state: history::Seen::Released,
             method: "DELETE".into(),
             target: "/late".into(),
             body_sha256: "00".into(),
@@ -282,7 +311,7 @@ mod tests {
             tapped(Op::Approve("ana".into()), 10, 18, Told::Accepted),
             tapped(Op::Approve("bo".into()), 27, 57, Told::Refused),
             tapped(Op::Deny("ana".into()), 27, 54, Told::Refused),
-            tapped(Op::Read, 57, 84, Told::State(Seen::Released)),
+            tapped(Op::Read, 57, 84, Told::State(history::Seen::Released)),
         ];
         let asked = |ms| Asked::from([(("DELETE".to_owned(), "/late".to_owned()), at(ms))]);
         for asked in [asked(5), Asked::new()] {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::claims;
-use super::{Arrival, Card, Evidence, Node, Violation};
+use super::{Arrival, Card, Evidence, Node, Violation, intent};
 use crate::history::{Op, Operation, Seen, Told};
 
 fn risky(evidence: &Evidence) -> impl Iterator<Item = &Arrival> {
@@ -29,7 +29,8 @@ fn approvers<'a>(evidence: &'a Evidence, approval: &str, arrival: &Arrival) -> B
 }
 
 /// I1: whatever needs an approval and reached the upstream with a real key shows, byte for byte, on an approval that
-/// enough people had approved by then.
+/// enough people had approved by then. That means its host and headers, the agent, the rule and the key too: the digest
+/// that people approved is computed anew from what arrived.
 pub(super) fn approved_bytes_only(evidence: &Evidence) -> Vec<Violation> {
     let mut found = Vec::new();
     for arrival in risky(evidence) {
@@ -42,8 +43,24 @@ pub(super) fn approved_bytes_only(evidence: &Evidence) -> Vec<Violation> {
             found.push(Violation::new(1, what));
             continue;
         }
-        let agreed =
-            shown.any(|(_, card)| approvers(evidence, &card.id, arrival).len() >= evidence.quorum);
+        let mut intended = shown
+            .filter(|(node, card)| {
+                claims(node)
+                    .filter(|claim| claim.detail("approval") == Some(&card.id))
+                    .filter_map(|claim| intent::digest(&evidence.cluster, claim, arrival))
+                    .any(|digest| digest == card.intent_digest)
+            })
+            .peekable();
+        if intended.peek().is_none() {
+            let what = format!(
+                "{} {} arrived at {} with other headers or another key than anybody was shown",
+                arrival.method, arrival.target, arrival.host
+            );
+            found.push(Violation::new(1, what));
+            continue;
+        }
+        let agreed = intended
+            .any(|(_, card)| approvers(evidence, &card.id, arrival).len() >= evidence.quorum);
         if !agreed {
             let what = format!(
                 "{} {} arrived before {} people had approved it",

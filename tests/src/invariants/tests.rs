@@ -32,10 +32,12 @@ fn chained(mut records: Vec<Record>) -> Vec<Record> {
     records
 }
 
-fn claim<'a>(approval: &'a str, policy: &'a str, key: &'a str) -> [(&'a str, &'a str); 5] {
+fn claim<'a>(approval: &'a str, policy: &'a str, key: &'a str) -> [(&'a str, &'a str); 7] {
     [
         ("approval", approval),
         ("edge", "edge-1"),
+        ("agent", "agent-1"),
+        ("rule", "change"),
         ("approvers", "ana"),
         ("policy_version", policy),
         ("credentials", key),
@@ -52,6 +54,22 @@ fn card(id: &str, state: Seen, target: &str) -> Card {
         intent_digest: id.into(),
         expires_at: 900_000,
         open_ended: false,
+    }
+}
+
+fn arrival(at: Instant) -> Arrival {
+    let before = b"Bearer ".to_vec();
+    Arrival {
+        at,
+        method: "DELETE".into(),
+        target: "/yes".into(),
+        body_sha256: "00".into(),
+        body_bytes: 1,
+        host: "api.example.test".into(),
+        headers: vec![("x-dry-run".into(), b"no".to_vec())],
+        slot: Some(Slot { name: "authorization".into(), before, after: Vec::new() }),
+        keyed: true,
+        risky: true,
     }
 }
 
@@ -78,20 +96,16 @@ fn sound() -> Evidence {
         invoked: at(from),
         returned: Some((at(to), told)),
     };
+    let shown = intent::digest("c1", &audit()[4], &arrival(start)).unwrap();
+    let yes = Card { intent_digest: shown, ..card("yes", Seen::Released, "/yes") };
     let node = |name: &str| Node {
         name: name.into(),
-        cards: vec![card("yes", Seen::Released, "/yes"), card("no", Seen::Denied, "/no")],
+        cards: vec![yes.clone(), card("no", Seen::Denied, "/no")],
         audit: audit(),
     };
     Evidence {
-        arrivals: vec![Arrival {
-            at: at(1_020),
-            method: "DELETE".into(),
-            target: "/yes".into(),
-            body_sha256: "00".into(),
-            keyed: true,
-            risky: true,
-        }],
+        cluster: "c1".into(),
+        arrivals: vec![arrival(at(1_020))],
         operations: vec![
             operation("yes", Op::Approve("ana".into()), 990, 1_005, Told::Accepted),
             operation("yes", Op::Claim("r1".into()), 900, 1_020, Told::Accepted),
@@ -148,6 +162,27 @@ fn a_sound_run_passes() {
 fn i1_other_bytes_than_those_shown_are_found() {
     assert!(found(|e| e.arrivals[0].body_sha256 = "01".into()).contains(&1));
     assert!(found(|e| e.arrivals[0].target = "/yes?all=1".into()).contains(&1));
+}
+
+#[test]
+fn i1_another_host_header_key_agent_or_rule_than_shown_is_found() {
+    assert_eq!(found(|e| e.arrivals[0].host = "api.example.test:8443".into()), [1]);
+    assert_eq!(found(|e| e.arrivals[0].headers[0].1 = b"yes".to_vec()), [1]);
+    assert_eq!(found(|e| drop(e.arrivals[0].headers.pop())), [1]);
+    assert_eq!(found(|e| e.arrivals[0].slot.as_mut().unwrap().name = "x-key".into()), [1]);
+    assert_eq!(found(|e| e.arrivals[0].slot = None), [1]);
+    assert_eq!(found(|e| e.cluster = "c2".into()), [1]);
+    for (detail, other) in [("agent", "agent-2"), ("rule", "read")] {
+        let changed = found(|e| {
+            with_records(e, |records| {
+                let mut details = records[4].details.iter_mut();
+                details.find(|(name, _)| name == detail).unwrap().1 = other.into();
+            });
+        });
+        assert_eq!(changed, [1], "{detail}");
+    }
+    let volatile = ("user-agent".to_owned(), b"another/1.0".to_vec());
+    assert_eq!(found(|e| e.arrivals[0].headers.push(volatile.clone())), NOTHING);
 }
 
 #[test]
