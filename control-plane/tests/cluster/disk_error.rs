@@ -10,7 +10,7 @@ use countersign_control_plane::cluster::engine::{FailStop, Fsync, OsFsync};
 use countersign_control_plane::cluster::{Cluster, ProposeError, Surroundings};
 use countersign_control_plane::state::Actor;
 
-use crate::support::{barrier, note, noted, settings, start};
+use crate::support::{barrier, note, noted, passed, settings, start};
 
 /// Fails once when told to; then the disk is said to be well again, as Linux would.
 #[derive(Default)]
@@ -80,4 +80,5 @@ async fn r_14_one_failed_fsync_stops_the_node_for_good() {
     assert_eq!(noted(&again).get("before"), Some(&1));
     assert_eq!(noted(&again).get("after"), None);
     again.shutdown().await;
+    passed("R-14", 1, 1);
 }

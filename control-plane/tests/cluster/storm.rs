@@ -3,7 +3,7 @@
 use countersign_control_plane::cluster::{Cluster, Settings};
 use countersign_control_plane::state::Actor;
 
-use crate::support::{barrier, note, noted, settings};
+use crate::support::{barrier, note, noted, passed, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r_19_a_node_that_stops_while_it_writes_a_snapshot_starts_again_at_once() {
@@ -22,4 +22,5 @@ async fn r_19_a_node_that_stops_while_it_writes_a_snapshot_starts_again_at_once(
         let names: Vec<_> = folder.map(|file| file.unwrap().file_name()).collect();
         assert_eq!(names.len(), 1, "only the newest, and nothing half written: {names:?}");
     }
+    passed("R-19", 12, proposed);
 }
