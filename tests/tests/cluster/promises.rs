@@ -128,7 +128,7 @@ fn a_released_request_that_got_no_answer_is_not_sent_again() {
         let again = send(&world, 0, &robot, &errand).await;
         assert_eq!((again.status, &*again.code()), (409, "outcome_unknown"), "{again:?}");
     });
-    assert_eq!(arrived(&world, "/drop/it"), 1);
+    assert_eq!(arrived(&world, "/drop/it"), 1, "it was sent again");
     conclude(&world, 1);
 }
 
@@ -146,7 +146,8 @@ fn a_denial_after_an_approval_that_nobody_used_is_the_last_word() {
         assert_eq!(ana.tap(&world.journal, &id, true).await, Some(Told::Accepted));
         assert_eq!(ana.look(&world.journal, &id).await, Some(Seen::Approved));
         assert_eq!(bo.tap(&world.journal, &id, false).await, Some(Told::Accepted));
-        assert_eq!(bo.look(&world.journal, &id).await, Some(Seen::Denied));
+        let last = bo.look(&world.journal, &id).await;
+        assert_eq!(last, Some(Seen::Denied), "the denial was passed over");
         let refused = send(&world, 0, &robot, &errand).await;
         assert_eq!((refused.status, &*refused.code()), (403, "approval_denied"), "{refused:?}");
     });
@@ -247,6 +248,6 @@ fn a_14_an_approval_under_a_policy_that_was_replaced_releases_nothing() {
     });
     assert_eq!(arrived(&world, "/replaced"), 0);
     let state = world.block_on(world.desk(0).approval(&id)).unwrap().state();
-    assert_ne!(seen(state), Seen::Released);
+    assert_ne!(seen(state), Seen::Released, "claimed under another policy than is in force");
     conclude(&world, 1);
 }
