@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use countersign_tests::cluster_world::{ClusterWorld, Faults, Load, Mix};
+use countersign_tests::cluster_world::{ClusterWorld, Errand, Faults, HOST, Load, Mix};
+use countersign_tests::history::Told;
+use http::Method;
 
 use super::crashes::settle;
 use super::{SEED, my_turn};
@@ -76,6 +78,44 @@ fn long_r_11_a_full_disk_stops_its_node_and_nobody_else() {
         mounted.push(disk);
     }
     let (mut world, _) = settle(world, load, "R-11", faults);
+    world.nodes.clear();
+}
+
+#[test]
+fn long_r_11_a_majority_on_full_disks_acknowledges_nothing_and_loses_nothing() {
+    let _turn = my_turn();
+    let mut world = ClusterWorld::start();
+    let robot = world.robot("robot");
+    let errand = Errand::new(Method::DELETE, HOST, "/full").waiting(Duration::from_secs(1));
+    let way = world.edges[0].way().unwrap();
+    let held = world.block_on(robot.send(&way, &errand)).unwrap();
+    let id = held.approval().unwrap().to_owned();
+    let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
+    let mut faults = Faults::default();
+    let (mut mounted, mut ballast) = (Vec::new(), Vec::new());
+    for node in 0..2 {
+        world.nodes[node].process.kill();
+        mounted.push(on_a_small_disk(&world, node));
+        world.start_node(node);
+        world.serving(node);
+    }
+    for disk in &mounted {
+        ballast.push(fill(&disk.0));
+        faults.injected();
+    }
+    for node in 0..2 {
+        world.within(Duration::from_secs(60), "the node stops", || {
+            world.nodes[node].process.ended()
+        });
+    }
+    // The one that is left may have heard of everything, and says nothing of it.
+    let ana = world.desk(2).as_person(&world.people[0]);
+    let told = world.block_on(ana.tap(&world.journal, &id, true));
+    assert_ne!(told, Some(Told::Accepted), "one of three acknowledges");
+    for file in ballast {
+        std::fs::remove_file(file).unwrap();
+    }
+    let (mut world, _) = settle(world, load, "R-11, a majority", faults);
     world.nodes.clear();
 }
 
