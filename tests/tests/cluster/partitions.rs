@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use countersign_proto::v1::ApprovalState;
 use countersign_tests::cluster_world::{
-    ClusterWorld, Errand, Faults, HOST, Load, Mix, Plan, conclude, is_long, tap,
+    ClusterWorld, Errand, Faults, HOST, Load, Mix, Plan, Timing, conclude, is_long, tap,
 };
 use countersign_tests::history::Told;
 use http::Method;
@@ -213,4 +213,41 @@ fn an_acknowledgement_needs_a_majority() {
     world.start_all();
     let gathered = world.gather(&[], Vec::new(), Instant::now());
     conclude("an acknowledgement needs a majority", SEED, Faults(2), &gathered);
+}
+
+/// Between any two nodes, in each direction.
+const FAR: Duration = Duration::from_millis(30);
+const FARTHER: Duration = Duration::from_millis(70);
+
+#[test]
+fn long_r_1_nodes_that_are_far_apart_lose_a_leader_again_and_again() {
+    let _turn = my_turn();
+    let timing = Timing { heartbeat_ms: 500, election_ms: 2500 };
+    let mut world = ClusterWorld::with(Plan { timing, ..Plan::default() });
+    for one in &world.nodes {
+        for other in world.nodes.iter().filter(|other| other.name() != one.name()) {
+            world.network.change(one.name(), other.name(), |rules| {
+                for flow in [&mut rules.forth, &mut rules.back] {
+                    (flow.latency, flow.jitter) = (FAR, FARTHER);
+                }
+            });
+        }
+    }
+    let load = Load::start(&world, Mix { seed: SEED, ..Mix::default() });
+    let mut faults = Faults::default();
+    for _ in 0..6 {
+        let before = load.count(true, 200);
+        world.eventually("things are done from afar", || {
+            (load.count(true, 200) >= before + 3).then_some(())
+        });
+        let leader = world.leader();
+        world.nodes[leader].process.kill();
+        faults.injected();
+        let others = world.others(leader);
+        world
+            .eventually("another leader", || world.leader_now().filter(|new| others.contains(new)));
+        world.start_node(leader);
+        world.serving(leader);
+    }
+    settle(world, load, "R-1, far apart", faults);
 }
