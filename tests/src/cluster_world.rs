@@ -11,6 +11,7 @@ mod node;
 mod people;
 mod process;
 mod report;
+mod restore;
 mod robot;
 
 use std::future::Future;

@@ -16,6 +16,7 @@ mod quiet;
 mod readme;
 mod relay;
 mod rollback;
+mod restore;
 mod rotations;
 mod seals;
 mod strangers;

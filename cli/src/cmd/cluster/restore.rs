@@ -47,8 +47,9 @@ pub(super) async fn run(command: Restore) -> Done {
 /// What nobody but the operator can know or do.
 const WHAT_NEXT: &str = "\
 Start a node on it; the tokens are those of the time of the backup. Then:
-  countersign cluster trust --root-key FILE    edges trust the new node, and no former one any more
   countersign cluster add NAME                 the others join with empty directories
+  countersign cluster trust --root-key FILE    edges trust the new nodes, and no former one any more; it takes as many
+                                               nodes as had to sign before
 What was taken back since the backup is as it was: remove principals, revoke keys and evict edges once more.";
 
 fn opening(
