@@ -33,6 +33,8 @@ pub struct Mix {
     pub deny: u32,
     pub double: u32,
     pub contradict: u32,
+    /// Whether people leave what others than these agents ask to others.
+    pub own: bool,
     /// What the dice are thrown with.
     pub seed: u64,
 }
@@ -47,6 +49,7 @@ impl Default for Mix {
             deny: 15,
             double: 10,
             contradict: 10,
+            own: false,
             seed: 1,
         }
     }
@@ -265,7 +268,11 @@ async fn answers(shared: Arc<Shared>, person: Person, desks: Vec<Desk>, others: 
         let pending = countersign_proto::v1::ApprovalState::Pending;
         let asked = tokio::time::timeout(Duration::from_secs(3), desk.approvals(pending)).await;
         let Ok(Ok(pending)) = asked else { continue };
+        let own = format!("/{CANARY}/");
         for approval in pending {
+            if shared.mix.own && !approval.path.starts_with(&own) {
+                continue;
+            }
             let id = approval.approval_id;
             if !shared.answered.lock().unwrap().insert(id.clone()) {
                 continue;

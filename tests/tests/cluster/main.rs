@@ -8,6 +8,7 @@
 mod clocks;
 mod crashes;
 mod disks;
+mod edges;
 mod hosts;
 mod membership;
 mod partitions;
@@ -15,8 +16,8 @@ mod promises;
 mod quiet;
 mod readme;
 mod relay;
-mod rollback;
 mod restore;
+mod rollback;
 mod rotations;
 mod seals;
 mod strangers;
