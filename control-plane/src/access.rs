@@ -180,7 +180,9 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
     if who == Some(Who::Anyone) {
         return Ok(());
     }
-    let (house, caller, stale) = find_out(node, request).await.inspect_err(|status| {
+    let though_stale = is_about_the_cluster(request);
+    let found = find_out(node, request.headers(), though_stale).await;
+    let (house, caller, stale) = found.inspect_err(|status| {
         if let Some(method) = about_the_seal(request) {
             node.attempts.note("seal.refused", format!("{method}: {}", status.message()));
         }
@@ -211,14 +213,15 @@ async fn admit(node: &Node, who: Option<Who>, request: &mut Request<Body>) -> Re
 /// Who calls; and whether that is only as far as this node knows.
 async fn find_out(
     node: &Node,
-    request: &mut Request<Body>,
+    headers: &HeaderMap,
+    though_stale: bool,
 ) -> Result<(Arc<Unsealed>, Caller, bool), Status> {
     // While sealed nobody can be told from anybody.
     let house = node.unsealed().ok_or_else(refuse::sealed)?;
-    let token = bearer(request.headers())?;
+    let token = bearer(headers)?;
     match authenticate(&house.cluster, &token).await {
         Ok(caller) => Ok((house, caller, false)),
-        Err(status) if status.code() == Code::Unavailable && is_about_the_cluster(request) => {
+        Err(status) if status.code() == Code::Unavailable && though_stale => {
             let caller = house.cluster.peek(|state| known(state, &token)).ok_or(status)?;
             Ok((house, caller, true))
         }
