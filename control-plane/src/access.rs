@@ -59,6 +59,7 @@ pub fn who_may(path: &str) -> Option<Who> {
             | "BackupCluster"
             | "CancelApproval"
             | "CancelRekey"
+            | "ConfirmClock"
             | "CreateAgent"
             | "CreateCredential"
             | "EnrollEdge"

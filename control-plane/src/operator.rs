@@ -175,6 +175,13 @@ impl AdminService for Operator {
         admitted_to!(request, cluster::transfer)
     }
 
+    async fn confirm_clock(
+        &self,
+        request: Request<ConfirmClockRequest>,
+    ) -> Result<Response<ConfirmClockResponse>, Status> {
+        admitted_to!(request, cluster::confirm_clock)
+    }
+
     async fn rotate_signing_key(
         &self,
         request: Request<RotateSigningKeyRequest>,

@@ -35,6 +35,10 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         show: Show,
     },
+    /// Let releases go on after the cluster's clock jumped ahead
+    ///
+    /// See that the time is right on every node first: what it jumped to stays, and deadlines are counted from it.
+    ConfirmClock(Show),
     /// Have a node make a new signing key; it counts once a trust bundle names it
     RotateKey {
         /// The node's name or id, if it is not the first one of COUNTERSIGN_ADDR

@@ -23,6 +23,7 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
     match command {
         Cluster::Add(command) => add::run(&context()?, command).await,
         Cluster::Backup { file, show } => backup::run(&context()?, &file, &show).await,
+        Cluster::ConfirmClock(show) => confirm_clock(&context()?, &show).await,
         Cluster::Init(command) => init::run(&context()?, command).await,
         Cluster::Remove(command) => remove(&context()?, command).await,
         Cluster::Restore(command) => restore::run(command).await,
@@ -92,6 +93,16 @@ async fn transfer(context: &Context, node: Option<String>, show: &Show) -> Done 
     match show.output {
         Output::Json => print::json(&Leads { leader_node_id, name }),
         Output::Table => print::line(&format!("{name} ({leader_node_id}) leads.")),
+    }
+}
+
+async fn confirm_clock(context: &Context, show: &Show) -> Done {
+    let mut admin = client::connect(context).await?;
+    let request = v1::ConfirmClockRequest { request_id: client::request_id() };
+    admin.confirm_clock(request).await?;
+    match show.output {
+        Output::Json => print::json(&serde_json::json!({ "confirmed": true })),
+        Output::Table => print::line("The clock is confirmed: releases go on."),
     }
 }
 

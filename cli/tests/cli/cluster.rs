@@ -164,6 +164,7 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
             former_until: Some(Default::default()),
             edges_to_renew: vec!["east".into()],
         }),
+        clock_jump: Some(v1::ClockJump { at: None, by_ms: 125 * 60_000 }),
     };
     let first = ControlPlane::of(&authority).answers("GetCluster", &[cluster]);
     let place = Place::knowing(&first);
@@ -191,11 +192,17 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
                 "number": 2, "former_until": "1970-01-01T00:00:00.000Z", "edges_to_renew": ["east"]
             }),
         ),
+        ("clock_jump_ms", json!(7_500_000)),
     ] {
         assert_eq!(shown[field], value, "{field}");
     }
-    assert_eq!(shown["troubles"][0]["found"], "n2 is sealed: it neither votes nor serves");
+    assert_eq!(
+        shown["troubles"][0]["found"],
+        "the cluster's clock jumped ahead by 2 h 5 min: nothing is released"
+    );
+    assert_eq!(shown["troubles"][1]["found"], "n2 is sealed: it neither votes nor serves");
     let told = place.run(&["cluster", "status"]).ok();
+    assert!(told.contains("countersign cluster confirm-clock"), "{told}");
     assert!(
         told.contains("BAD   n2 is sealed") && told.contains("countersign seal unseal"),
         "{told}"
@@ -323,6 +330,19 @@ fn cluster_transfer_asks_the_leader() {
     let asked: v1::TransferLeadershipRequest = leader.asked("TransferLeadership");
     assert_eq!(asked.node, "n2");
     assert!(!follower.was_asked("TransferLeadership"));
+}
+
+#[test]
+fn cluster_confirm_clock_lets_releases_go_on() {
+    let there =
+        ControlPlane::of(&Authority::new()).answers("ConfirmClock", &[v1::ConfirmClockResponse {}]);
+    let place = Place::knowing(&there);
+    let told = place.run(&["cluster", "confirm-clock"]).ok();
+    assert_eq!(told, "The clock is confirmed: releases go on.\n");
+    let asked: v1::ConfirmClockRequest = there.asked("ConfirmClock");
+    assert!(!asked.request_id.is_empty());
+    let shown = place.run(&["cluster", "confirm-clock", "-o", "json"]).json();
+    assert_eq!(shown, json!({"confirmed": true}));
 }
 
 #[test]

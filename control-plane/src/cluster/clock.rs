@@ -34,15 +34,33 @@ impl Clock for SystemClock {
 pub(super) struct LogTime {
     pub(super) applied: Millis,
     pub(super) applied_since_boot: Duration,
+    /// Whether that entry was new when it was applied here. Of one that was in the log already, or in a snapshot,
+    /// nobody here knows how long ago it was.
+    pub(super) witnessed: bool,
 }
+
+/// What an entry is stamped with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) at: Millis,
+    /// How much the wall clock is ahead of log time and what passed since, if that is too much to be believed.
+    pub(super) jumped: Option<Millis>,
+}
+
+/// What clocks drift apart between two settings, and nobody need look at.
+const BELIEVED: Millis = 60 * 60 * 1000;
 
 impl LogTime {
     /// Never less than what passed since the last entry, whatever happens to the wall clock.
-    pub(super) fn now(&self, clock: &dyn Clock) -> Millis {
+    pub(super) fn stamp(&self, clock: &dyn Clock) -> Stamp {
+        let wall = clock.wall();
         if crate::planted::planted(4) {
-            return clock.wall();
+            return Stamp { at: wall, jumped: None };
         }
         let passed = clock.since_boot().saturating_sub(self.applied_since_boot);
-        self.applied.saturating_add(passed.as_millis() as Millis).max(clock.wall())
+        let steady = self.applied.saturating_add(passed.as_millis() as Millis);
+        let ahead = wall.saturating_sub(steady);
+        let jumped = (self.witnessed && ahead > BELIEVED).then_some(ahead);
+        Stamp { at: steady.max(wall), jumped }
     }
 }

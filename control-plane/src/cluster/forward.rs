@@ -100,9 +100,9 @@ impl Cluster {
         };
         // What every node will have to read is read here first, and written anew.
         let proposal: Proposal = self.opened(&request.sealed).ok_or_else(unread)?;
-        if matches!(proposal.command, Command::Checkpoint { .. }) {
+        if matches!(proposal.command, Command::Checkpoint { .. } | Command::SuspectClock { .. }) {
             return Err(Status::permission_denied(
-                "nothing was proposed: what the log came to, the leader says by itself",
+                "nothing was proposed: what the log came to, and when, the leader says by itself",
             ));
         }
         let encoded = Encoded::new(&proposal).map_err(|_size| unread())?;

@@ -101,6 +101,11 @@ impl LogStore {
         self.head().node
     }
 
+    /// Index of the last entry, purged or not.
+    pub(super) fn last_index(&self) -> u64 {
+        self.head().last.map_or(0, |tip| tip.id.index)
+    }
+
     /// Whether anything was ever written: a vote or an entry.
     pub fn is_blank(&self) -> bool {
         let head = self.head();

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 use super::Committed;
 use super::barrier::{Barrier, Purpose};
 use super::checkpoint::Fingerprints;
-use super::clock::{Clock, LogTime};
+use super::clock::{Clock, LogTime, Stamp};
 use super::consensus::{
     Applied, Chain, Entry, LogId, Members, Sealed, StorageError, Types, encode_entry,
 };
@@ -34,6 +34,8 @@ pub struct Machine {
     snapshots: Snapshots,
     anchor: Anchor,
     fail: FailStop,
+    /// Index of the last entry that was in the log when the node started.
+    found: u64,
 }
 
 /// The state as applied here, and what has just been applied.
@@ -79,7 +81,12 @@ impl Machine {
             events: broadcast::Sender::new(EVENTS),
             clock,
         };
-        Ok(Self { view, barrier, snapshots, anchor, fail })
+        Ok(Self { view, barrier, snapshots, anchor, fail, found: 0 })
+    }
+
+    /// Entries up to this one are of an earlier run.
+    pub(super) fn goes_on_after(&mut self, index: u64) {
+        self.found = index;
     }
 
     pub fn view(&self) -> View {
@@ -128,6 +135,7 @@ impl Machine {
             held.time = LogTime {
                 applied: held.state.log_time(),
                 applied_since_boot: self.view.clock.since_boot(),
+                witnessed: id.index > self.found,
             };
         }
         applied.at = held.state.log_time();
@@ -216,9 +224,13 @@ impl View {
     }
 
     /// Log time as it would be stamped now.
-    pub fn now(&self) -> u64 {
+    pub fn now(&self) -> Millis {
+        self.stamp().at
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
         let time = self.held().time;
-        time.now(self.clock.as_ref())
+        time.stamp(self.clock.as_ref())
     }
 
     fn held(&self) -> RwLockReadGuard<'_, Held> {
@@ -235,8 +247,11 @@ impl Held {
     }
 
     fn timed(mut self, clock: &dyn Clock) -> Self {
-        self.time =
-            LogTime { applied: self.state.log_time(), applied_since_boot: clock.since_boot() };
+        self.time = LogTime {
+            applied: self.state.log_time(),
+            applied_since_boot: clock.since_boot(),
+            witnessed: false,
+        };
         self
     }
 }

@@ -49,7 +49,8 @@ pub(super) async fn open(
         Start::Found => rand::random(),
         Start::Join { node_id } => node_id,
     };
-    let machine = Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
+    let mut machine =
+        Machine::open(&directory, barrier.clone(), clock, fsync.clone(), fail.clone())?;
     let first_mark = LogStore::first_mark(node_id);
     let legible = |sealed: &Sealed| machine::legible(barrier.as_ref(), sealed);
     let log = match engine {
@@ -73,6 +74,7 @@ pub(super) async fn open(
         });
     }
     let (remembered, marks) = Remembered::open(data_dir, accept_rollback, fsync, fail)?;
+    machine.goes_on_after(log.last_index());
     if accept_rollback {
         log.leave_term().await.map_err(|e| StartError::Raft(e.to_string()))?;
     }

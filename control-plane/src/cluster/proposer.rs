@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::barrier::{Barrier, Purpose};
+use super::clock::Stamp;
 use super::consensus::{Applied, LogId, Sealed, Types};
 use super::machine::View;
-use crate::state::{Millis, Outcome, Proposal};
+use crate::state::{Actor, Command, CommandId, Millis, Outcome, Proposal};
 
 /// Per entry.
 const COMMANDS: usize = 256;
@@ -109,7 +110,10 @@ impl Proposer {
 
     /// One entry for all, even for none: what was in the log before it is committed with it.
     pub(super) async fn commit(&self, together: Vec<Queued>) {
-        let plaintext = batch(self.view.now(), &together);
+        let Stamp { at, jumped } = self.view.stamp();
+        let mark = jumped.and_then(suspicion);
+        let encoded = mark.iter().chain(together.iter().map(|queued| &queued.encoded));
+        let plaintext = batch(at, &encoded.collect::<Vec<_>>());
         let sealed = Sealed(self.barrier.seal(Purpose::Entry, &plaintext));
         let node_id = self.raft.metrics().borrow().id;
         let mut metrics = self.raft.metrics();
@@ -125,7 +129,7 @@ impl Proposer {
         match written {
             Ok(written) => {
                 let Applied { at, outcomes } = written.data;
-                let mut outcomes = outcomes.into_iter();
+                let mut outcomes = outcomes.into_iter().skip(usize::from(mark.is_some()));
                 for queued in together {
                     let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
                     // A proposer that went away misses its answer; the command stands.
@@ -144,6 +148,17 @@ impl Proposer {
     }
 }
 
+/// Says in the entry itself that its time is not to be believed: nothing in it is claimed either.
+fn suspicion(by_ms: Millis) -> Option<Encoded> {
+    tracing::error!(
+        by_ms,
+        "the wall clock jumped ahead: nothing is released until somebody confirms it with `countersign cluster confirm-clock`"
+    );
+    let id = CommandId { client: rand::random(), serial: 0 };
+    let command = Command::SuspectClock { by_ms };
+    Encoded::new(&Proposal { id, actor: Actor::System, command }).ok()
+}
+
 fn failed(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> Failed {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
@@ -155,8 +170,8 @@ fn failed(error: &RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) ->
 }
 
 /// The CBOR of a [`crate::state::Batch`], from proposals that are encoded already.
-fn batch(at: Millis, together: &[Queued]) -> Zeroizing<Vec<u8>> {
-    let size: usize = together.iter().map(|queued| queued.encoded.bytes().len()).sum();
+fn batch(at: Millis, together: &[&Encoded]) -> Zeroizing<Vec<u8>> {
+    let size: usize = together.iter().map(|encoded| encoded.bytes().len()).sum();
     let mut out = Zeroizing::new(Vec::with_capacity(size + 64));
     out.push(MAP_OF_TWO);
     out.extend(b"\x62at");
@@ -165,8 +180,8 @@ fn batch(at: Millis, together: &[Queued]) -> Zeroizing<Vec<u8>> {
     out.extend(b"\x69proposals");
     out.push(ARRAY_64);
     out.extend((together.len() as u64).to_be_bytes());
-    for queued in together {
-        out.extend(queued.encoded.bytes());
+    for encoded in together {
+        out.extend(encoded.bytes());
     }
     out
 }
@@ -179,7 +194,7 @@ const ARRAY_64: u8 = 0x9b;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Actor, Batch, Command, CommandId};
+    use crate::state::Batch;
 
     #[test]
     fn a_batch_put_together_from_encoded_proposals_reads_back() {
@@ -192,11 +207,11 @@ mod tests {
                 details: Vec::new(),
             },
         };
-        let queued: Vec<_> = (0..300)
-            .map(|serial| Queued::new(Encoded::new(&proposal(serial)).unwrap()).0)
-            .collect();
+        let encoded: Vec<_> =
+            (0..300).map(|serial| Encoded::new(&proposal(serial)).unwrap()).collect();
+        let encoded: Vec<_> = encoded.iter().collect();
         let read: Batch =
-            ciborium::from_reader(batch(1_700_000_000_000, &queued).as_slice()).unwrap();
+            ciborium::from_reader(batch(1_700_000_000_000, &encoded).as_slice()).unwrap();
         assert_eq!(read.at, 1_700_000_000_000);
         assert_eq!(
             read.proposals.iter().map(|p| p.id.serial).collect::<Vec<_>>(),

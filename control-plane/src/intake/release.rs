@@ -32,6 +32,8 @@ pub(super) enum Releasing {
     Failed,
     /// It was claimed, and too few nodes signed yet: it is released again in a moment.
     Unsigned(Box<Committed<Event>>),
+    /// Nothing is released while the cluster's clock is not to be believed: it waits.
+    Suspended,
     /// Whether it was claimed is not known: asking again tells.
     Unknown,
 }
@@ -44,17 +46,26 @@ pub(super) async fn release(
     request_id: RequestId,
 ) -> Releasing {
     let held = rooms.cluster.peek(|state| {
-        state.held(&request_id).map(|held| (held.policy_version, stale(state, held)))
+        let held = state.held(&request_id)?;
+        let suspended = held.claim.is_none() && state.clock_jump().is_some();
+        Some((held.policy_version, stale(state, held), suspended))
     });
     match held {
         None => Releasing::Refused(Refused::NotFound("the request is not held any more".into())),
-        Some((_, true)) => Releasing::Reopen,
-        Some((policy_version, false)) => {
+        Some((_, true, _)) => Releasing::Reopen,
+        Some((_, _, true)) => Releasing::Suspended,
+        Some((policy_version, false, false)) => {
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };
             match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
                 Ok(claimed) => decide(rooms, recipient, claimed).await,
                 Err(ProposeError::Refused(Refused::PolicyChanged)) => Releasing::Reopen,
+                // Possibly in the very entry that the claim was in.
+                Err(ProposeError::Refused(_))
+                    if rooms.cluster.peek(|state| state.clock_jump().is_some()) =>
+                {
+                    Releasing::Suspended
+                }
                 Err(ProposeError::Refused(refused)) => Releasing::Refused(refused),
                 Err(ProposeError::Unavailable(why)) => {
                     tracing::warn!(

@@ -246,6 +246,18 @@ pub(super) async fn transfer(
     Ok(v1::TransferLeadershipResponse { leader_node_id: node_name(leader) })
 }
 
+/// Lets releases go on after a jump of the clock.
+pub(super) async fn confirm_clock(
+    asked: &Admitted,
+    request: v1::ConfirmClockRequest,
+) -> Result<v1::ConfirmClockResponse, Status> {
+    let once = Once::of(asked, "ConfirmClock", &request.request_id)?;
+    match &*once.propose(asked, Command::ConfirmClock).await? {
+        Event::ClockConfirmed => Ok(v1::ConfirmClockResponse {}),
+        _ => Err(reused("clock")),
+    }
+}
+
 /// Has this node make another signing key.
 pub(super) async fn rotate_signing_key(
     asked: &Admitted,

@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 40] = [
+const OWN: [&str; 42] = [
     "agent.create",
     "agent.revoke",
     "agent.rotate",
@@ -61,6 +61,8 @@ const OWN: [&str; 40] = [
     "approval.unknown",
     "approval.vote",
     "claim.refused",
+    "clock.confirm",
+    "clock.jump",
     "cluster.begin",
     "cluster.restore",
     "credential.create",

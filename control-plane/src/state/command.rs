@@ -159,6 +159,12 @@ pub enum Command {
         former_sha256: [u8; 32],
         what: String,
     },
+    /// Log time went on by so much more than the clock since boot of the leader that stamps this very entry.
+    SuspectClock {
+        by_ms: u64,
+    },
+    /// An operator has looked at the clocks.
+    ConfirmClock,
     /// What the leader came to after the entry `index` (a fingerprint that the cluster room makes): a node that came
     /// to something else stops.
     Checkpoint {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, ApprovalState, Claim, Millis};
+use super::{ApprovalId, ApprovalState, Claim, ClockJump, Millis};
 
 /// What a command did. Read the state for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub enum Event {
     },
     /// Read `State::seal_file`.
     SealChanged,
+    ClockSuspected(ClockJump),
+    ClockConfirmed,
     AuditCheckpointed {
         index: u64,
     },

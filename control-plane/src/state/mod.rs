@@ -5,6 +5,7 @@
 //! what to an approval is enforced here, where it is applied, and nowhere else.
 
 mod answered;
+mod clock;
 mod deadline;
 mod genesis;
 mod lease;
@@ -40,6 +41,7 @@ pub use approval::{
 };
 pub use approver::{Principal, Role};
 pub use audit::Record;
+pub use clock::ClockJump;
 pub use command::{
     Actor, Batch, Command, CommandId, Genesis, Open, Position, Proposal, ReportedOutcome,
 };
@@ -65,6 +67,8 @@ pub type Millis = u64;
 pub struct State {
     genesis: Option<Box<Genesis>>,
     log_time: Millis,
+    #[serde(default)]
+    clock_jump: Option<ClockJump>,
     position: Position,
     principals: BTreeMap<String, Principal>,
     agents: BTreeMap<String, Agent>,
@@ -206,6 +210,8 @@ impl State {
             Command::SetSeal { seal_file, former_sha256, what } => {
                 self.set_seal(actor, seal_file, former_sha256, what)
             }
+            Command::SuspectClock { by_ms } => self.suspect_clock(actor, *by_ms),
+            Command::ConfirmClock => self.confirm_clock(actor),
             Command::Checkpoint { .. } => self.checkpoint(actor),
             Command::CheckpointAudit(checkpoint) => self.checkpoint_audit(actor, checkpoint),
 

@@ -30,6 +30,7 @@ impl State {
         if let Some(claim) = &held.claim {
             return claimed_before(held, claim, now);
         }
+        self.demand_sound_clock()?;
         if let Some(id) = held.approval {
             self.demand_approved(id)?;
         }

@@ -6,6 +6,7 @@ mod backups;
 mod catching_up;
 mod changing;
 mod child;
+mod clock;
 mod crash;
 mod damage;
 mod disk_error;

@@ -114,6 +114,27 @@ async fn a_request_that_nobody_is_left_to_approve_gets_its_no_and_the_reason_at_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn time_jump_what_was_approved_waits_until_the_clock_is_confirmed() {
+    let world = World::new().await;
+    let (process, mut session) = attached(&world).await;
+    world.propose(Command::SuspectClock { by_ms: 2 * 60 * 60 * 1000 }).await;
+    let asked = process.hold(refund(5), approve("refunds"), session.version());
+    session.announce(&asked).await;
+    let approval = session.opened().await.unwrap();
+    world.vote(approval, VoteWord::Approve).await;
+    let allowed = process.hold(balance(), allow_per_request("balance"), session.version());
+    session.announce(&allowed).await;
+    assert_eq!(session.opened().await, None);
+    world.propose(Command::ConfirmClock).await;
+    assert_eq!(world.recorded("request.claim"), 0, "nothing before");
+    for _ in 0..2 {
+        session.decision().await;
+    }
+    let recorded = ["request.claim", "claim.refused"].map(|action| world.recorded(action));
+    assert_eq!(recorded, [2, 0], "and nothing was asked again and again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_2_fifty_identical_requests_get_one_decision() {
     let world = World::new().await;
     let (one, mut first) = attached(&world).await;

@@ -21,13 +21,14 @@ const APPROVER: &[Role] = &[Role::Approver];
 const READERS: &[Role] = &[Role::Admin, Role::Auditor];
 
 /// Written down a second time, on purpose: a method that is not here, or whose line differs, fails the test.
-const EXPECTED: [(&str, Option<&[Role]>); 48] = [
+const EXPECTED: [(&str, Option<&[Role]>); 49] = [
     ("AddApprover", Some(ADMIN)),
     ("AddNode", Some(ADMIN)),
     ("AuthorizeRekey", Some(ADMIN)),
     ("BackupCluster", Some(ADMIN)),
     ("CancelApproval", Some(ADMIN)),
     ("CancelRekey", Some(ADMIN)),
+    ("ConfirmClock", Some(ADMIN)),
     ("CreateAgent", Some(ADMIN)),
     ("CreateCredential", Some(ADMIN)),
     ("EnrollEdge", Some(ADMIN)),

@@ -606,6 +606,10 @@ async fn bad_input_is_refused_with_a_sentence() {
                 .unwrap_err(),
         ),
         (
+            Code::FailedPrecondition,
+            admin.confirm_clock(v1::ConfirmClockRequest::default()).await.unwrap_err(),
+        ),
+        (
             Code::NotFound,
             admin
                 .evict_edge(v1::EvictEdgeRequest { name: "e".into(), ..Default::default() })

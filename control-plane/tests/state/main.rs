@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod checkpoints;
+mod clock;
 mod edge_ca;
 mod exports;
 mod nodes;

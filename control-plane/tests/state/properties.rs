@@ -28,7 +28,7 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let some = prop_oneof![12 => step().prop_map(|step| vec![step]), 2 => story(), 1 => joining()];
+    let some = prop_oneof![12 => step().prop_map(|step| vec![step]), 3 => story(), 1 => joining()];
     proptest::collection::vec(some, 1..40).prop_map(|some| some.concat())
 }
 
@@ -160,6 +160,9 @@ fn rare() -> impl Strategy<Value = Command> {
         Just(Command::RenewEdge { id: "e1".into() }),
         Just(Command::EvictEdge { name: "west".into(), reason: String::new() }),
         Just(Command::EnrollEdge { id: "e3".into(), name: "east".into(), key_sha256: [7; 32] }),
+        Just(Command::SuspectClock { by_ms: 2 * 60 * MINUTE }),
+        Just(Command::ConfirmClock),
+        Just(Command::ConfirmClock),
         Just(Command::Note { action: "n".into(), subject: "s".into(), details: vec![] }),
         Just(Command::Lease {
             id: [1; 16],
@@ -306,6 +309,7 @@ impl Onlooker {
             assert_eq!(self.released[id].len(), 1, "I2: two releases of {id}");
             if fresh {
                 let approval = before.approval(*id).expect("was there");
+                assert_eq!(before.clock_jump(), None, "released by a clock that jumped");
                 assert_eq!(approval.state, ApprovalState::Approved, "I4");
                 assert!(after.log_time() < approval.due, "I4: claimed when due");
                 assert!(
@@ -538,12 +542,13 @@ proptest! {
                 (Command::Note { .. } | Command::Lease { .. }, Ok(_)) => {
                     prop_assert_eq!((changed, appended), (false, 1), "nothing but a record");
                 }
-                // Possibly to the very token or key that was there.
+                // Possibly to the very token, key or jump that was there.
                 (
                     Command::EnrollEdge { .. }
                     | Command::InviteNode { .. }
                     | Command::RotateAgent { .. }
-                    | Command::RotatePrincipal { .. },
+                    | Command::RotatePrincipal { .. }
+                    | Command::SuspectClock { .. },
                     Ok(_),
                 ) => prop_assert_eq!(appended, 1),
                 (_, Ok(_)) => prop_assert_eq!(appended, usize::from(changed), "{:?}", command),

@@ -72,6 +72,8 @@ pub(crate) struct Standing {
     pub(super) invited: Vec<String>,
     pub(super) edge_ca: EdgeCa,
     pub(super) rolled_back: Option<String>,
+    /// By how much the cluster's clock jumped ahead, until somebody confirms it.
+    pub(super) clock_jump_ms: Option<u64>,
     pub(crate) troubles: Vec<Trouble>,
 }
 
@@ -189,6 +191,7 @@ fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, b
         invited: answer.invited,
         edge_ca: answer.edge_ca.unwrap_or_default().into(),
         rolled_back: Some(answer.rolled_back).filter(|why| !why.is_empty()),
+        clock_jump_ms: answer.clock_jump.map(|jump| jump.by_ms),
         troubles: Vec::new(),
     };
     standing.nodes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -209,6 +212,18 @@ fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
         trouble(
             "there is no leader: nothing can be decided".into(),
             "start and unseal nodes until more than half of the voters are up".into(),
+        );
+    }
+    if let Some(by_ms) = standing.clock_jump_ms {
+        let minutes = by_ms / 60_000;
+        trouble(
+            format!(
+                "the cluster's clock jumped ahead by {} h {} min: nothing is released",
+                minutes / 60,
+                minutes % 60
+            ),
+            "see that the time is right on every node; then countersign cluster confirm-clock"
+                .into(),
         );
     }
     for node in &standing.nodes {

@@ -40,7 +40,7 @@ impl News {
                 self.agents = true;
                 self.everything = true;
             }
-            Event::PrincipalChanged { .. } => self.everything = true,
+            Event::ClockConfirmed | Event::PrincipalChanged { .. } => self.everything = true,
             Event::EdgeChanged { id } => {
                 self.edges.insert(id.clone(), event.position());
                 self.everything = true;
@@ -61,6 +61,7 @@ impl News {
             Event::Restored => *self = Self::everything(),
             Event::AuditCheckpointed { .. }
             | Event::Began
+            | Event::ClockSuspected(_)
             | Event::CredentialChanged { .. }
             | Event::Detached { .. }
             | Event::EdgeRenewed { .. }

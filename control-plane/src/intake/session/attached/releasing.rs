@@ -150,7 +150,7 @@ impl Session {
                 self.later(Again::Sign(claimant, id, claimed.clone()));
                 return Ok(());
             }
-            Releasing::Unknown if waited => {
+            Releasing::Suspended | Releasing::Unknown if waited => {
                 self.later(Again::Claim(claimant, id));
                 return Ok(());
             }
@@ -182,7 +182,7 @@ impl Session {
                     "its key could not be opened or sealed",
                 )?;
             }
-            Releasing::Unknown | Releasing::Unsigned(_) => {}
+            Releasing::Suspended | Releasing::Unknown | Releasing::Unsigned(_) => {}
         }
         // The others that wait for the same approval: too late for them, or now it is their turn.
         approval.map_or(Ok(()), |approval| self.look(approval))
