@@ -35,15 +35,8 @@ pub(crate) async fn run(context: &Context, command: Edge) -> Done {
         }
         Edge::Evict { name, reason, show } => {
             let request = v1::EvictEdgeRequest { request_id: client::request_id(), name, reason };
-            let edge =
-                part(client::connect(context).await?.evict_edge(request).await?.into_inner().edge)?;
-            match show.output {
-                Output::Json => print::json(&Listed::from(edge)),
-                Output::Table => print::line(&format!(
-                    "{} is evicted: nothing is released to it any more.",
-                    edge.name
-                )),
-            }
+            let answer = client::connect(context).await?.evict_edge(request).await?.into_inner();
+            evicted(part(answer.edge)?, answer.given, &show)
         }
         Edge::RotateCa { finish: false, show, .. } => rotate_ca::begin(context, &show).await,
         Edge::RotateCa { finish: true, yes, show } => rotate_ca::finish(context, yes, &show).await,
@@ -197,6 +190,71 @@ fn keep(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
         Failure::Refused(format!("{} cannot be written: {error}", path.display()))
     })?;
     Ok(path)
+}
+
+#[derive(Serialize)]
+struct Evicted {
+    #[serde(flatten)]
+    edge: Listed,
+    /// Every version of a credential that it was ever given.
+    given: Vec<Given>,
+}
+
+#[derive(Serialize)]
+struct Given {
+    credential: String,
+    id: String,
+    version: u64,
+    last_given_at: Option<String>,
+    must_rotate: bool,
+}
+
+impl From<v1::GivenCredential> for Given {
+    fn from(given: v1::GivenCredential) -> Self {
+        Self {
+            last_given_at: print::time(given.last_given_at.as_ref()),
+            credential: given.name,
+            id: given.credential_id,
+            version: given.version,
+            must_rotate: given.must_rotate,
+        }
+    }
+}
+
+fn evicted(edge: v1::Edge, given: Vec<v1::GivenCredential>, show: &Show) -> Done {
+    let edge = Listed::from(edge);
+    let given: Vec<Given> = given.into_iter().map(Given::from).collect();
+    if show.output == Output::Json {
+        return print::json(&Evicted { edge, given });
+    }
+    print::line(&format!("{} is evicted: nothing is released to it any more.", edge.edge))?;
+    if given.is_empty() {
+        return print::line("No key was ever given to it.");
+    }
+    print::line("")?;
+    let row = |it: &Given| {
+        vec![
+            it.credential.clone(),
+            it.version.to_string(),
+            it.last_given_at.clone().unwrap_or_default(),
+            yes_no(it.must_rotate),
+        ]
+    };
+    let rows: Vec<_> = given.iter().map(row).collect();
+    print::table(&["CREDENTIAL", "VERSION", "LAST GIVEN", "MUST ROTATE"], &rows, "")?;
+    let mut names: Vec<_> =
+        given.iter().filter(|it| it.must_rotate).map(|it| it.credential.as_str()).collect();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(());
+    }
+    print::line("")?;
+    print::line(
+        "Whoever has that machine may have these keys: replace them where they are issued, then",
+    )?;
+    names
+        .iter()
+        .try_for_each(|name| print::line(&format!("  countersign credential rotate {name}")))
 }
 
 async fn listed(context: &Context) -> Result<Vec<v1::Edge>, Failure> {

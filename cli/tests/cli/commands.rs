@@ -337,6 +337,39 @@ fn edge_enroll_keeps_the_key_here() {
 }
 
 #[test]
+fn edge_evict_says_which_keys_to_rotate() {
+    let given = |name: &str, version, must_rotate| v1::GivenCredential {
+        credential_id: format!("id-{name}"),
+        name: name.into(),
+        version,
+        must_rotate,
+        ..Default::default()
+    };
+    let evicted = v1::EvictEdgeResponse {
+        edge: Some(v1::Edge { name: "east".into(), evicted: true, ..v1::Edge::default() }),
+        given: vec![given("mail", 1, false), given("mail", 2, true), given("old", 4, false)],
+    };
+    let control_plane = ControlPlane::start().answers("EvictEdge", &[evicted]);
+    let place = Place::knowing(&control_plane);
+    let told = place.run(&["edge", "evict", "east"]).ok();
+    assert!(told.contains("east is evicted"), "{told}");
+    assert!(told.contains("MUST ROTATE") && told.contains("credential rotate mail"), "{told}");
+    assert!(!told.contains("credential rotate old"), "{told}");
+    let shown = place.run(&["edge", "evict", "east", "-o", "json"]).json();
+    assert_eq!((&shown["edge"], &shown["evicted"]), (&"east".into(), &true.into()));
+    assert_eq!(
+        shown["given"][1],
+        serde_json::json!({
+            "credential": "mail", "id": "id-mail", "version": 2, "last_given_at": null, "must_rotate": true
+        })
+    );
+    let nothing = v1::EvictEdgeResponse { edge: Some(v1::Edge::default()), given: Vec::new() };
+    let control_plane = ControlPlane::start().answers("EvictEdge", &[nothing]);
+    let told = Place::knowing(&control_plane).run(&["edge", "evict", "east"]).ok();
+    assert!(told.contains("No key was ever given to it."), "{told}");
+}
+
+#[test]
 fn doctor_names_what_is_missing_and_what_to_do() {
     let ran = Place::empty().run(&["doctor"]);
     assert_eq!(ran.code, Some(1));

@@ -9,7 +9,7 @@ use super::refuse;
 use crate::access::Admitted;
 use crate::node::Node;
 use crate::sign;
-use crate::state::{Command, Edge, Event, State};
+use crate::state::{Command, Edge, Event, Given, State};
 
 pub(super) async fn enroll(
     node: &Node,
@@ -76,7 +76,11 @@ pub(super) async fn evict(
     let command = Command::EvictEdge { name: request.name.clone(), reason: request.reason };
     let edge = changed(asked, &once, command, &request.name).await?;
     let connected = asked.house.connected_edges().contains(&edge.id);
-    Ok(v1::EvictEdgeResponse { edge: Some(to_proto(&edge, connected)) })
+    let given = asked.house.cluster.peek(|state| {
+        let given = state.given_to(&edge.id).into_iter();
+        given.map(|given| given_to_proto(state, given)).collect()
+    });
+    Ok(v1::EvictEdgeResponse { edge: Some(to_proto(&edge, connected)), given })
 }
 
 /// From now on another CA signs edges' certificates, and those of the one before count until that is finished.
@@ -127,6 +131,17 @@ async fn changed(
     let Event::EdgeChanged { id } = &*event else { return Err(reused(name)) };
     let edge = asked.house.cluster.peek(|state| state.edge(id).cloned());
     edge.filter(|edge| edge.name == name).ok_or_else(|| reused(name))
+}
+
+fn given_to_proto(state: &State, given: Given) -> v1::GivenCredential {
+    let Given { credential, version, at, in_force } = given;
+    v1::GivenCredential {
+        name: state.credential(&credential).map(|it| it.name.clone()).unwrap_or_default(),
+        credential_id: credential,
+        version,
+        last_given_at: timestamp(at),
+        must_rotate: in_force,
+    }
 }
 
 fn to_proto(edge: &Edge, connected: bool) -> v1::Edge {

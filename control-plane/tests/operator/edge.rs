@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Status, Streaming};
 
-use crate::world::{Admin, World};
+use crate::world::{Admin, World, credential};
 
 /// Deletions are asked about.
 pub(crate) const POLICY: &str = r#"version = 1
@@ -158,6 +158,19 @@ impl Edge {
         self.incoming.message().await.ok().flatten()?.message
     }
 
+    /// Asks for a key on loan and gives its version.
+    pub(crate) async fn borrow_key(&mut self, credential_id: &str) -> u64 {
+        let (credential_id, agent_id) = (credential_id.to_owned(), self.agent.clone());
+        self.say(In::LeaseRequest(v1::LeaseRequest { credential_id, agent_id })).await;
+        loop {
+            match self.incoming.message().await.unwrap().unwrap().message {
+                Some(Out::Lease(lease)) => return lease.sealed.unwrap().version,
+                Some(Out::Bundle(_) | Out::Ping(_)) => {}
+                other => panic!("not lent: {other:?}"),
+            }
+        }
+    }
+
     fn held(&self, path: &str) -> Held {
         let origin =
             Origin { cluster: self.cluster.clone(), org: "test".into(), agent: self.agent.clone() };
@@ -234,4 +247,70 @@ async fn enroll(admin: &mut Admin, name: &str, key: &KeyPair) -> v1::EnrollEdgeR
     let csr_pem = CertificateParams::default().serialize_request(key).unwrap().pem().unwrap();
     let request = v1::EnrollEdgeRequest { name: name.into(), csr_pem, ..Default::default() };
     admin.enroll_edge(request).await.unwrap().into_inner()
+}
+
+/// Both keys are lent.
+const LENT: &str = r#"version = 1
+[[rule]]
+name = "read"
+host = "api.example.com"
+methods = ["GET"]
+then = "allow"
+credential = "example"
+
+[[rule]]
+name = "other"
+host = "api.example.com"
+methods = ["HEAD"]
+then = "allow"
+credential = "other"
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t3_evict_names_every_key_that_the_edge_was_ever_given() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let mut credentials = Vec::new();
+    for name in ["example", "other", "never"] {
+        let created = admin
+            .create_credential(credential(name, "sk_live_0123456789abcdefghijklmnop"))
+            .await
+            .unwrap();
+        credentials.push(created.into_inner().credential.unwrap().credential_id);
+    }
+    let policy = v1::SetPolicyRequest { text: LENT.into(), ..Default::default() };
+    admin.set_policy(policy).await.unwrap();
+    let agent = v1::CreateAgentRequest { name: "bot".into(), ..Default::default() };
+    let agent = admin.create_agent(agent).await.unwrap().into_inner().agent.unwrap().agent_id;
+    let mut edge = Enrolled::enroll(&world, "west").await.attach(&agent).await;
+    let mut other = Enrolled::enroll(&world, "east").await.attach(&agent).await;
+
+    assert_eq!(edge.borrow_key(&credentials[0]).await, 1);
+    assert_eq!(edge.borrow_key(&credentials[1]).await, 1);
+    let rotated = v1::RotateCredentialRequest {
+        name: "example".into(),
+        value: Bytes::from_static(b"sk_live_zyxwvutsrqponmlkjihgfedcba"),
+        ..Default::default()
+    };
+    admin.rotate_credential(rotated.clone()).await.unwrap();
+    assert_eq!(edge.borrow_key(&credentials[0]).await, 2);
+    admin.rotate_credential(rotated).await.unwrap();
+    assert_eq!(other.borrow_key(&credentials[0]).await, 3);
+
+    let evict = |name: &str| v1::EvictEdgeRequest {
+        request_id: name.into(),
+        name: name.into(),
+        reason: "stolen".into(),
+    };
+    let answer = admin.evict_edge(evict("west")).await.unwrap().into_inner();
+    let mut given: Vec<_> =
+        answer.given.iter().map(|it| (it.name.as_str(), it.version, it.must_rotate)).collect();
+    given.sort_unstable();
+    assert_eq!(given, [("example", 1, false), ("example", 2, false), ("other", 1, true)]);
+    assert!(answer.given.iter().all(|it| it.last_given_at.is_some()));
+    let again = admin.evict_edge(evict("west")).await.unwrap().into_inner();
+    assert_eq!(again.given, answer.given, "asked again");
+    let answer = admin.evict_edge(evict("east")).await.unwrap().into_inner();
+    assert_eq!(answer.given.len(), 1);
+    assert!(answer.given[0].must_rotate && answer.given[0].version == 3);
 }

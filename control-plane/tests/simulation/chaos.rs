@@ -66,7 +66,8 @@ impl<'a> Chaos<'a> {
         let mut kinds = ALL.to_vec();
         kinds.shuffle(&mut dice);
         kinds.truncate(dice.random_range(2..=7));
-        let leap = if dice.random_bool(0.5) { 3_600_000 } else { 30_000 };
+        // From one end to the other less than an hour: beyond that, releases wait for a person.
+        let leap = if dice.random_bool(0.5) { 1_700_000 } else { 30_000 };
         Self { town, dice, kinds, leap, next_at: 0, reliefs: Vec::new(), injected: 0 }
     }
 

@@ -323,3 +323,49 @@ fn a_lease_needs_a_key_that_may_be_lent_and_an_edge_that_is_current() {
     assert!(matches!(world.system(lease("e1", 1, "c1", 1, 0)), Err(Refused::Invalid(_))));
     assert!(matches!(world.system(lease("e1", 1, "c1", 1, 16 * MINUTE)), Err(Refused::Invalid(_))));
 }
+
+#[test]
+fn t3_evict_what_an_edge_was_given_is_every_lease_and_every_release_to_it() {
+    let mut world = World::begun();
+    let lease = |edge: &str, version| Command::Lease {
+        id: [version as u8; 16],
+        edge: edge.into(),
+        incarnation: [1; 16],
+        credential: "c1".into(),
+        version,
+        agent: "a1".into(),
+        ttl_ms: 1,
+    };
+    world.system(lease("e1", 1)).expect("is lent");
+    world.system(lease("e2", 1)).expect("is lent");
+    world.admin(Command::CreateCredential(Box::new(credential("c2", "mail")))).expect("is created");
+    let both = vec![("c1".into(), 1), ("c2".into(), 1)];
+    world.opened(Open { credentials: both, ..open(1) });
+    world.approve("ana", open(1).approval).expect("counts");
+    world.pass(MINUTE);
+    world.claim(1).expect("is released");
+    let released_at = world.now;
+    let rotate = Command::RotateCredential {
+        name: "stripe".into(),
+        expected_version: 1,
+        payload: sealed(2),
+    };
+    world.admin(rotate).expect("is rotated");
+    world.pass(MINUTE);
+    world.system(lease("e1", 2)).expect("is lent");
+
+    let given = |edge: &str| -> Vec<_> {
+        let given = world.state.given_to(edge).into_iter();
+        given.map(|it| (it.credential, it.version, it.at, it.in_force)).collect()
+    };
+    assert_eq!(
+        given("e1"),
+        [
+            ("c1".into(), 1, released_at, false),
+            ("c1".into(), 2, world.now, true),
+            ("c2".into(), 1, released_at, true)
+        ]
+    );
+    assert_eq!(given("e2").len(), 1);
+    assert_eq!(given("e3"), []);
+}
