@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use countersign_control_plane::node::ControlPlane;
 use countersign_gate::{
     Circumstances, Class, Destination, Held, Origin, Payload, Request, Scheme, Verdict, classify,
 };
@@ -36,7 +37,7 @@ pub(crate) struct Enrolled {
     pub(crate) certificate_pem: String,
     key: Arc<KeyPair>,
     ca_pem: String,
-    pub(crate) address: String,
+    address: String,
     id: String,
 }
 
@@ -79,6 +80,11 @@ impl Enrolled {
             address: enrolled.gateway_address,
             id: enrolled.edge.unwrap().edge_id,
         }
+    }
+
+    /// As it comes to this node.
+    pub(crate) fn through(&self, node: &ControlPlane) -> Self {
+        Self { address: node.gateway_addr().to_string(), ..self.clone() }
     }
 
     /// With a new certificate.

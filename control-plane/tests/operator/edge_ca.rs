@@ -22,8 +22,7 @@ async fn finish(admin: &mut Admin) -> v1::EdgeCa {
 
 /// Whether a node lets this edge in, and not only to the end of the handshake.
 async fn is_let_in(enrolled: &Enrolled, node: &ControlPlane) -> bool {
-    let mut at = enrolled.clone();
-    at.address = node.gateway_addr().to_string();
+    let at = enrolled.through(node);
     let Ok(channel) = at.channel(true).await else { return false };
     let Ok((_, mut incoming, _)) = at.hello(channel).await else { return false };
     matches!(incoming.next().await, Some(Ok(first)) if matches!(first.message, Some(Out::HelloAck(_))))
@@ -64,6 +63,7 @@ async fn edges_go_over_to_another_ca_while_they_are_served_and_then_the_former_i
     let prompt = Enrolled::at(&mut town.admin(1).await, "prompt").await;
     let idle = Enrolled::at(&mut town.admin(0).await, "idle").await;
     assert_eq!(issuer(&prompt.certificate_pem), "CN=Countersign edge CA 1");
+    town.until("every node serves edges", async |town| both_let_in(town, &prompt).await).await;
     let mut session = prompt.attach("nobody").await;
 
     let ca = rotate(&mut town.admin(0).await).await;

@@ -124,7 +124,10 @@ async fn a_retired_key_counts_no_more_once_a_bundle_leaves_it_out() {
             trust.keys.push(listed(1, &next, gate::KeyState::Active));
         })
         .await;
-    world.control.set_trust(|trust| drop(trust.keys.remove(0))).await;
+    let left_out = |trust: &mut gate::Trust| {
+        trust.keys.remove(0);
+    };
+    world.control.set_trust(left_out).await;
     let by = [world.control.signer(0), world.control.signer(1)];
     not_enough(&world, &waiting, world.control.decision_by(&open, &by)).await;
     let by = [&next, world.control.signer(1)];
