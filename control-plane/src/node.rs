@@ -16,6 +16,7 @@ mod figures;
 mod join;
 mod life;
 mod line;
+mod reseal;
 mod restore;
 mod settle;
 mod unsealing;

@@ -56,7 +56,7 @@ async fn rotate(context: &Context, show: &Show) -> Done {
     match show.output {
         Output::Json => print::json(&Rotated { keyring_term }),
         Output::Table => print::line(&format!(
-            "The keyring is in its term {keyring_term}: what is stored from now on is sealed under a new key."
+            "The keyring is in its term {keyring_term}: what is stored from now on is sealed under a new key, and credentials that are there follow (`countersign seal status`)."
         )),
     }
 }
@@ -72,6 +72,8 @@ struct Status {
     given: Vec<u32>,
     keyring_term: u64,
     keyring_created_at: Option<String>,
+    /// Credentials that are not sealed under that term yet.
+    under_older_terms: u32,
     nodes: Vec<Node>,
 }
 
@@ -113,6 +115,7 @@ async fn status(context: &Context, show: &Show) -> Done {
         threshold: first.threshold,
         given: first.given,
         keyring_term: first.keyring_term,
+        under_older_terms: first.under_older_terms,
         nodes,
     };
     if show.output == Output::Json { print::json(&status) } else { told(&status) }
@@ -143,6 +146,10 @@ fn told(status: &Status) -> Done {
         let since = status.keyring_created_at.as_ref().map(|at| format!(", since {at}"));
         let term = format!("term {}{}", status.keyring_term, since.unwrap_or_default());
         facts.push(("keyring", term));
+        if status.under_older_terms > 0 {
+            let to_do = format!("{} credentials are being sealed again", status.under_older_terms);
+            facts.push(("older terms", to_do));
+        }
     }
     print::facts(&facts)?;
     if status.nodes.len() < 2 {

@@ -140,7 +140,7 @@ fn seal_status_has_its_shape_and_names_every_node() {
         place.run(&["seal", "status", "-o", "json"]).json(),
         json!({
             "sealed": true, "provider": "shamir", "initialized": true, "shares": 5, "threshold": 3, "given": [2],
-            "keyring_term": 0, "keyring_created_at": null,
+            "keyring_term": 0, "keyring_created_at": null, "under_older_terms": 0,
             "nodes": [
                 {"addr": sealed.addr(), "sealed": true, "given": [2]},
                 {"addr": "https://127.0.0.1:1", "sealed": null, "given": []},

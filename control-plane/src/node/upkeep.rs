@@ -60,6 +60,7 @@ impl Node {
             () = self.tell_health_always(&house) => {}
             () = keep_in_touch(&house) => {}
             () = count_neighbours(&house) => {}
+            () = house.reseal_always() => {}
             () = going_on => {}
         }
     }

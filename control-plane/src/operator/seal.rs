@@ -36,6 +36,7 @@ pub(super) fn status(node: &Node) -> Result<v1::GetSealStatusResponse, Status> {
         initialized: there.is_some(),
         keyring_term: term.as_ref().map_or(0, |term| term.term),
         keyring_created_at: term.and_then(|term| timestamp(term.created_at)),
+        under_older_terms: house.as_ref().map_or(0, |house| house.under_older_terms() as u32),
     })
 }
 
@@ -79,7 +80,7 @@ pub(super) async fn seal(node: &Arc<Node>, asked: Admitted) -> Result<v1::SealRe
     Ok(v1::SealResponse { sealed: true })
 }
 
-/// What is stored from now on is sealed under a new key; what is stored already opens as before.
+/// What is stored from now on is sealed under a new key; credentials that are there follow, one after the other.
 pub(super) async fn rotate_keyring(
     asked: &Admitted,
     request: v1::RotateKeyringRequest,

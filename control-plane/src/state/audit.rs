@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 42] = [
+const OWN: [&str; 43] = [
     "agent.create",
     "agent.revoke",
     "agent.rotate",
@@ -67,6 +67,7 @@ const OWN: [&str; 42] = [
     "cluster.restore",
     "credential.create",
     "credential.lease",
+    "credential.reseal",
     "credential.revoke",
     "credential.rotate",
     "edge.attach",

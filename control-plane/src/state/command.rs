@@ -89,6 +89,13 @@ pub enum Command {
         expected_version: u64,
         payload: Payload,
     },
+    /// The same key under another term of the keyring, in the place of that very payload and of no other.
+    ResealCredential {
+        id: String,
+        version: u64,
+        former_sha256: [u8; 32],
+        payload: Payload,
+    },
     RevokeCredential {
         name: String,
     },

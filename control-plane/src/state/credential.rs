@@ -1,6 +1,7 @@
 //! Credentials: what is known of a key, and the key itself only as ciphertext.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::audit::Entry;
 use super::name::{REASON_BYTES, check_id, check_name, clipped};
@@ -66,6 +67,23 @@ pub struct Credential {
 }
 
 impl Payload {
+    pub fn keyring_term(&self) -> u64 {
+        let Self::Sealed { keyring_term, .. } = self;
+        *keyring_term
+    }
+
+    /// No two are the same: every data key is fresh.
+    pub fn sha256(&self) -> [u8; 32] {
+        let Self::Sealed { keyring_term, wrapped_key, ciphertext } = self;
+        Sha256::new()
+            .chain_update(keyring_term.to_be_bytes())
+            .chain_update((wrapped_key.len() as u64).to_be_bytes())
+            .chain_update(wrapped_key)
+            .chain_update(ciphertext)
+            .finalize()
+            .into()
+    }
+
     /// What is left of a revoked key: nothing that any keyring opens.
     fn dropped() -> Self {
         Self::Sealed { keyring_term: 0, wrapped_key: Vec::new(), ciphertext: Vec::new() }
@@ -138,6 +156,37 @@ impl State {
         let event =
             Event::CredentialChanged { id: credential.id.clone(), version: credential.version };
         Ok(Done::changed(event, credential.entry("credential.rotate")))
+    }
+
+    /// Neither the key nor its version changes: whoever rotated it meanwhile has another payload there.
+    pub(super) fn reseal_credential(
+        &mut self,
+        actor: &Actor,
+        id: &str,
+        version: u64,
+        former_sha256: &[u8; 32],
+        payload: &Payload,
+    ) -> Result<Done, Refused> {
+        if *actor != Actor::System {
+            return Err(Refused::Denied("only the control plane seals keys anew".into()));
+        }
+        let there = |c: &&mut Credential| {
+            c.active && c.version == version && c.payload.sha256() == *former_sha256
+        };
+        let Some(credential) = self.credentials.get_mut(id).filter(there) else {
+            return Err(Refused::Precondition(
+                "nothing was sealed anew: the credential was rotated or revoked meanwhile".into(),
+            ));
+        };
+        if payload.keyring_term() <= credential.payload.keyring_term() {
+            return Err(Refused::Invalid(
+                "nothing was sealed anew: it is not under a newer term of the keyring".into(),
+            ));
+        }
+        credential.payload = payload.clone();
+        let entry =
+            credential.entry("credential.reseal").with("keyring_term", payload.keyring_term());
+        Ok(Done::changed(Event::CredentialResealed { id: id.to_owned() }, entry))
     }
 
     /// The key itself is dropped in the same step.

@@ -20,6 +20,10 @@ pub enum Event {
         id: String,
         version: u64,
     },
+    /// The same key, sealed anew: nothing that edges decide with.
+    CredentialResealed {
+        id: String,
+    },
     PolicyChanged {
         version: u64,
     },

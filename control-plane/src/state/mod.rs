@@ -182,6 +182,9 @@ impl State {
             Command::RotateCredential { name, expected_version, payload } => {
                 self.rotate_credential(actor, name, *expected_version, payload)
             }
+            Command::ResealCredential { id, version, former_sha256, payload } => {
+                self.reseal_credential(actor, id, *version, former_sha256, payload)
+            }
             Command::RevokeCredential { name } => self.revoke_credential(actor, name),
 
             Command::SetPolicy { text, sha256, expected_version } => {
@@ -321,6 +324,11 @@ impl State {
 
     pub fn credential(&self, id: &str) -> Option<&Credential> {
         self.credentials.get(id)
+    }
+
+    /// Keys in force that are sealed under an earlier term of the keyring than this one.
+    pub fn credentials_under_older_terms(&self, term: u64) -> impl Iterator<Item = &Credential> {
+        self.credentials.values().filter(move |it| it.active && it.payload.keyring_term() < term)
     }
 
     /// The active one of that name, else the youngest revoked one: a revoked name can be taken again.

@@ -1,6 +1,7 @@
 //! An edge reduced to its words: it holds requests and says so.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_control_plane::node::ControlPlane;
@@ -319,4 +320,40 @@ async fn t3_evict_names_every_key_that_the_edge_was_ever_given() {
     let answer = admin.evict_edge(evict("east")).await.unwrap().into_inner();
     assert_eq!(answer.given.len(), 1);
     assert!(answer.given[0].must_rotate && answer.given[0].version == 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_sealed_anew_after_a_rotation_is_lent_as_before() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let created = admin
+        .create_credential(credential("example", "sk_live_0123456789abcdefghijklmnop"))
+        .await
+        .unwrap();
+    let id = created.into_inner().credential.unwrap().credential_id;
+    admin
+        .create_credential(credential("other", "sk_live_zyxwvutsrqponmlkjihgfedcba"))
+        .await
+        .unwrap();
+    let policy = v1::SetPolicyRequest { text: LENT.into(), ..Default::default() };
+    admin.set_policy(policy).await.unwrap();
+    let agent = v1::CreateAgentRequest { name: "bot".into(), ..Default::default() };
+    let agent = admin.create_agent(agent).await.unwrap().into_inner().agent.unwrap().agent_id;
+    let mut edge = Enrolled::enroll(&world, "west").await.attach(&agent).await;
+
+    admin.rotate_keyring(v1::RotateKeyringRequest::default()).await.unwrap();
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = admin.get_seal_status(v1::GetSealStatusRequest {}).await.unwrap().into_inner();
+        assert_eq!(status.keyring_term, 2);
+        if status.under_older_terms == 0 {
+            break;
+        }
+        assert!(Instant::now() < patience, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let request = v1::ListAuditRequest { page_size: 1000, ..Default::default() };
+    let records = admin.list_audit(request).await.unwrap().into_inner().records;
+    assert_eq!(records.iter().filter(|r| r.action == "credential.reseal").count(), 2);
+    assert_eq!(edge.borrow_key(&id).await, 1, "the same version of the same key");
 }

@@ -330,6 +330,8 @@ async fn a_rekeyed_cluster_is_opened_by_the_new_seal_on_every_node() {
 async fn what_is_stored_under_a_rotated_key_opens_on_every_node_and_after_a_restart() {
     let mut town = Town::of(3).await;
     town.admin(0).await.create_agent(agent("before")).await.unwrap();
+    let stored = crate::world::credential("gitlab", "glpat_canary");
+    town.admin(0).await.create_credential(stored).await.unwrap();
     let follower = town.follower().await;
     let rotate = v1::RotateKeyringRequest { request_id: "once".into() };
     for _ in 0..2 {
@@ -339,12 +341,24 @@ async fn what_is_stored_under_a_rotated_key_opens_on_every_node_and_after_a_rest
     town.admin(0).await.create_agent(agent("after")).await.unwrap();
     let secret = crate::world::credential("github", "ghp_canary");
     town.admin(1).await.create_credential(secret).await.unwrap();
+    let mut resealed = Vec::new();
+    town.until("what was there is under the new key too", async |town| {
+        let request = v1::ListAuditRequest { page_size: 1000, ..Default::default() };
+        let Ok(records) = town.admin(1).await.list_audit(request).await else { return false };
+        resealed = records.into_inner().records;
+        resealed.retain(|record| record.action == "credential.reseal");
+        !resealed.is_empty()
+    })
+    .await;
+    assert_eq!(resealed.len(), 1, "once, by the leader alone");
+    assert_eq!((resealed[0].actor.as_str(), resealed[0].subject.as_str()), ("system", "gitlab"));
     // One that comes later has the former key too.
     town.add().await;
     for place in 0..4 {
         let mut admin = town.admin(place).await;
         let status = admin.get_seal_status(v1::GetSealStatusRequest {}).await.unwrap().into_inner();
         assert_eq!((status.keyring_term, status.sealed), (2, false), "{place}");
+        assert_eq!(status.under_older_terms, 0, "{place}");
         town.until("it reads both", async |town| {
             let mut admin = town.admin(place).await;
             let agents = admin.list_agents(v1::ListAgentsRequest::default()).await;

@@ -281,3 +281,64 @@ fn a_key_and_its_fake_do_not_show_themselves() {
     assert!(!shown.contains("ciphertext") && !shown.contains("wrapped_key"));
     assert!(!shown.contains("fake-of-c1"), "{shown}");
 }
+
+#[test]
+fn a_key_is_sealed_anew_in_the_place_of_that_very_payload_and_of_no_other() {
+    let under = |term, byte| Payload::Sealed {
+        keyring_term: term,
+        wrapped_key: vec![byte; 4],
+        ciphertext: vec![byte; 8],
+    };
+    let mut world = World::begun();
+    let former = world.state.credential("c1").expect("is there").payload.sha256();
+    let reseal = |version, former_sha256, payload| Command::ResealCredential {
+        id: "c1".into(),
+        version,
+        former_sha256,
+        payload,
+    };
+    assert_eq!(world.state.credentials_under_older_terms(1).count(), 0);
+    assert_eq!(world.state.credentials_under_older_terms(2).count(), 1);
+    let records = world.records();
+    let (revision, good) = (world.state.bundle_revision(), reseal(1, former, under(2, 9)));
+    assert!(matches!(world.admin(good.clone()), Err(Refused::Denied(_))));
+    assert!(matches!(world.system(reseal(2, former, under(2, 9))), Err(Refused::Precondition(_))));
+    assert!(matches!(world.system(reseal(1, [0; 32], under(2, 9))), Err(Refused::Precondition(_))));
+    assert!(matches!(world.system(reseal(1, former, under(1, 9))), Err(Refused::Invalid(_))));
+    assert_eq!(world.records(), records);
+
+    assert_eq!(world.system(good.clone()), Ok(Event::CredentialResealed { id: "c1".into() }));
+    let credential = world.state.credential("c1").expect("is there");
+    assert_eq!((credential.version, credential.payload.keyring_term()), (1, 2));
+    assert_eq!(world.state.credentials_under_older_terms(2).count(), 0);
+    assert_eq!(world.actions_since(records), ["credential.reseal"]);
+    assert_eq!(world.state.bundle_revision(), revision, "edges decide as before");
+    assert!(matches!(world.system(good), Err(Refused::Precondition(_))), "that one is gone");
+}
+
+#[test]
+fn a_key_that_somebody_rotated_or_revoked_meanwhile_is_not_overwritten() {
+    let mut world = World::begun();
+    let former = world.state.credential("c1").expect("is there").payload.sha256();
+    let payload = Payload::Sealed { keyring_term: 2, wrapped_key: vec![9], ciphertext: vec![9] };
+    let reseal = |version| Command::ResealCredential {
+        id: "c1".into(),
+        version,
+        former_sha256: former,
+        payload: payload.clone(),
+    };
+    let rotate = Command::RotateCredential {
+        name: "stripe".into(),
+        expected_version: 1,
+        payload: sealed(7),
+    };
+    world.admin(rotate).expect("is rotated");
+    for version in [1, 2] {
+        assert!(matches!(world.system(reseal(version)), Err(Refused::Precondition(_))));
+    }
+    let there = world.state.credential("c1").expect("is there").payload.sha256();
+    assert_eq!(there, sealed(7).sha256());
+    world.admin(Command::RevokeCredential { name: "stripe".into() }).expect("is revoked");
+    assert!(matches!(world.system(reseal(2)), Err(Refused::Precondition(_))));
+    assert_eq!(world.state.credentials_under_older_terms(9).count(), 0, "nothing is left of it");
+}

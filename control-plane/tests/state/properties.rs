@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ciborium::Value;
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest,
-    Open, Outcome, Position, Principal, Proposal, ReportedOutcome, Requirement, Role, State,
-    VoteWord,
+    Open, Outcome, Payload, Position, Principal, Proposal, ReportedOutcome, Requirement, Role,
+    State, VoteWord,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -158,6 +158,14 @@ fn rare() -> impl Strategy<Value = Command> {
         }),
         Just(Command::FinishEdgeCa),
         Just(Command::RenewEdge { id: "e1".into() }),
+        (0u64..3, 1u8..4, 1u64..4).prop_map(|(version, former, keyring_term)| {
+            Command::ResealCredential {
+                id: "c1".into(),
+                version,
+                former_sha256: sealed(former).sha256(),
+                payload: Payload::Sealed { keyring_term, wrapped_key: vec![], ciphertext: vec![] },
+            }
+        }),
         Just(Command::EvictEdge { name: "west".into(), reason: String::new() }),
         Just(Command::EnrollEdge { id: "e3".into(), name: "east".into(), key_sha256: [7; 32] }),
         Just(Command::SuspectClock { by_ms: 2 * 60 * MINUTE }),

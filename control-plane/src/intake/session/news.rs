@@ -63,6 +63,7 @@ impl News {
             | Event::Began
             | Event::ClockSuspected(_)
             | Event::CredentialChanged { .. }
+            | Event::CredentialResealed { .. }
             | Event::Detached { .. }
             | Event::EdgeRenewed { .. }
             | Event::JoinRefused { .. }
