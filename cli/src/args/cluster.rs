@@ -109,6 +109,12 @@ pub(crate) struct Trust {
     /// Wait until this node votes, and its key is proposed or in force; as often as needed
     #[arg(long, value_name = "NODE")]
     pub(crate) wait: Vec<String>,
+    /// Take the signature of this node out at once, because its key is in other hands
+    ///
+    /// The bundle is made here from the one in force, whatever the nodes propose. Edges refuse that key from when they
+    /// are told. Remove the node then, or have it make another key with `cluster rotate-key`.
+    #[arg(long, value_name = "NODE", requires = "root_key", conflicts_with = "wait")]
+    pub(crate) revoke: Option<String>,
     /// With --wait: for this long, such as 5m
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", default_value = "10m")]
     pub(crate) timeout: Duration,

@@ -321,3 +321,53 @@ fn cluster_remove_signs_what_takes_the_node_out() {
     let ran = place(&control_plane).run(&[&REMOVE[..], &["-o", "json"]].concat());
     assert_eq!(ran.json(), json!({"node_id": "0000000000000002", "name": "n2", "trust_epoch": 3}));
 }
+
+#[test]
+fn cluster_trust_revoke_is_made_here_from_what_the_root_key_signed_and_from_nothing_else() {
+    let three = trust(7, 2, vec![key(1), key(2), key(3)]);
+    let nodes = (1..4).map(|id| node(id, v1::NodeState::Voter)).collect();
+    // A node in other hands proposes what it likes.
+    let liar = v1::GetTrustResponse {
+        current: Some(signed(&root(), &three)),
+        proposed: trust(u64::MAX, 1, vec![key(9)]).encode().into(),
+        root_public_key: vec![7; 32].into(),
+        ..Default::default()
+    };
+    let control_plane = ControlPlane::start()
+        .answers("GetTrust", &[liar])
+        .answers("GetCluster", &[cluster(nodes)])
+        .answers("SetTrust", &[v1::SetTrustResponse { epoch: 8 }]);
+    let place = place(&control_plane);
+    let told = place.run(&[&SIGN[..], &["--revoke", "n2"]].concat()).ok();
+    let change = "- n2 (0000000000000002) signs no more with key 0202020202020202…";
+    assert!(told.contains(change) && told.contains("bundle 8 is in force: 2 of 2"), "{told}");
+    let asked: v1::SetTrustRequest = control_plane.asked("SetTrust");
+    let envelope = asked.envelope.unwrap();
+    let made = Signed {
+        payload_type: envelope.payload_type,
+        payload: envelope.payload.to_vec(),
+        signatures: vec![envelope.signatures[0].signature.as_ref().try_into().unwrap()],
+    };
+    let revoked = NodeKey { state: KeyState::Revoked, ..key(2) };
+    assert_eq!(
+        Trust::accept(&made, &root().public(), Some(&three)).unwrap(),
+        trust(8, 2, vec![key(1), revoked, key(3)])
+    );
+    place.run(&[&SIGN[..], &["--revoke", "n9"]].concat()).fails(1, &["no key of \"n9\""]);
+    let unsigned = place.run(&["cluster", "trust", "--revoke", "n2"]);
+    assert!(unsigned.code == Some(2) && unsigned.said.contains("--root-key"), "{}", unsigned.said);
+}
+
+#[test]
+fn cluster_trust_revoke_leaves_enough_who_can_sign() {
+    let two = v1::GetTrustResponse {
+        current: Some(signed(&root(), &trust(3, 2, vec![key(1), key(2)]))),
+        ..Default::default()
+    };
+    let nodes = (1..3).map(|id| node(id, v1::NodeState::Voter)).collect();
+    let control_plane =
+        ControlPlane::start().answers("GetTrust", &[two]).answers("GetCluster", &[cluster(nodes)]);
+    let ran = place(&control_plane).run(&[&SIGN[..], &["--revoke", "n2"]].concat());
+    ran.fails(1, &["demands 2 signatures of 1 nodes"]);
+    assert!(!control_plane.was_asked("SetTrust"));
+}

@@ -9,7 +9,7 @@ mod bundle;
 use std::collections::BTreeMap;
 
 use countersign_control_plane::sign::RootKey;
-use countersign_gate::{TRUST_TYPE, Trust};
+use countersign_gate::{KeyState, TRUST_TYPE, Trust};
 use countersign_proto::v1;
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ use crate::failure::{Done, Failure};
 use crate::{args, print, secret};
 
 pub(super) async fn run(context: &Context, command: args::Trust) -> Done {
-    let args::Trust { signing, wait, timeout, show } = command;
+    let args::Trust { signing, wait, revoke, timeout, show } = command;
     let hand = RootHand::open(&signing)?;
     let mut admin = client::connect(context).await?;
     if !wait.is_empty() {
@@ -38,7 +38,15 @@ pub(super) async fn run(context: &Context, command: args::Trust) -> Done {
                 /// None: nothing was to be signed.
                 epoch: Option<u64>,
             }
-            let epoch = sign(context, &mut admin, &hand, &|_| true, &show).await?;
+            let epoch = match &revoke {
+                None => sign(context, &mut admin, &hand, &|_| true, &show).await?,
+                Some(node) => {
+                    let (proposal, id) =
+                        Proposal::without(context, &mut admin, &hand, node).await?;
+                    let ours = |change: &Change| change.takes_away(&id);
+                    put_in_force(proposal, &mut admin, &hand, &ours, &show).await?
+                }
+            };
             if show.output == Output::Json { print::json(&Signed { epoch }) } else { Ok(()) }
         }
     }
@@ -108,6 +116,55 @@ impl Proposal {
         })
     }
 
+    /// The bundle in force with every key of this node revoked, and the node's id. It is made here: whoever has that
+    /// node's key may have the node propose what they like.
+    async fn without(
+        context: &Context,
+        admin: &mut Admin,
+        hand: &RootHand,
+        node: &str,
+    ) -> Result<(Self, String), Failure> {
+        let root = hand.key.public();
+        let nodes = admin.get_cluster(v1::GetClusterRequest {}).await?.into_inner().nodes;
+        let mut newest: Option<Trust> = None;
+        for one in context.each() {
+            let Ok(mut other) = client::connect(&one).await else { continue };
+            let Ok(said) = other.get_trust(v1::GetTrustRequest {}).await else { continue };
+            let Some(envelope) = said.into_inner().current else { continue };
+            let Ok(trust) = read_signed(&envelope, &root) else { continue };
+            if newest.as_ref().is_none_or(|newest| newest.epoch < trust.epoch) {
+                newest = Some(trust);
+            }
+        }
+        let current = newest.ok_or_else(|| {
+            Failure::refused(
+                "nothing was signed: no node has a trust bundle that this root key signed",
+            )
+        })?;
+        let known = nodes.iter().find(|it| it.name == node || it.node_id == node);
+        let id = known.map_or_else(|| node.to_owned(), |it| it.node_id.clone());
+        let number = u64::from_str_radix(&id, 16).ok();
+        let mut next = Trust { epoch: current.epoch.saturating_add(1), ..current.clone() };
+        let keys = next.keys.iter_mut();
+        let theirs: Vec<_> =
+            keys.filter(|key| Some(key.node) == number && key.state != KeyState::Revoked).collect();
+        if theirs.is_empty() {
+            return Err(Failure::Refused(format!(
+                "nothing was signed: no key of {node:?} is in the trust bundle in force; see `countersign cluster trust`"
+            )));
+        }
+        theirs.into_iter().for_each(|key| key.state = KeyState::Revoked);
+        let name =
+            |node: v1::ClusterNode| Some((u64::from_str_radix(&node.node_id, 16).ok()?, node.name));
+        let proposal = Self {
+            root,
+            proposed: next.encode(),
+            current: Some(current),
+            names: nodes.into_iter().filter_map(name).collect(),
+        };
+        Ok((proposal, id))
+    }
+
     /// Whether this node's signature counts, or would once the proposal is in force.
     pub(super) fn counts(&self, node_id: &str) -> Result<bool, Failure> {
         let next = self.next()?;
@@ -138,6 +195,16 @@ pub(super) async fn sign(
     show: &Show,
 ) -> Result<Option<u64>, Failure> {
     let proposal = Proposal::fetch(context, admin).await?;
+    put_in_force(proposal, admin, hand, ours, show).await
+}
+
+async fn put_in_force(
+    proposal: Proposal,
+    admin: &mut Admin,
+    hand: &RootHand,
+    ours: &(dyn Fn(&Change) -> bool + Sync),
+    show: &Show,
+) -> Result<Option<u64>, Failure> {
     if proposal.root != hand.key.public() {
         return Err(Failure::Refused(
             "nothing was signed: this is the key of another trust root; edges of this cluster would not take what it signs".into(),
