@@ -156,7 +156,7 @@ impl Session {
                 () = sender.closed() => return Err(Status::cancelled("the edge is gone")),
                 event = self.events.recv() => self.hear(event)?,
                 changed = self.newest.changed() => {
-                    changed.map_err(|_| Status::unavailable("going down: attach again"))?;
+                    changed.map_err(|_| Status::unavailable("sealed or going down: attach again"))?;
                     self.send_newest()?;
                 }
                 Some(done) = self.work.join_next() => {
