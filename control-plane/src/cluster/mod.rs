@@ -164,7 +164,8 @@ impl Default for Timing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub id: u64,
-    /// Whether its vote counts. It is a learner otherwise, and catches up.
+    /// Whether its vote counts, also where the membership is between two memberships: as long as it counts in one of them
+    /// alone, losing a node may still stop the cluster. It is a learner otherwise, and catches up.
     pub voter: bool,
     /// Index of the last entry that it is known to have. Only the leader knows.
     pub matched: Option<u64>,
@@ -434,10 +435,11 @@ impl Cluster {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        let voters: Vec<_> = membership.voter_ids().collect();
+        let voters = membership.get_joint_config();
+        let votes = |id| voters.iter().all(|set| set.contains(&id));
         let matched = |id| metrics.replication.as_ref()?.get(&id)?.map(|matched| matched.index);
         let members = membership.nodes().map(|(id, _)| *id);
-        members.map(|id| Member { id, voter: voters.contains(&id), matched: matched(id) }).collect()
+        members.map(|id| Member { id, voter: votes(id), matched: matched(id) }).collect()
     }
 
     /// A channel to another node, wherever it is found now; it connects when it is used. None for this node, for one

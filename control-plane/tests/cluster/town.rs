@@ -279,7 +279,8 @@ impl Town {
         self.any_but(leader).node_id()
     }
 
-    /// Returns once the members are exactly the nodes of the state that were not removed, and voters all.
+    /// Returns once the members are exactly the nodes of the state that were not removed, voters all, and that is
+    /// committed: before, a node that is lost could still be one too many.
     pub(crate) async fn settled(&self) {
         let leader = self.leader().await;
         eventually("a settled membership", || {
@@ -292,6 +293,7 @@ impl Town {
             (voters == wanted && members.len() == wanted.len()).then_some(())
         })
         .await;
+        insist(self.any(), rand::random(), "settled").await;
     }
 
     /// Returns once these nodes have applied as much as the first of them, and their states' chains are the same.
