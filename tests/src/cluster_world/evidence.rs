@@ -1,6 +1,6 @@
 //! All that a run left behind, put together for the checker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use countersign_proto::v1::ApprovalState;
@@ -82,11 +82,8 @@ impl ClusterWorld {
         let arrivals: Vec<Arrival> = self.origin.seen().iter().map(arrival).collect();
         let mut operations = self.journal.operations();
         operations.extend(claims(&arrivals, &nodes, &self.asked(), self.began));
-        let histories = operations
-            .iter()
-            .map(|o| o.approval.as_str())
-            .collect::<std::collections::BTreeSet<_>>()
-            .len();
+        let histories =
+            operations.iter().map(|o| o.approval.as_str()).collect::<BTreeSet<_>>().len();
         let cluster = running
             .iter()
             .find_map(|place| Some(self.block_on(self.desk(*place).cluster()).ok()?.cluster_id));
@@ -214,7 +211,7 @@ fn open_ended(nodes: &[Node]) -> bool {
 
 /// The releases that the upstream saw, as operations: the n-th arrival of some bytes belongs to the n-th claim of an
 /// approval that shows them. Such a release was committed at any time from the agent's first request on; where nobody
-/// knows of one, from the run's beginning on.
+/// knows of one, from the run's beginning on. A claim in the log without an arrival is one that nobody answered.
 fn claims(arrivals: &[Arrival], nodes: &[Node], asked: &Asked, began: Instant) -> Vec<Operation> {
     let Some(node) = nodes.first() else { return Vec::new() };
     let place: BTreeMap<&str, u64> = node
@@ -249,6 +246,15 @@ fn claims(arrivals: &[Arrival], nodes: &[Node], asked: &Asked, began: Instant) -
             });
         }
     }
+    // What was released and did not arrive, its edge may have refused, or died with: it took effect, or will have.
+    let arrived: BTreeSet<String> = operations.iter().map(|o| o.approval.clone()).collect();
+    operations.extend(place.keys().filter(|id| !arrived.contains(**id)).map(|id| Operation {
+        approval: (*id).to_owned(),
+        op: Op::Claim("no arrival".into()),
+        at: "edge".into(),
+        invoked: began,
+        returned: None,
+    }));
     operations
 }
 
