@@ -27,7 +27,7 @@ impl ClusterWorld {
     pub fn serve_again(&self, robot: &Robot, healed: Instant) -> Vec<Service> {
         let mut services = Vec::new();
         for edge in self.edges.iter().filter(|edge| edge.process.is_running()) {
-            let what = format!("an approval at {}", edge.name());
+            let answer = std::cell::RefCell::new("no answer".to_owned());
             let target = format!("/after/{}/{}", edge.name(), services.len());
             let errand = Errand::new(Method::DELETE, HOST, &target).with(r#"{"after":"all"}"#);
             let served = async {
@@ -36,7 +36,13 @@ impl ClusterWorld {
                         let Some(way) = edge.way() else { continue };
                         match robot.send(&way, &errand).await {
                             Ok(reply) if reply.status == 200 => return reply.answered,
-                            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                            other => {
+                                *answer.borrow_mut() = match other {
+                                    Ok(reply) => format!("{} {}", reply.status, reply.code()),
+                                    Err(broken) => broken.to_string(),
+                                };
+                                tokio::time::sleep(Duration::from_millis(100)).await;
+                            }
                         }
                     }
                 };
@@ -47,6 +53,7 @@ impl ClusterWorld {
                 }
             };
             let completed = self.block_on(served);
+            let what = format!("an approval at {} (last {})", edge.name(), answer.borrow());
             services.push(Service { what, healed, completed });
         }
         services

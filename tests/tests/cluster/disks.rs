@@ -169,7 +169,7 @@ fn long_r_12_a_damaged_disk_is_refused_or_made_good_and_never_served_from() {
         world.eventually("things are done", || (load.count(true, 200) >= before + 3).then_some(()));
         let victim = *world.others(world.leader()).last().unwrap();
         world.nodes[victim].process.kill();
-        let log = world.nodes[victim].data_dir().join("log").join("db");
+        let log = world.nodes[victim].data_dir().join("cluster").join("log").join("db");
         damage(&log, kind);
         faults.injected();
         world.nodes[victim].start(&world.network);
