@@ -42,6 +42,8 @@ pub(crate) struct Control {
     passport: Passport,
     /// The control plane wants the certificate renewed now.
     renewal_asked: watch::Sender<bool>,
+    /// Where the session's node said that all of them are now.
+    named: Mutex<Vec<String>>,
     clock: Clock,
     in_force: watch::Sender<Option<Arc<InForce>>>,
     link: watch::Sender<Link>,
@@ -192,6 +194,7 @@ impl Control {
             incarnation: Incarnation::new(),
             passport,
             renewal_asked: watch::Sender::new(false),
+            named: Mutex::default(),
             clock: clock.clone(),
             in_force: watch::Sender::new(None),
             link: watch::Sender::new(Link::Down),

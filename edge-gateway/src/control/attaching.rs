@@ -86,6 +86,8 @@ pub(super) async fn keep_attached(
         let (address, rounds) = nodes.next();
         let attached = attach(&control, &dialler, &mut nodes, &address, Patience::after(rounds));
         let Some(Err(ended)) = stop.run_until_cancelled(attached).await else { break };
+        let named = std::mem::take(&mut *lock(&control.named));
+        nodes.learn(&address, named);
         let word = word(&ended);
         let said_before = nodes.heard(&address, word);
         if word == Word::Evicted {

@@ -60,12 +60,18 @@ impl Nodes {
 
     /// A node answered, and named all of them. It is tried last once it is lost.
     pub(super) fn attached(&mut self, address: &str, learned: Vec<String>) {
-        if !learned.is_empty() {
-            self.learned = learned;
-        }
         self.words.clear();
         self.rounds = 0;
         self.begin_round(Some(address));
+        self.learn(address, learned);
+    }
+
+    /// What this node named, in the beginning or since; nothing, if it named none.
+    pub(super) fn learn(&mut self, address: &str, learned: Vec<String>) {
+        if !learned.is_empty() {
+            self.learned = learned;
+            self.begin_round(Some(address));
+        }
     }
 
     /// A node was left, or could not be attached to. Answers whether that is what it said before.

@@ -342,6 +342,10 @@ fn take_in(
             control.renewal_asked.send_replace(true);
             return Ok(());
         }
+        Message::Nodes(nodes) => {
+            *lock(&control.named) = wire::addresses(&nodes.addresses);
+            return Ok(());
+        }
         Message::TrustBundle(envelope) => {
             // What is wrong with it was said; the one in force stays, and the session with it.
             let _ = control.take_trust(envelope);

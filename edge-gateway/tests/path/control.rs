@@ -307,6 +307,11 @@ impl Control {
         self.inner.say(Say::RenewNow(pb::RenewNow {})).await;
     }
 
+    /// Nodes came or went.
+    pub(crate) async fn nodes_are(&self, addresses: Vec<String>) {
+        self.inner.say(Say::Nodes(pb::GatewayNodes { addresses })).await;
+    }
+
     /// How the next renewal is answered.
     pub(crate) fn renew_by(
         &self,

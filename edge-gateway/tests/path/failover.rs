@@ -62,6 +62,19 @@ async fn a_session_is_up_again_within_three_seconds_in_99_of_100_losses() {
 }
 
 #[tokio::test]
+async fn an_edge_goes_to_nodes_that_came_while_its_session_went_on() {
+    let world = Setup { configured: 1, ..Setup::cluster(2, 1) }.start().await;
+    world.control.hello().await;
+    assert_eq!(world.control.attached_to(), 0, "it knows no other");
+    world.control.nodes_are(world.control.addresses().split_off(1)).await;
+    // It has heard that once it has heard what was said after it.
+    world.control.tell_time(world.clock.wall_ms()).await;
+    world.control.kill(0);
+    world.control.hello().await;
+    assert_eq!(world.control.attached_to(), 1);
+}
+
+#[tokio::test]
 async fn a_node_that_falls_silent_is_left_for_another() {
     let world = Setup::cluster(2, 1).start().await;
     world.control.hello().await;

@@ -213,6 +213,9 @@ impl Session {
         if news.edge_ca {
             self.send_renewal()?;
         }
+        if news.nodes {
+            self.send_nodes()?;
+        }
         if news.agents {
             self.dismiss_revoked()?;
         }

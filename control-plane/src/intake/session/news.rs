@@ -16,6 +16,8 @@ pub(super) struct News {
     pub(super) trust: bool,
     /// Another CA signs edges' certificates.
     pub(super) edge_ca: bool,
+    /// Nodes came, went, or are found elsewhere.
+    pub(super) nodes: bool,
     /// Any approval may have changed.
     pub(super) everything: bool,
     /// Events were missed.
@@ -27,6 +29,7 @@ impl News {
         Self {
             agents: true,
             edge_ca: true,
+            nodes: true,
             trust: true,
             everything: true,
             missed: true,
@@ -57,6 +60,7 @@ impl News {
                 self.approvals.extend(settled.iter().map(|(approval, _)| *approval))
             }
             Event::EdgeCaChanged { .. } => self.edge_ca = true,
+            Event::NodeChanged { .. } => self.nodes = true,
             Event::TrustChanged { .. } => self.trust = true,
             Event::Restored => *self = Self::everything(),
             Event::AuditCheckpointed { .. }
@@ -68,7 +72,6 @@ impl News {
             | Event::EdgeRenewed { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }
-            | Event::NodeChanged { .. }
             | Event::NodeInvited { .. }
             | Event::Noted
             | Event::PolicyChanged { .. }

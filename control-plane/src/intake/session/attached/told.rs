@@ -15,17 +15,12 @@ impl Session {
     pub(super) fn greet(&mut self, bundle: &SignedBundle) -> Result<(), Status> {
         let signer = &self.rooms.signer;
         let (epoch, trust_bundle) = signer.trust_bundle().ok_or_else(unknown)?;
-        let gateway_addresses = self.rooms.cluster.peek(|state| {
-            let nodes = state.nodes().filter(|node| !node.removed);
-            let addresses = nodes.map(|node| node.addresses.gateway.clone());
-            addresses.filter(|address| !address.is_empty()).collect()
-        });
         let ack = v1::HelloAck {
             cluster_id: signer.cluster_id().to_owned(),
             org_id: signer.org_id().to_owned(),
             edge_id: self.recipient.caller.edge.id.clone(),
             trust_bundle: Some(trust_bundle),
-            gateway_addresses,
+            gateway_addresses: self.rooms.cluster.peek(gateway_addresses),
         };
         self.trusting = epoch;
         self.tell(Out::HelloAck(ack))?;
@@ -70,6 +65,12 @@ impl Session {
         if due { self.tell(Out::RenewNow(v1::RenewNow {})) } else { Ok(()) }
     }
 
+    /// An edge stays for as long as its node does: by then all that it was told of in the beginning may be gone.
+    pub(super) fn send_nodes(&mut self) -> Result<(), Status> {
+        let addresses = self.rooms.cluster.peek(gateway_addresses);
+        self.tell(Out::Nodes(v1::GatewayNodes { addresses }))
+    }
+
     /// Asks for it again, judged by the newest bundle, which is sent before.
     pub(super) fn reopen(&mut self, id: RequestId) -> Result<(), Status> {
         let newest = self.rooms.cluster.peek(State::bundle_revision);
@@ -79,4 +80,11 @@ impl Session {
         }
         self.tell(Out::Reopen(v1::Reopen { request_id: Bytes::copy_from_slice(&id) }))
     }
+}
+
+/// Where edges find the nodes that belong.
+fn gateway_addresses(state: &State) -> Vec<String> {
+    let nodes = state.nodes().filter(|node| !node.removed);
+    let addresses = nodes.map(|node| node.addresses.gateway.clone());
+    addresses.filter(|address| !address.is_empty()).collect()
 }
