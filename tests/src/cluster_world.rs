@@ -15,7 +15,7 @@ mod restore;
 mod robot;
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,6 +120,9 @@ impl Default for Plan {
     }
 }
 
+/// Names of nodes and the addresses of their APIs.
+type Directory = Arc<Mutex<Vec<(String, SocketAddr)>>>;
+
 pub struct ClusterWorld {
     pub nodes: Vec<Node>,
     pub edges: Vec<Edge>,
@@ -136,6 +139,8 @@ pub struct ClusterWorld {
     api_ca: String,
     /// Nodes that there ever were.
     named: AtomicUsize,
+    /// Name and API of each of them, for whoever calls while nodes come and go.
+    directory: Directory,
     plan: Plan,
     dir: TempDir,
     pub runtime: tokio::runtime::Runtime,
@@ -170,6 +175,7 @@ impl ClusterWorld {
             began: Instant::now(),
             api_ca: String::new(),
             named: AtomicUsize::new(0),
+            directory: Directory::default(),
             plan,
             dir,
             runtime,
@@ -199,6 +205,7 @@ impl ClusterWorld {
         first.configure(self.plan.timing, seal, None);
         first.start(&self.network);
         let data = first.data_dir();
+        self.list(&first);
         self.nodes.push(first);
         let read = |name: &str| {
             self.eventually(name, || {
@@ -230,6 +237,10 @@ impl ClusterWorld {
             let opened = self.block_on(desk.client().unseal(desk.ask(request))).ok()?;
             (!opened.into_inner().sealed).then_some(())
         });
+    }
+
+    fn list(&self, node: &Node) {
+        self.directory.lock().unwrap().push((node.name().to_owned(), node.api));
     }
 
     fn new_node(&self) -> Node {
@@ -278,6 +289,7 @@ impl ClusterWorld {
             let token = std::fs::read_to_string(&token).ok()?;
             (token.ends_with('\n') && Path::new(&ca).exists()).then_some(())
         });
+        self.list(&node);
         self.nodes.push(node);
         let place = self.nodes.len() - 1;
         self.nodes[place].start(&self.network);
@@ -589,7 +601,7 @@ impl Drop for ClusterWorld {
 }
 
 /// Status and body of a plain GET, or None when nobody answers.
-pub fn http_get(address: std::net::SocketAddr, path: &str) -> Option<(u16, String)> {
+pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;

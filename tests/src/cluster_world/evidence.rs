@@ -189,7 +189,11 @@ fn arrival(seen: &Seen) -> Arrival {
         let (name, value) = (name.as_str(), value.as_bytes());
         let key = [READ_KEY, WRITE_KEY].into_iter().find_map(|key| {
             let start = memchr::memmem::find(value, key.as_bytes())?;
-            let (before, after) = (&value[..start], &value[start + key.len()..]);
+            let (before, rest) = (&value[..start], &value[start + key.len()..]);
+            // A later value of a credential is the first one with a dash and a number behind it.
+            let digits = rest.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+            let later = if rest.first() == Some(&b'-') { 1 + digits } else { 0 };
+            let after = &rest[later..];
             Some(Slot { name: name.into(), before: before.into(), after: after.into() })
         });
         if key.is_some() {

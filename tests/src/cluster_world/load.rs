@@ -135,14 +135,17 @@ impl Load {
         });
         let agents = agents.collect();
         let people = world.people.iter().map(|person| {
-            let desks = world.desks(person);
-            let others: Vec<Vec<Desk>> = world
-                .people
-                .iter()
-                .filter(|p| p.name != person.name)
-                .map(|p| world.desks(p))
-                .collect();
-            world.runtime.spawn(answers(Arc::clone(&shared), person.clone(), desks, others))
+            let other = world.people.iter().find(|other| other.name != person.name);
+            let (directory, ca) = (Arc::clone(&world.directory), world.api_ca().to_owned());
+            let (person, other) = (person.clone(), other.cloned());
+            let desks = move |known: usize| {
+                let nodes = directory.lock().unwrap();
+                let of = |person: &Person| -> Vec<Desk> {
+                    nodes.iter().map(|(name, api)| Desk::new(name, *api, &ca, person)).collect()
+                };
+                (nodes.len() != known).then(|| (of(&person), other.as_ref().map(of)))
+            };
+            world.runtime.spawn(answers(Arc::clone(&shared), desks))
         });
         let people = people.collect();
         Self { calling: shared, agents, people }
@@ -259,10 +262,18 @@ async fn agent(
     }
 }
 
-/// One person: looks at what is pending, at any node, and answers what nobody has answered yet.
-async fn answers(shared: Arc<Shared>, person: Person, desks: Vec<Desk>, others: Vec<Vec<Desk>>) {
+/// One person: looks at what is pending, at any node, and answers what nobody has answered yet. `at_all` gives a desk at
+/// every node, for this person and for another one, if there are others than so many.
+async fn answers(
+    shared: Arc<Shared>,
+    at_all: impl Fn(usize) -> Option<(Vec<Desk>, Option<Vec<Desk>>)>,
+) {
     let mut taps = tokio::task::JoinSet::new();
+    let (mut desks, mut others) = (Vec::new(), None);
     while !shared.closed.load(Ordering::Relaxed) {
+        if let Some(now) = at_all(desks.len()) {
+            (desks, others) = now;
+        }
         tokio::time::sleep(Duration::from_millis(100 + shared.roll(150))).await;
         let desk = &desks[shared.roll(desks.len() as u64) as usize];
         let pending = countersign_proto::v1::ApprovalState::Pending;
@@ -281,13 +292,12 @@ async fn answers(shared: Arc<Shared>, person: Person, desks: Vec<Desk>, others: 
             let mut mine = desks.clone();
             let turn = shared.roll(mine.len() as u64) as usize;
             mine.rotate_left(turn);
-            let other = others.first().cloned().unwrap_or_default();
+            let other = others.clone().unwrap_or_default();
             taps.spawn(async move { answer(&shared, &mine, &other, &id).await });
         }
         while taps.try_join_next().is_some() {}
     }
     while taps.join_next().await.is_some() {}
-    drop(person);
 }
 
 async fn answer(shared: &Shared, mine: &[Desk], other: &[Desk], id: &str) {
