@@ -89,6 +89,7 @@ impl ClusterWorld {
         let arrivals: Vec<Arrival> = self.origin.seen().iter().map(arrival).collect();
         let mut operations = self.journal.operations();
         operations.extend(claims(&arrivals, &nodes, &self.asked(), self.began));
+        operations.extend(expiries(&nodes, self.began));
         let histories =
             operations.iter().map(|o| o.approval.as_str()).collect::<BTreeSet<_>>().len();
         let cluster = running
@@ -214,6 +215,18 @@ fn arrival(seen: &Seen) -> Arrival {
         keyed: seen.carries(READ_KEY) || seen.carries(WRITE_KEY),
         risky: !seen.method.is_safe(),
     }
+}
+
+/// The ends of approvals' times, which come when the cluster's clock says so, and are told to nobody.
+fn expiries(nodes: &[Node], began: Instant) -> impl Iterator<Item = Operation> {
+    let records = nodes.first().into_iter().flat_map(|node| &node.audit);
+    records.filter(|record| record.action == "approval.expire").map(move |record| Operation {
+        approval: record.subject.clone(),
+        op: Op::Expire,
+        at: "the log".into(),
+        invoked: began,
+        returned: None,
+    })
 }
 
 fn open_ended(nodes: &[Node]) -> bool {
