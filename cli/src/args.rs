@@ -2,6 +2,7 @@
 
 mod cluster;
 mod local;
+mod team;
 mod vault;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Word};
+pub(crate) use team::{Away, Change, Grant, Groups, Link, Owner, Unlink};
 pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
 
 /// The gateway of consent for AI agents: agents hold fake keys, people decide, and only then does the real key leave.
@@ -47,6 +49,9 @@ pub(crate) enum Command {
     /// The audit log: everything that was decided, as a hash chain
     #[command(subcommand)]
     Audit(Audit),
+    /// Changes that wait for a second administrator
+    #[command(subcommand)]
+    Change(Change),
     /// The cluster: the nodes of the control plane
     #[command(subcommand)]
     Cluster(Cluster),
@@ -64,6 +69,9 @@ pub(crate) enum Command {
     /// Edges: the gateways that agents go through
     #[command(subcommand)]
     Edge(Edge),
+    /// Grants: more of the same, so many times, until then
+    #[command(subcommand)]
+    Grant(Grant),
     /// Print the variables that send an agent's tools through the edge
     Env(Env),
     /// Remember a control plane and a token for this user
@@ -120,6 +128,8 @@ pub(crate) enum Agent {
     List(Show),
     /// Give an agent a new token; the former one is worth nothing from then on
     Rotate(Named),
+    /// Say who answers for an agent
+    Owner(Owner),
     /// Take an agent's token away for good
     Revoke(Named),
 }
@@ -228,7 +238,13 @@ pub(crate) enum Approval {
         show: Show,
     },
     /// Say yes
-    Approve(Answer),
+    Approve {
+        #[command(flatten)]
+        answer: Answer,
+        /// In an emergency: alone, where the rule lets you. Needs a reason, and everyone is told
+        #[arg(long, requires = "reason")]
+        break_glass: bool,
+    },
     /// Say no
     Deny(Answer),
     /// Wait until it is answered: exit 0 when it was approved, 1 when it never will be
@@ -283,12 +299,27 @@ pub(crate) enum Approver {
         #[command(flatten)]
         show: Show,
     },
+    /// Say that somebody is out of office, and who decides meanwhile
+    Away(Away),
+    /// Say that somebody is back
+    Back {
+        /// Who; you, unless given
+        name: Option<String>,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// Say which groups somebody belongs to
+    Groups(Groups),
+    /// Get a code that your chat account says to be yours
+    Link(Link),
     /// List principals
     List(Show),
     /// Remove a principal; its votes on what is still open no longer count
     Remove(Named),
     /// Give a principal a new token; the former one is worth nothing from then on
     Rotate(Named),
+    /// Take a chat account off: it speaks for nobody from then on
+    Unlink(Unlink),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -311,6 +311,7 @@ async fn vote(admin: &mut Admin, approval: &v1::Approval, word: Word) -> anyhow:
         decision: decision.into(),
         reason: reason.into(),
         intent_digest: approval.intent_digest.clone(),
+        break_glass: false,
     };
     admin.vote_approval(request).await.context("the vote was not taken")?;
     tell(&format!(

@@ -46,12 +46,18 @@ pub fn who_may(path: &str) -> Option<Who> {
             "GetSealStatus" | "InitCluster" | "JoinCluster" | "Unseal" => Who::Anyone,
 
             "ExplainPolicy" | "GetApproval" | "GetPolicy" | "GetStatus" | "ListApprovals"
-            | "WatchApprovals" | "WhoAmI" => ALL,
+            | "ListGrants" | "WatchApprovals" | "WhoAmI" => ALL,
 
-            "VoteApproval" => Who::Roles(&[Role::Approver]),
+            // Of oneself; what is an administrator's beside is checked where it is applied.
+            "SetApproverAway" | "StartAccountLink" | "UnlinkAccount" => ALL,
+
+            "CreateGrant" | "SupportGrant" | "VoteApproval" => Who::Roles(&[Role::Approver]),
+            "RevokeGrant" => Who::Roles(&[Role::Admin, Role::Approver]),
 
             "ExportAudit" | "GetCluster" | "GetTrust" | "ListAgents" | "ListApprovers"
-            | "ListAudit" | "ListCredentials" | "ListEdges" | "VerifyAudit" => READERS,
+            | "ListAudit" | "ListChanges" | "ListCredentials" | "ListEdges" | "VerifyAudit" => {
+                READERS
+            }
 
             "AddApprover"
             | "AddNode"
@@ -59,12 +65,14 @@ pub fn who_may(path: &str) -> Option<Who> {
             | "BackupCluster"
             | "CancelApproval"
             | "CancelRekey"
+            | "ConfirmChange"
             | "ConfirmClock"
             | "CreateAgent"
             | "CreateCredential"
             | "EnrollEdge"
             | "EvictEdge"
             | "FinishEdgeCaRotation"
+            | "RejectChange"
             | "RemoveApprover"
             | "RemoveNode"
             | "RevokeAgent"
@@ -76,6 +84,8 @@ pub fn who_may(path: &str) -> Option<Who> {
             | "RotateKeyring"
             | "RotateSigningKey"
             | "Seal"
+            | "SetAgentOwner"
+            | "SetApproverGroups"
             | "SetPolicy"
             | "SetTrust"
             | "StartRekey"

@@ -53,6 +53,8 @@ pub struct IntakeSettings {
     pub max_waiting: usize,
     /// How long an approved request that nobody carried out can still be.
     pub unused: Duration,
+    /// How many approvals of one agent may wait for people at once.
+    pub max_pending_per_agent: u32,
 }
 
 impl Default for IntakeSettings {
@@ -61,6 +63,7 @@ impl Default for IntakeSettings {
             max_body_bytes: 8 * 1024 * 1024,
             max_waiting: 20_000,
             unused: Duration::from_secs(15 * 60),
+            max_pending_per_agent: 64,
         }
     }
 }

@@ -3,15 +3,18 @@
 //! A file per noun. [`refuse`] is the only table of codes; [`once`] makes every mutation harmless to repeat. No
 //! answer and no error holds a stored value: there is no field for one, and nothing here opens a payload.
 
+mod accounts;
 mod agents;
 mod approvals;
 mod approvers;
 mod audit;
 mod backup;
+mod changes;
 mod cluster;
 mod credentials;
 mod edges;
 mod fake;
+mod grants;
 mod once;
 mod page;
 mod policy;
@@ -254,6 +257,13 @@ impl AdminService for Operator {
         admitted_to!(request, agents::revoke)
     }
 
+    async fn set_agent_owner(
+        &self,
+        request: Request<SetAgentOwnerRequest>,
+    ) -> Result<Response<SetAgentOwnerResponse>, Status> {
+        admitted_to!(request, agents::set_owner)
+    }
+
     async fn create_credential(
         &self,
         request: Request<CreateCredentialRequest>,
@@ -368,6 +378,87 @@ impl AdminService for Operator {
         request: Request<RemoveApproverRequest>,
     ) -> Result<Response<RemoveApproverResponse>, Status> {
         admitted_to!(request, approvers::remove)
+    }
+
+    async fn set_approver_groups(
+        &self,
+        request: Request<SetApproverGroupsRequest>,
+    ) -> Result<Response<SetApproverGroupsResponse>, Status> {
+        admitted_to!(request, approvers::set_groups)
+    }
+
+    async fn set_approver_away(
+        &self,
+        request: Request<SetApproverAwayRequest>,
+    ) -> Result<Response<SetApproverAwayResponse>, Status> {
+        admitted_to!(request, approvers::set_away)
+    }
+
+    async fn start_account_link(
+        &self,
+        request: Request<StartAccountLinkRequest>,
+    ) -> Result<Response<StartAccountLinkResponse>, Status> {
+        admitted_to!(request, accounts::start_link)
+    }
+
+    async fn unlink_account(
+        &self,
+        request: Request<UnlinkAccountRequest>,
+    ) -> Result<Response<UnlinkAccountResponse>, Status> {
+        admitted_to!(request, accounts::unlink)
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<ListChangesRequest>,
+    ) -> Result<Response<ListChangesResponse>, Status> {
+        admitted_to!(request, changes::list)
+    }
+
+    async fn confirm_change(
+        &self,
+        request: Request<ConfirmChangeRequest>,
+    ) -> Result<Response<ConfirmChangeResponse>, Status> {
+        admitted_to!(request, changes::confirm)
+    }
+
+    async fn reject_change(
+        &self,
+        request: Request<RejectChangeRequest>,
+    ) -> Result<Response<RejectChangeResponse>, Status> {
+        admitted_to!(request, changes::reject)
+    }
+
+    async fn create_grant(
+        &self,
+        request: Request<CreateGrantRequest>,
+    ) -> Result<Response<CreateGrantResponse>, Status> {
+        let channel = approvals::channel_of(request.metadata());
+        let (asked, message) = admitted(request)?;
+        grants::create(&asked, channel, message).await.map(Response::new)
+    }
+
+    async fn support_grant(
+        &self,
+        request: Request<SupportGrantRequest>,
+    ) -> Result<Response<SupportGrantResponse>, Status> {
+        let channel = approvals::channel_of(request.metadata());
+        let (asked, message) = admitted(request)?;
+        grants::support(&asked, channel, message).await.map(Response::new)
+    }
+
+    async fn revoke_grant(
+        &self,
+        request: Request<RevokeGrantRequest>,
+    ) -> Result<Response<RevokeGrantResponse>, Status> {
+        admitted_to!(request, grants::revoke)
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<ListGrantsRequest>,
+    ) -> Result<Response<ListGrantsResponse>, Status> {
+        admitted_to!(request, grants::list)
     }
 
     async fn list_audit(

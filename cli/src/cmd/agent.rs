@@ -4,8 +4,9 @@ use countersign_proto::v1;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::change::waits;
 use super::{every_page, part, yes_no};
-use crate::args::{Agent, Output, Show};
+use crate::args::{Agent, Output, Owner, Show};
 use crate::client;
 use crate::context::Context;
 use crate::failure::Done;
@@ -29,6 +30,21 @@ pub(crate) async fn run(context: &Context, command: Agent) -> Done {
             let made = admin.rotate_agent(request).await?.into_inner();
             once(context, part(made.agent)?, Zeroizing::new(made.token), &named.show)
         }
+        Agent::Owner(Owner { name, owner, show }) => {
+            let owner = owner.unwrap_or_default();
+            let request = v1::SetAgentOwnerRequest { request_id, name, owner };
+            let answer = admin.set_agent_owner(request).await?.into_inner();
+            let agent = part(answer.agent)?;
+            let owner = if agent.owner.is_empty() { "nobody".into() } else { agent.owner.clone() };
+            let done = format!("{owner} answers for {}.", agent.name);
+            match show.output {
+                Output::Json => {
+                    let waits = Some(answer.change_id).filter(|id| *id != 0);
+                    print::json(&Owned { agent: Listed::from(agent), change: waits })
+                }
+                Output::Table => print::line(&waits(answer.change_id).unwrap_or(done)),
+            }
+        }
         Agent::Revoke(named) => {
             let request = v1::RevokeAgentRequest { request_id, name: named.name };
             let agent = part(admin.revoke_agent(request).await?.into_inner().agent)?;
@@ -48,6 +64,15 @@ struct Once<'a> {
     agent: &'a str,
     token: &'a str,
     proxy: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Owned {
+    #[serde(flatten)]
+    agent: Listed,
+    /// What waits for a second administrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<u64>,
 }
 
 #[derive(Serialize)]

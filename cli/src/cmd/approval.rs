@@ -28,8 +28,10 @@ pub(crate) async fn run(context: &Context, command: Approval) -> Done {
         Approval::Show { id, show } => {
             print_one(&fetch(&mut client::connect(context).await?, id).await?, &show)
         }
-        Approval::Approve(answer) => vote(context, answer, v1::VoteDecision::Approve).await,
-        Approval::Deny(answer) => vote(context, answer, v1::VoteDecision::Deny).await,
+        Approval::Approve { answer, break_glass } => {
+            vote(context, answer, v1::VoteDecision::Approve, break_glass).await
+        }
+        Approval::Deny(answer) => vote(context, answer, v1::VoteDecision::Deny, false).await,
         Approval::Wait { id, timeout, show } => wait(context, id, timeout, &show).await,
         Approval::Watch(show) => watch(context, &show).await,
         Approval::Cancel(answer) => cancel(context, answer).await,
@@ -93,7 +95,12 @@ async fn fetch(admin: &mut client::Admin, approval_id: String) -> Result<v1::App
 }
 
 /// The vote is bound to what was just read: it counts for these bytes or not at all.
-async fn vote(context: &Context, answer: Answer, decision: v1::VoteDecision) -> Done {
+async fn vote(
+    context: &Context,
+    answer: Answer,
+    decision: v1::VoteDecision,
+    break_glass: bool,
+) -> Done {
     let mut admin = client::connect(context).await?;
     let seen = fetch(&mut admin, answer.id).await?;
     let request = v1::VoteApprovalRequest {
@@ -102,6 +109,7 @@ async fn vote(context: &Context, answer: Answer, decision: v1::VoteDecision) -> 
         decision: decision.into(),
         reason: answer.reason,
         intent_digest: seen.intent_digest,
+        break_glass,
     };
     let voted = part(admin.vote_approval(request).await?.into_inner().approval)?;
     if answer.show.output == Output::Json {

@@ -119,6 +119,7 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
         approval.rule,
         requirements(&approval.requirements)
     ));
+    conditions(approval, &mut say);
     match approval.credentials.as_slice() {
         [] => say("It would leave without any key.".into()),
         names => say(format!("It would leave with the real key of {}.", names.join(" and "))),
@@ -203,13 +204,13 @@ fn standing(approval: &v1::Approval) -> String {
 }
 
 fn requirements(requirements: &[v1::Requirement]) -> String {
-    let one = |requirement: &v1::Requirement| {
-        let who = match requirement.approvers.as_slice() {
+    let panel = |panel: &v1::Panel| {
+        let who = match panel.of.as_slice() {
             [] => "any approver".into(),
             [any] if any == "*" => "any approver".into(),
             names => names.join(" or "),
         };
-        match requirement.quorum {
+        match panel.quorum {
             0 | 1 => format!("one yes of {who}"),
             quorum => format!("{quorum} people's yes of {who}"),
         }
@@ -217,7 +218,43 @@ fn requirements(requirements: &[v1::Requirement]) -> String {
     if requirements.is_empty() {
         return String::new();
     }
-    format!(": it needs {}", requirements.iter().map(one).collect::<Vec<_>>().join(", and "))
+    let panels = requirements.iter().flat_map(|requirement| &requirement.panels);
+    format!(": it needs {}", panels.map(panel).collect::<Vec<_>>().join(", and "))
+}
+
+/// What a rule asks beside people, and who else may answer when.
+fn conditions(approval: &v1::Approval, say: &mut impl FnMut(String)) {
+    for requirement in &approval.requirements {
+        if !matches!(requirement.strength.as_str(), "" | "L0" | "L1") {
+            say(format!("A yes counts from strength {} on.", requirement.strength));
+        }
+        if !matches!(requirement.proof.as_str(), "" | "none") {
+            say(format!("A yes counts with a proof that is {}.", requirement.proof));
+        }
+        if requirement.critical {
+            say("It is critical: no grant stands in for people who look at it.".into());
+        }
+        for step in &requirement.escalations {
+            let at = print::time_or_dash(step.at.as_ref());
+            say(format!("From {at} on {} may approve too.", step.to.join(", ")));
+        }
+        if !requirement.break_glass.is_empty() {
+            let who = requirement.break_glass.join(" or ");
+            say(format!("In an emergency one of {who} may approve alone, with --break-glass."));
+        }
+    }
+    if approval.similar > 0 {
+        say(format!("{} similar requests of this agent wait beside it.", approval.similar));
+    }
+    if approval.asked_again > 0 {
+        say(format!("The agent has asked for the same {} times since.", approval.asked_again));
+    }
+    if !approval.grant_id.is_empty() {
+        say(format!("It rests on grant {}.", approval.grant_id));
+    }
+    for vote in approval.votes.iter().filter(|vote| vote.breaks_glass) {
+        say(format!("THE GLASS WAS BROKEN by {}: {}", vote.approver, vote.reason));
+    }
 }
 
 fn body(approval: &v1::Approval, say: &mut impl FnMut(String)) {
@@ -316,8 +353,8 @@ mod tests {
             credentials: vec!["production".into()],
             requirements: vec![v1::Requirement {
                 rule: "x".into(),
-                approvers: vec!["finance".into()],
-                quorum: 2,
+                panels: vec![v1::Panel { of: vec!["finance".into()], quorum: 2 }],
+                ..v1::Requirement::default()
             }],
             waiting: 1,
             ..v1::Approval::default()

@@ -9,6 +9,7 @@ use countersign_policy::fixtures::{Report, run_fixtures};
 use countersign_proto::v1;
 use serde::Serialize;
 
+use super::change::waits;
 use crate::args::{Output, Policy, Show};
 use crate::client;
 use crate::context::Context;
@@ -77,6 +78,9 @@ struct Put {
     version: u64,
     sha256: String,
     warnings: Vec<String>,
+    /// What waits for a second administrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<u64>,
 }
 
 fn put(set: v1::SetPolicyResponse, show: &Show) -> Done {
@@ -85,9 +89,11 @@ fn put(set: v1::SetPolicyResponse, show: &Show) -> Done {
             version: set.version,
             sha256: set.sha256,
             warnings: set.warnings,
+            change: Some(set.change_id).filter(|id| *id != 0),
         });
     }
-    print::line(&format!("Policy version {} is in force.", set.version))?;
+    let in_force = format!("Policy version {} is in force.", set.version);
+    print::line(&waits(set.change_id).unwrap_or(in_force))?;
     set.warnings.iter().try_for_each(|warning| print::line(&format!("warning: {warning}")))
 }
 

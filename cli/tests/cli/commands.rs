@@ -32,6 +32,7 @@ fn approval(state: v1::ApprovalState) -> v1::Approval {
             channel: "api".into(),
             at: Some(Timestamp { seconds: 1_700_000_060, nanos: 0 }),
             reason: "agreed".into(),
+            ..v1::Vote::default()
         }],
         ..v1::Approval::default()
     }

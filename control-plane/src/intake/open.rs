@@ -17,6 +17,9 @@ use crate::state::{
 };
 use v1::SettledReason as Reason;
 
+/// For so long a denial stands for the same intent.
+const COOL_DOWN: Duration = Duration::from_secs(10 * 60);
+
 /// What became of an announcement.
 pub(super) enum Opening {
     /// Committed. `approval` is None for a request that the policy allows.
@@ -124,6 +127,10 @@ fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
         shown: shown::of(held.request(), ticket.intent_digest, body_sha256, decision.uninspectable),
         expires_ms: millis(decision.expires),
         unused_ms: millis(rooms.settings.unused),
+        cool_down_ms: millis(COOL_DOWN),
+        remind_ms: None,
+        most_pending: rooms.settings.max_pending_per_agent,
+        observed: Vec::new(),
         hold_ms: circumstances.hold_ms,
         traceparent,
     }))
@@ -254,6 +261,7 @@ async fn propose(rooms: &Rooms, caller: &Caller, open: Box<Open>) -> Opening {
         Refused::PolicyChanged => Opening::Reopen,
         Refused::AlreadyUsed => settled(Reason::AlreadyExecuted, refused.to_string()),
         Refused::Denied(why) => settled(Reason::PolicyDenied, why),
+        Refused::Exhausted(why) => settled(Reason::Overloaded, why),
         Refused::Expired(why) => settled(Reason::Expired, why),
         // A key that was rotated between the check and the commit; or a newer process of the edge, whose session
         // ends this one.
@@ -307,7 +315,10 @@ fn settled(reason: Reason, detail: impl Into<String>) -> Opening {
 
 fn requirement(requirement: countersign_policy::Requirement) -> Requirement {
     let countersign_policy::Requirement { rule, approvers, quorum } = requirement;
-    Requirement { rule, approvers, quorum }
+    Requirement {
+        panels: vec![crate::state::Panel { of: approvers, quorum }],
+        ..Requirement::of(&rule, &[], 1)
+    }
 }
 
 fn millis(duration: Duration) -> Millis {

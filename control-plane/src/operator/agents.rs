@@ -60,6 +60,23 @@ pub(super) async fn revoke(
     Ok(v1::RevokeAgentResponse { agent: Some(agent) })
 }
 
+pub(super) async fn set_owner(
+    asked: &Admitted,
+    request: v1::SetAgentOwnerRequest,
+) -> Result<v1::SetAgentOwnerResponse, Status> {
+    let once = Once::of(asked, "SetAgentOwner", &request.request_id)?;
+    let name = request.name;
+    let owner = Some(request.owner).filter(|owner| !owner.is_empty());
+    let event = once.propose(asked, Command::SetOwner { agent: name.clone(), owner }).await?;
+    let change_id = match &*event {
+        Event::AgentChanged { .. } => 0,
+        Event::ChangeProposed { id } => *id,
+        _ => return Err(reused(&name)),
+    };
+    let agent = asked.house.cluster.peek(|state| state.agent_named(&name).map(to_proto));
+    Ok(v1::SetAgentOwnerResponse { agent, change_id })
+}
+
 async fn changed(
     asked: &Admitted,
     once: &Once,
@@ -67,7 +84,7 @@ async fn changed(
     name: &str,
 ) -> Result<v1::Agent, Status> {
     let event = once.propose(asked, command).await?;
-    let Event::AgentChanged { id } = &*event else { return Err(reused(name)) };
+    let Event::AgentChanged { id, .. } = &*event else { return Err(reused(name)) };
     let agent = asked.house.cluster.peek(|state| state.agent(id).map(to_proto));
     agent.filter(|agent| agent.name == name).ok_or_else(|| reused(name))
 }

@@ -17,7 +17,8 @@ use super::page::{Page, timestamp};
 use super::refuse;
 use crate::access::Admitted;
 use crate::state::{
-    Approval, ApprovalId, ApprovalState, Command, Event, ReportedOutcome, State, VoteWord,
+    Announced, Approval, ApprovalId, ApprovalState, Command, Escalation, Event, Panel, Proof,
+    ReportedOutcome, State, Strength, Vote, VoteWord, Voter,
 };
 use crate::telemetry;
 
@@ -104,18 +105,21 @@ pub(crate) async fn vote_in(
             Some(digest)
         }
     };
-    let principal = asked.caller.name.clone();
     let traceparent =
         asked.house.cluster.peek(|state| state.approval(approval).map(|a| a.traceparent.clone()));
     let span = tracing::info_span!("vote", approval = %approval, channel);
     let span = telemetry::in_trace(span, &traceparent.unwrap_or_default());
     let command = Command::Vote {
         approval,
-        principal,
+        by: Voter::Principal(asked.caller.name.clone()),
         word,
         channel: channel.into(),
         reason: request.reason,
         intent_digest,
+        // The caller has shown a token of their own.
+        strength: Strength::L2,
+        proof: Proof::None,
+        breaks_glass: request.break_glass,
     };
     #[cfg(feature = "planted-bugs")]
     if crate::planted::planted(5) {
@@ -248,17 +252,25 @@ fn shown(state: &State, only: Option<ApprovalId>) -> Vec<v1::Approval> {
 /// The approvals that an event is about.
 pub(crate) fn changed_by(event: &Event) -> Vec<ApprovalId> {
     match event {
-        Event::Claimed { approval, .. }
-        | Event::Opened { approval, .. }
-        | Event::Reported { approval, .. } => approval.iter().copied().collect(),
+        Event::Claimed { approval, reopened, .. } => {
+            approval.iter().chain(reopened).copied().collect()
+        }
+        Event::AgentChanged { approvals, .. } | Event::GrantChanged { approvals, .. } => {
+            approvals.clone()
+        }
+        Event::Opened { approval, .. } | Event::Reported { approval, .. } => {
+            approval.iter().copied().collect()
+        }
         Event::PrincipalChanged { approvals, .. } => approvals.clone(),
         Event::Settled { approval, .. } | Event::Voted { approval, .. } => vec![*approval],
-        Event::Ticked { settled } => settled.iter().map(|(id, _)| *id).collect(),
+        Event::Ticked { settled, nudged } => {
+            settled.iter().map(|(id, _)| *id).chain(nudged.iter().map(|(id, _)| *id)).collect()
+        }
         _ => Vec::new(),
     }
 }
 
-fn id_of(text: &str) -> Result<ApprovalId, Status> {
+pub(super) fn id_of(text: &str) -> Result<ApprovalId, Status> {
     let mut id = [0; 16];
     hex::decode_to_slice(text, &mut id).map_err(|_| {
         refuse::field("approval_id", "must be 32 hexadecimal digits, as the list shows them")
@@ -293,20 +305,16 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         state.credential(id).map_or_else(|| id.clone(), |c| c.name.clone())
     };
     let headers = shown.headers.iter();
-    let votes = approval.votes.iter().filter(|vote| !vote.withdrawn).map(|vote| v1::Vote {
-        approver: vote.principal.clone(),
-        decision: match vote.word {
-            VoteWord::Approve => v1::VoteDecision::Approve.into(),
-            VoteWord::Deny => v1::VoteDecision::Deny.into(),
-        },
-        channel: vote.channel.clone(),
-        at: timestamp(vote.at),
-        reason: vote.reason.clone(),
-    });
+    let votes = approval.votes.iter().filter(|vote| !vote.withdrawn).map(vote_to_proto);
     let requirements = approval.requirements.iter().map(|r| v1::Requirement {
         rule: r.rule.clone(),
-        approvers: r.approvers.clone(),
-        quorum: r.quorum,
+        panels: r.panels.iter().map(panel_to_proto).collect(),
+        strength: r.strength.to_string(),
+        proof: r.proof.to_string(),
+        owner_may_approve: r.owner_may_approve,
+        escalations: r.escalations.iter().map(|step| escalation_to_proto(step, approval)).collect(),
+        break_glass: r.break_glass.clone(),
+        critical: r.critical,
     });
     let outcome = approval.outcome.as_ref().map(|(outcome, status, at)| v1::ExecutionRecord {
         outcome: match outcome {
@@ -345,5 +353,43 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
         uninspectable: shown.uninspectable,
         reason: approval.reason.clone(),
+        similar: u32::try_from(state.counted_with(approval.id)).unwrap_or(u32::MAX),
+        announced_with: match &approval.announced {
+            Announced::With(first) => first.to_string(),
+            Announced::Card { .. } | Announced::Together => String::new(),
+        },
+        asked: match &approval.announced {
+            Announced::Card { to } => to.iter().cloned().collect(),
+            Announced::With(_) | Announced::Together => Vec::new(),
+        },
+        grant_id: approval.grant.map(|id| id.to_string()).unwrap_or_default(),
+        asked_again: approval.asked_again,
+    }
+}
+
+pub(super) fn vote_to_proto(vote: &Vote) -> v1::Vote {
+    v1::Vote {
+        approver: vote.principal.clone(),
+        decision: match vote.word {
+            VoteWord::Approve => v1::VoteDecision::Approve.into(),
+            VoteWord::Deny => v1::VoteDecision::Deny.into(),
+        },
+        channel: vote.channel.clone(),
+        at: timestamp(vote.at),
+        reason: vote.reason.clone(),
+        strength: vote.strength.to_string(),
+        proof: vote.proof.to_string(),
+        breaks_glass: vote.breaks_glass,
+    }
+}
+
+fn panel_to_proto(panel: &Panel) -> v1::Panel {
+    v1::Panel { of: panel.of.clone(), quorum: panel.quorum }
+}
+
+fn escalation_to_proto(step: &Escalation, approval: &Approval) -> v1::Escalation {
+    v1::Escalation {
+        at: timestamp(approval.created_at.saturating_add(step.after_ms)),
+        to: step.to.clone(),
     }
 }

@@ -6,10 +6,10 @@ use countersign_proto::v1;
 use tonic::Status;
 
 use super::once::{Once, reused};
-use super::page::{Page, timestamp};
+use super::page::{Page, millis, timestamp};
 use super::refuse;
 use crate::access::Admitted;
-use crate::state::{Command, Event, Principal, Role};
+use crate::state::{Account, Command, Event, Principal, Role};
 
 pub(super) async fn add(
     asked: &Admitted,
@@ -29,8 +29,8 @@ pub(super) async fn add(
         groups: request.groups.into_iter().collect(),
         token_sha256,
     };
-    let approver = changed(asked, &once, command, &name).await?;
-    Ok(v1::AddApproverResponse { approver: Some(approver), token: token.to_string() })
+    let (approver, change_id) = changed(asked, &once, command, &name).await?;
+    Ok(v1::AddApproverResponse { approver, token: token.to_string(), change_id })
 }
 
 pub(super) async fn list(
@@ -53,8 +53,8 @@ pub(super) async fn rotate(
     let once = Once::of(asked, "RotateApproverToken", &request.request_id)?;
     let (token, token_sha256) = once.token(&asked.house.vault, "apr");
     let command = Command::RotatePrincipal { name: request.name.clone(), token_sha256 };
-    let approver = changed(asked, &once, command, &request.name).await?;
-    Ok(v1::RotateApproverTokenResponse { approver: Some(approver), token: token.to_string() })
+    let (approver, change_id) = changed(asked, &once, command, &request.name).await?;
+    Ok(v1::RotateApproverTokenResponse { approver, token: token.to_string(), change_id })
 }
 
 pub(super) async fn remove(
@@ -63,23 +63,58 @@ pub(super) async fn remove(
 ) -> Result<v1::RemoveApproverResponse, Status> {
     let once = Once::of(asked, "RemoveApprover", &request.request_id)?;
     let command = Command::RemovePrincipal { name: request.name.clone() };
-    let approver = changed(asked, &once, command, &request.name).await?;
-    Ok(v1::RemoveApproverResponse { approver: Some(approver) })
+    let (approver, change_id) = changed(asked, &once, command, &request.name).await?;
+    Ok(v1::RemoveApproverResponse { approver, change_id })
 }
 
-async fn changed(
+pub(super) async fn set_groups(
+    asked: &Admitted,
+    request: v1::SetApproverGroupsRequest,
+) -> Result<v1::SetApproverGroupsResponse, Status> {
+    let once = Once::of(asked, "SetApproverGroups", &request.request_id)?;
+    let name = request.name;
+    let command =
+        Command::SetGroups { name: name.clone(), groups: request.groups.into_iter().collect() };
+    let (approver, change_id) = changed(asked, &once, command, &name).await?;
+    Ok(v1::SetApproverGroupsResponse { approver, change_id })
+}
+
+pub(super) async fn set_away(
+    asked: &Admitted,
+    request: v1::SetApproverAwayRequest,
+) -> Result<v1::SetApproverAwayResponse, Status> {
+    let once = Once::of(asked, "SetApproverAway", &request.request_id)?;
+    let name = or_caller(asked, request.name);
+    let until = request.until.map(|until| {
+        millis(&until).ok_or_else(|| refuse::field("until", "is not a time after 1970"))
+    });
+    let command = Command::SetAway {
+        name: name.clone(),
+        until: until.transpose()?,
+        stand_in: Some(request.stand_in).filter(|name| !name.is_empty()),
+        reason: request.reason,
+    };
+    let (approver, change_id) = changed(asked, &once, command, &name).await?;
+    Ok(v1::SetApproverAwayResponse { approver, change_id })
+}
+
+/// The principal that a request is about: the caller, when it names none.
+pub(super) fn or_caller(asked: &Admitted, name: String) -> String {
+    if name.is_empty() { asked.caller.name.clone() } else { name }
+}
+
+/// The principal as it is now, if there is one, and the change that waits for a second administrator, or 0.
+pub(super) async fn changed(
     asked: &Admitted,
     once: &Once,
     command: Command,
     name: &str,
-) -> Result<v1::Approver, Status> {
+) -> Result<(Option<v1::Approver>, u64), Status> {
     let event = once.propose(asked, command).await?;
+    let now = || asked.house.cluster.peek(|state| state.principal(name).map(to_proto));
     match &*event {
-        Event::PrincipalChanged { name: about, .. } if about == name => {
-            let principal = asked.house.cluster.peek(|state| state.principal(name).map(to_proto));
-            principal
-                .ok_or_else(|| refuse::internal(&"a principal that was just changed is not there"))
-        }
+        Event::PrincipalChanged { name: about, .. } if about == name => Ok((now(), 0)),
+        Event::ChangeProposed { id } => Ok((now(), *id)),
         _ => Err(reused(name)),
     }
 }
@@ -110,5 +145,17 @@ fn to_proto(principal: &Principal) -> v1::Approver {
         groups: principal.groups.iter().cloned().collect(),
         removed: !principal.active,
         created_at: timestamp(principal.created_at),
+        away: principal.away.as_ref().map(|away| v1::Away {
+            since: timestamp(away.since),
+            until: timestamp(away.until),
+            stand_in: away.stand_in.clone().unwrap_or_default(),
+            reason: away.reason.clone(),
+        }),
+        accounts: principal.accounts.iter().map(account_to_proto).collect(),
     }
+}
+
+fn account_to_proto(account: &Account) -> v1::Account {
+    let Account { platform, tenant, user } = account.clone();
+    v1::Account { platform, tenant, user }
 }

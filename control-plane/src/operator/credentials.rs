@@ -52,6 +52,7 @@ pub(super) async fn create(
         policy::refuse_leases_of_approved([request.name.as_str()], &policy::compiled(&text)?)?;
     }
     let mut credential = Credential {
+        acts_as: None,
         id: once.id("crd_"),
         name: request.name,
         version: 1,

@@ -98,6 +98,13 @@ pub(super) fn timestamp(at: Millis) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanos })
 }
 
+/// None for what is before 1970, or further than counts.
+pub(super) fn millis(at: &Timestamp) -> Option<Millis> {
+    let seconds = u64::try_from(at.seconds).ok()?;
+    let nanos = u64::try_from(at.nanos).ok()?;
+    seconds.checked_mul(1000)?.checked_add(nanos / 1_000_000)
+}
+
 #[cfg(test)]
 mod tests {
     use countersign_proto::v1::Approval;

@@ -37,12 +37,22 @@ pub(super) async fn set(
     let sha256: [u8; 32] = Sha256::digest(&request.text).into();
     let expected_version = Some(request.expected_version).filter(|version| *version != 0);
     let event = once
-        .propose(asked, Command::SetPolicy { text: request.text, sha256, expected_version })
+        .propose(
+            asked,
+            Command::SetPolicy { text: request.text, sha256, expected_version, narrows: false },
+        )
         .await?;
     match &*event {
         Event::PolicyChanged { version } => {
-            Ok(v1::SetPolicyResponse { version: *version, sha256: hex::encode(sha256), warnings })
+            let (version, sha256) = (*version, hex::encode(sha256));
+            Ok(v1::SetPolicyResponse { version, sha256, warnings, change_id: 0 })
         }
+        Event::ChangeProposed { id } => Ok(v1::SetPolicyResponse {
+            version: 0,
+            sha256: hex::encode(sha256),
+            warnings,
+            change_id: *id,
+        }),
         _ => Err(reused("a policy")),
     }
 }

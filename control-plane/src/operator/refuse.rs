@@ -114,6 +114,7 @@ fn by_state(refused: &Refused) -> Status {
         Refused::AlreadyExists(_) => because(Code::AlreadyExists, "ALREADY_EXISTS", message),
         Refused::AlreadyUsed => precondition("ALREADY_USED", "approval", message),
         Refused::Denied(_) => because(Code::PermissionDenied, "DENIED", message),
+        Refused::Exhausted(_) => because(Code::ResourceExhausted, "EXHAUSTED", message),
         Refused::Expired(_) => precondition("EXPIRED", "approval", message),
         Refused::Invalid(_) => because(Code::InvalidArgument, "INVALID_REQUEST", message),
         Refused::NotFound(_) => not_found(message),

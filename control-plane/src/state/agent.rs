@@ -54,7 +54,7 @@ impl State {
         };
         let entry = agent.entry("agent.create").with("owner", owner.unwrap_or_default());
         self.agents.insert(id.to_owned(), agent);
-        Ok(Done::changed(Event::AgentChanged { id: id.to_owned() }, entry))
+        Ok(Done::changed(agent_changed(id), entry))
     }
 
     pub(super) fn rotate_agent(
@@ -66,14 +66,47 @@ impl State {
         self.demand_role(actor, &[Role::Admin])?;
         let agent = self.active_agent_named(name)?;
         agent.token_sha256 = *token_sha256;
-        Ok(Done::changed(Event::AgentChanged { id: agent.id.clone() }, agent.entry("agent.rotate")))
+        Ok(Done::changed(agent_changed(&agent.id), agent.entry("agent.rotate")))
     }
 
     pub(super) fn revoke_agent(&mut self, actor: &Actor, name: &str) -> Result<Done, Refused> {
         self.demand_role(actor, &[Role::Admin])?;
         let agent = self.active_agent_named(name)?;
         agent.active = false;
-        Ok(Done::changed(Event::AgentChanged { id: agent.id.clone() }, agent.entry("agent.revoke")))
+        Ok(Done::changed(agent_changed(&agent.id), agent.entry("agent.revoke")))
+    }
+
+    /// Who answers for an agent, and does not approve its requests; None for nobody.
+    pub(super) fn set_owner(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        owner: Option<&str>,
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        if let Some(owner) = owner
+            && !self.principals.get(owner).is_some_and(|p| p.active)
+        {
+            return Err(Refused::NotFound(format!(
+                "agent {name} has its owner still: {:?} is no active principal",
+                clipped(owner, REASON_BYTES)
+            )));
+        }
+        let agent = self.active_agent_named(name)?;
+        let id = agent.id.clone();
+        if agent.owner.as_deref() == owner {
+            return Ok(Done::unchanged(agent_changed(&id)));
+        }
+        agent.owner = owner.map(str::to_owned);
+        let mut records = vec![agent.entry("agent.owner").with("owner", owner.unwrap_or_default())];
+        let mut approvals = self.reconsider();
+        for (id, entry) in self.deny_impossible() {
+            approvals.push(id);
+            records.push(entry);
+        }
+        approvals.sort_unstable();
+        approvals.dedup();
+        Ok(Done { event: Event::AgentChanged { id, approvals }, records })
     }
 
     pub(super) fn demand_active_agent(&self, id: &str) -> Result<&Agent, Refused> {
@@ -95,6 +128,10 @@ impl State {
             ))
         })
     }
+}
+
+fn agent_changed(id: &str) -> Event {
+    Event::AgentChanged { id: id.to_owned(), approvals: Vec::new() }
 }
 
 impl Agent {

@@ -6,7 +6,8 @@ use super::audit::Entry;
 use super::deadline::Due;
 use super::name::{REASON_BYTES, clipped};
 use super::{
-    Actor, Done, Event, Millis, Position, Principal, Refused, ReportedOutcome, Role, State,
+    Actor, Announced, Done, Event, GrantId, Millis, Nudge, Position, Proof, Refused,
+    ReportedOutcome, Requirement, Role, State, Strength,
 };
 
 /// Approvals that came to an end and are kept: the newest of them.
@@ -52,14 +53,6 @@ impl ApprovalState {
     }
 }
 
-/// So many distinct principals of those named; "*" is whoever has the approver role.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Requirement {
-    pub rule: String,
-    pub approvers: Vec<String>,
-    pub quorum: u32,
-}
-
 /// What people are shown: made from the frozen bytes, never from what an agent says about them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Shown {
@@ -94,6 +87,10 @@ pub struct Vote {
     pub at: Millis,
     /// Its principal was removed after voting: it counts no more, even if the name comes back.
     pub withdrawn: bool,
+    pub strength: Strength,
+    pub proof: Proof,
+    /// Alone, in an emergency, with the reason that it gives.
+    pub breaks_glass: bool,
 }
 
 /// The release event.
@@ -123,7 +120,18 @@ pub struct Approval {
     pub created_at: Millis,
     /// Until when it can be voted on, and, once approved, used.
     pub due: Millis,
+    pub expires_ms: u64,
     pub unused_ms: u64,
+    /// For so long after a denial the same intent meets the denial, not people.
+    pub cool_down_ms: u64,
+    /// Rests on this grant as far as people have not met its requirements themselves.
+    pub grant: Option<GrantId>,
+    /// How it is brought to people.
+    pub announced: Announced,
+    /// When people are told of it again, in order; those that are left.
+    pub nudges: Vec<(Millis, Nudge)>,
+    /// How often the same was asked while a denial of it, or an outcome that nobody knows, stood.
+    pub asked_again: u32,
     pub votes: Vec<Vote>,
     pub claim: Option<Claim>,
     pub outcome: Option<(ReportedOutcome, u16, Millis)>,
@@ -189,79 +197,39 @@ impl State {
         })
     }
 
-    /// Every requirement has enough votes of people who may still cast them, at this very place in the log.
-    pub(super) fn is_met(&self, approval: &Approval) -> bool {
-        !approval.requirements.is_empty()
-            && approval.requirements.iter().all(|requirement| {
-                let counted =
-                    self.counted_approvals(approval).filter(|p| requirement.names(p)).count();
-                counted >= requirement.quorum as usize
-            })
-    }
-
-    /// Who approved it and counts: active approvers that a requirement names, never the agent's owner.
-    pub(super) fn counted_approvals<'a>(
-        &'a self,
-        approval: &'a Approval,
-    ) -> impl Iterator<Item = &'a Principal> {
-        approval
-            .votes
-            .iter()
-            .filter(|vote| vote.word == VoteWord::Approve && !vote.withdrawn)
-            .filter_map(|vote| self.principals.get(&vote.principal))
-            .filter(|p| self.may_approve(p, approval))
-    }
-
-    /// Why nobody could ever meet these requirements, if that is so.
-    pub(super) fn impossible(&self, agent: &str, requirements: &[Requirement]) -> Option<String> {
-        requirements.iter().find_map(|requirement| {
-            let able = self
-                .principals
-                .values()
-                .filter(|p| p.is_approver() && requirement.names(p) && !self.owns(p, agent))
-                .count();
-            (able < requirement.quorum as usize).then(|| {
-                format!(
-                    "nobody can approve: rule \"{}\" asks for {} of {}, and {able} active approvers qualify; \
-                     the agent's owner does not count",
-                    requirement.rule,
-                    requirement.quorum,
-                    requirement.approvers.join(", "),
-                )
-            })
-        })
-    }
-
-    pub(super) fn may_approve(&self, principal: &Principal, approval: &Approval) -> bool {
-        principal.is_approver()
-            && approval.requirements.iter().any(|requirement| requirement.names(principal))
-            && !self.owns(principal, &approval.agent)
-    }
-
-    pub(super) fn owns(&self, principal: &Principal, agent: &str) -> bool {
-        self.agents.get(agent).and_then(|a| a.owner.as_ref()) == Some(&principal.name)
-    }
-
-    /// Withdraws a removed principal's votes from what is still open; says which approvals need others now.
-    pub(super) fn withdraw_votes(&mut self, principal: &str) -> Vec<ApprovalId> {
-        let mut voted = Vec::new();
-        for approval in self.approvals.values_mut().filter(|a| !a.state.is_terminal()) {
-            for vote in approval.votes.iter_mut().filter(|vote| vote.principal == principal) {
-                vote.withdrawn = true;
-                voted.push(approval.id);
-            }
+    /// Withdraws a removed principal's votes from what is still open.
+    pub(super) fn withdraw_votes(&mut self, principal: &str) {
+        let open = self.approvals.values_mut().filter(|a| !a.state.is_terminal());
+        let open_votes = open.flat_map(|a| a.votes.iter_mut());
+        let granted = self.grants.values_mut().flat_map(|grant| grant.votes.iter_mut());
+        for vote in open_votes.chain(granted).filter(|vote| vote.principal == principal) {
+            vote.withdrawn = true;
         }
-        voted.retain(|id| {
-            self.approvals
-                .get(id)
-                .is_some_and(|a| a.state == ApprovalState::Approved && !self.is_met(a))
-        });
-        for id in &voted {
-            if let Some(approval) = self.approvals.get_mut(id) {
-                approval.state = ApprovalState::Pending;
+    }
+
+    /// Who counts has changed: what was approved and is not any more waits for people again, and what waits and has
+    /// what it needs is approved. Says which.
+    pub(super) fn reconsider(&mut self) -> Vec<ApprovalId> {
+        let live = self.approvals.values().filter(|a| !a.state.is_terminal());
+        let changed: Vec<_> = live
+            .filter(|a| self.is_met(a) != (a.state == ApprovalState::Approved))
+            .map(|a| a.id)
+            .collect();
+        for id in &changed {
+            let now = self.log_time;
+            match self.approvals.get_mut(id) {
+                Some(approval) if approval.state == ApprovalState::Approved => {
+                    approval.state = ApprovalState::Pending;
+                    approval.due = now.saturating_add(approval.expires_ms);
+                    self.deadlines.set(Due::Approval(*id), approval.due);
+                }
+                _ => {
+                    self.approve_if_met(*id);
+                }
             }
+            self.count_pending(*id);
         }
-        voted
+        changed
     }
 
     /// Denies what is pending and can never be approved; the records say why.
@@ -292,6 +260,7 @@ impl State {
             approval.settled_at = Some(now);
         }
         self.deadlines.clear(Due::Approval(id));
+        self.count_pending(id);
         self.release_waiting(id);
         self.retain(id);
     }
@@ -312,15 +281,6 @@ impl State {
                 self.youngest.remove(&intent);
             }
         }
-    }
-}
-
-impl Requirement {
-    /// By group, by name, or as anyone.
-    pub(super) fn names(&self, principal: &Principal) -> bool {
-        self.approvers.iter().any(|named| {
-            named == "*" || *named == principal.name || principal.groups.contains(named)
-        })
     }
 }
 

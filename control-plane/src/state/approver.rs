@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::Entry;
 use super::name::{REASON_BYTES, check_name, clipped, joined};
-use super::{Actor, Done, Event, Millis, Refused, State};
+use super::{Account, Actor, Away, Done, Event, Millis, Refused, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
@@ -23,6 +23,10 @@ pub struct Principal {
     pub token_sha256: [u8; 32],
     pub active: bool,
     pub created_at: Millis,
+    /// Out of office, perhaps no more: ask [`Principal::away_at`].
+    pub away: Option<Away>,
+    /// Chat accounts that speak for them.
+    pub accounts: BTreeSet<Account>,
 }
 
 impl State {
@@ -50,6 +54,8 @@ impl State {
             token_sha256: *token_sha256,
             active: true,
             created_at: self.log_time,
+            away: None,
+            accounts: BTreeSet::new(),
         };
         let entry = Entry::new("principal.add", name)
             .with("roles", joined(roles.iter().map(Role::to_string)))
@@ -83,7 +89,10 @@ impl State {
             )));
         }
         principal.active = false;
-        let mut approvals = self.withdraw_votes(name);
+        principal.away = None;
+        principal.accounts.clear();
+        self.withdraw_votes(name);
+        let mut approvals = self.reconsider();
         let entry = Entry::new("principal.remove", name)
             .with("reopened", joined(approvals.iter().map(ToString::to_string)));
         let mut records = vec![entry];
@@ -96,7 +105,35 @@ impl State {
         Ok(Done { event: Event::PrincipalChanged { name: name.to_owned(), approvals }, records })
     }
 
-    fn active_principal_named(&mut self, name: &str) -> Result<&mut Principal, Refused> {
+    /// Which groups a principal belongs to, all of them. What was approved by their vote and is not any more waits for
+    /// others; what nobody can approve any more is denied.
+    pub(super) fn set_groups(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        groups: &BTreeSet<String>,
+    ) -> Result<Done, Refused> {
+        self.demand_role(actor, &[Role::Admin])?;
+        groups.iter().try_for_each(|group| check_name("a group", group))?;
+        let principal = self.active_principal_named(name)?;
+        if principal.groups == *groups {
+            return Ok(Done::unchanged(principal_changed(name)));
+        }
+        principal.groups.clone_from(groups);
+        let entry =
+            Entry::new("principal.groups", name).with("groups", joined(groups.iter().cloned()));
+        let mut approvals = self.reconsider();
+        let mut records = vec![entry];
+        for (id, entry) in self.deny_impossible() {
+            approvals.push(id);
+            records.push(entry);
+        }
+        approvals.sort_unstable();
+        approvals.dedup();
+        Ok(Done { event: Event::PrincipalChanged { name: name.to_owned(), approvals }, records })
+    }
+
+    pub(super) fn active_principal_named(&mut self, name: &str) -> Result<&mut Principal, Refused> {
         self.principals.get_mut(name).filter(|p| p.active).ok_or_else(|| {
             Refused::NotFound(format!(
                 "there is no active principal {:?}: list the principals to see their names",

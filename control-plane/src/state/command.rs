@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::SignedCheckpoint;
 use super::{
-    Addresses, ApprovalId, Credential, Millis, Node, Payload, Requirement, Role, Shown,
-    SignedBytes, VoteWord,
+    Account, Addresses, ApprovalId, Credential, GrantId, GrantWish, Millis, Node, Payload, Proof,
+    Requirement, Role, Shown, SignedBytes, Strength, VoteWord,
 };
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.
@@ -68,6 +68,41 @@ pub enum Command {
     RemovePrincipal {
         name: String,
     },
+    /// All the groups that a principal belongs to from now on.
+    SetGroups {
+        name: String,
+        groups: BTreeSet<String>,
+    },
+    /// Out of office until then; None: back again. `stand_in` votes in their place meanwhile.
+    SetAway {
+        name: String,
+        until: Option<Millis>,
+        stand_in: Option<String>,
+        reason: String,
+    },
+    /// The actor is about to prove that an account of this platform is theirs.
+    OfferLink {
+        platform: String,
+        code_sha256: [u8; 32],
+    },
+    /// This account has said the code of that hash.
+    LinkAccount {
+        code_sha256: [u8; 32],
+        account: Account,
+    },
+    UnlinkAccount {
+        principal: String,
+        account: Account,
+    },
+
+    /// What waits for a second administrator is done.
+    ConfirmChange {
+        id: u64,
+    },
+    RejectChange {
+        id: u64,
+        reason: String,
+    },
 
     CreateAgent {
         id: String,
@@ -81,6 +116,10 @@ pub enum Command {
     },
     RevokeAgent {
         name: String,
+    },
+    SetOwner {
+        agent: String,
+        owner: Option<String>,
     },
 
     CreateCredential(Box<Credential>),
@@ -104,6 +143,9 @@ pub enum Command {
         text: String,
         sha256: [u8; 32],
         expected_version: Option<u64>,
+        /// The node that proposes it has compared it with the one in force of version `expected_version`: it lets
+        /// nothing more through, and asks no fewer people. Without an expected version it says nothing.
+        narrows: bool,
     },
 
     EnrollEdge {
@@ -183,13 +225,31 @@ pub enum Command {
 
     /// A held request: joins the live approval of the same intent, or opens one. Upsert by request id.
     Open(Box<Open>),
+    /// One principal's word. With an account, that of whoever it is linked to when this is applied.
     Vote {
         approval: ApprovalId,
-        principal: String,
+        by: Voter,
         word: VoteWord,
         channel: String,
         reason: String,
         intent_digest: Option<[u8; 32]>,
+        strength: Strength,
+        proof: Proof,
+        /// Alone, in an emergency: needs a reason.
+        breaks_glass: bool,
+    },
+    AskGrant(Box<GrantWish>),
+    SupportGrant {
+        id: GrantId,
+        principal: String,
+        channel: String,
+        reason: String,
+        strength: Strength,
+        proof: Proof,
+    },
+    RevokeGrant {
+        id: GrantId,
+        reason: String,
     },
     Cancel {
         approval: ApprovalId,
@@ -238,6 +298,15 @@ pub enum Command {
     },
 }
 
+/// Who votes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Voter {
+    /// By an adapter that has verified that it was this account.
+    Account(Account),
+    /// By name, from a session of theirs.
+    Principal(String),
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Genesis {
     pub cluster_id: String,
@@ -282,6 +351,14 @@ pub struct Open {
     /// The approval's life, and how long an approved one that nobody used stays usable.
     pub expires_ms: u64,
     pub unused_ms: u64,
+    /// For so long after a denial the same intent meets the denial.
+    pub cool_down_ms: u64,
+    /// People are reminded when so much of `expires_ms` is left.
+    pub remind_ms: Option<u64>,
+    /// As many approvals of this agent may be pending at once, this one included.
+    pub most_pending: u32,
+    /// Rules that only observe, and that this is about.
+    pub observed: Vec<String>,
     pub hold_ms: u64,
     pub traceparent: String,
 }

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::audit::Entry;
 use super::name::{REASON_BYTES, check_id, check_name, clipped};
-use super::{Actor, Done, Event, Millis, Refused, Role, State};
+use super::{Account, Actor, Done, Event, Millis, Refused, Role, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReleaseClass {
@@ -64,6 +64,8 @@ pub struct Credential {
     pub payload: Payload,
     pub active: bool,
     pub created_at: Millis,
+    /// The chat account that whoever has this key can speak as: it must not be one that approves.
+    pub acts_as: Option<Account>,
 }
 
 impl Payload {
@@ -113,6 +115,9 @@ impl State {
                 "credential {} was not created: say for which host and port it is, and which slot it goes into",
                 proposed.name
             )));
+        }
+        if let Some(account) = &proposed.acts_as {
+            account.check()?;
         }
         let taken = |key: &str| {
             self.credentials.values().flat_map(|c| &c.fakes).any(|fake| fake.key == key)
@@ -204,6 +209,7 @@ impl State {
     pub(super) fn demand_credential(&self, id: &str, version: u64) -> Result<&Credential, Refused> {
         match self.credentials.get(id) {
             Some(credential) if credential.active && credential.version == version => {
+                self.demand_untainted(credential)?;
                 Ok(credential)
             }
             Some(credential) if credential.active => Err(Refused::Precondition(format!(
@@ -216,6 +222,18 @@ impl State {
             None => Err(Refused::NotFound(format!(
                 "there is no credential with the id {:?}",
                 clipped(id, REASON_BYTES)
+            ))),
+        }
+    }
+
+    /// A key that speaks as somebody who may decide could be made to approve what it is used for.
+    fn demand_untainted(&self, credential: &Credential) -> Result<(), Refused> {
+        let speaks_as = credential.acts_as.as_ref().and_then(|account| self.principal_of(account));
+        match speaks_as.filter(|principal| principal.is_approver()) {
+            None => Ok(()),
+            Some(principal) => Err(Refused::Denied(format!(
+                "credential {} is given to no agent: it speaks as the account of {}, who may approve",
+                credential.name, principal.name
             ))),
         }
     }

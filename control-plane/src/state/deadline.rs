@@ -4,16 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, Millis};
+use super::{ApprovalId, GrantId, Millis};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Due {
     /// Expires, or, once released, becomes unknown.
     Approval(ApprovalId),
+    /// Nobody has confirmed it.
+    Change(u64),
     /// Counts no more.
     FormerEdgeCa,
+    /// Counts no more, or was kept long enough.
+    Grant(GrantId),
     /// Is forgotten, or, released without an approval, becomes unknown.
     Held([u8; 16]),
+    /// People are told again.
+    Nudge(ApprovalId),
+    /// Codes that link accounts.
+    Offers,
 }
 
 /// At most one deadline for each thing.

@@ -2,19 +2,40 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, ApprovalState, Claim, ClockJump, Millis};
+use super::{ApprovalId, ApprovalState, Claim, ClockJump, GrantId, Millis, Nudge};
 
 /// What a command did. Read the state for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     Began,
-    /// `approvals`: those that a removal opened again, or denied because too few are left to approve them.
+    /// `approvals`: those that this opened again or approved, or denied because too few are left to approve them.
     PrincipalChanged {
         name: String,
         approvals: Vec<ApprovalId>,
     },
+    /// `approvals` as with a principal.
     AgentChanged {
         id: String,
+        approvals: Vec<ApprovalId>,
+    },
+    /// It waits for a second administrator.
+    ChangeProposed {
+        id: u64,
+    },
+    /// It was rejected; a change that is confirmed gives the event of what it does.
+    ChangeSettled {
+        id: u64,
+    },
+    LinkOffered {
+        principal: String,
+        expires_at: Millis,
+    },
+    /// The code was wrong, or too old.
+    LinkRefused,
+    /// `approvals`: those that it approved, or that wait for people again.
+    GrantChanged {
+        id: GrantId,
+        approvals: Vec<ApprovalId>,
     },
     CredentialChanged {
         id: String,
@@ -82,6 +103,8 @@ pub enum Event {
         request_id: [u8; 16],
         approval: Option<ApprovalId>,
         claim: Claim,
+        /// Those that rested on the same grant, which has no more uses.
+        reopened: Vec<ApprovalId>,
     },
     Reported {
         request_id: [u8; 16],
@@ -94,9 +117,11 @@ pub enum Event {
         credential: String,
         version: u64,
     },
-    /// Approvals that this tick settled, and the state that each reached.
+    /// Approvals that this tick settled or opened again, and the state that each reached; and those that people are
+    /// told of again.
     Ticked {
         settled: Vec<(ApprovalId, ApprovalState)>,
+        nudged: Vec<(ApprovalId, Nudge)>,
     },
     Noted,
 }
@@ -126,6 +151,9 @@ pub enum Refused {
     AlreadyUsed,
     #[error("{0}")]
     Denied(String),
+    /// There is too much of it already.
+    #[error("{0}")]
+    Exhausted(String),
     #[error("{0}")]
     Expired(String),
     #[error("{0}")]

@@ -48,6 +48,8 @@ impl State {
                 token_sha256: genesis.admin_token_sha256,
                 active: true,
                 created_at: self.log_time,
+                away: None,
+                accounts: BTreeSet::new(),
             },
         );
         let entry = Entry::new("cluster.begin", &genesis.cluster_id)

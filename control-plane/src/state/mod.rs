@@ -5,7 +5,9 @@
 //! what to an approval is enforced here, where it is applied, and nowhere else.
 
 mod answered;
+mod attention;
 mod clock;
+mod consent;
 mod deadline;
 mod genesis;
 mod given;
@@ -20,40 +22,49 @@ mod vote;
 pub mod command;
 pub mod event;
 
+pub mod account;
 pub mod agent;
 pub mod approval;
 pub mod approver;
 pub mod audit;
+pub mod away;
+pub mod change;
 pub mod credential;
 pub mod edge;
 pub mod edge_ca;
+pub mod grant;
 pub mod held;
 pub mod node;
 pub mod policy;
+pub mod requirement;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+pub use account::Account;
 pub use agent::Agent;
-pub use approval::{
-    Approval, ApprovalId, ApprovalState, Claim, Requirement, Shown, Vote, VoteWord,
-};
+pub use approval::{Approval, ApprovalId, ApprovalState, Claim, Shown, Vote, VoteWord};
 pub use approver::{Principal, Role};
+pub use attention::{Announced, Nudge};
 pub use audit::Record;
+pub use away::Away;
+pub use change::Change;
 pub use clock::ClockJump;
 pub use command::{
-    Actor, Batch, Command, CommandId, Genesis, Open, Position, Proposal, ReportedOutcome,
+    Actor, Batch, Command, CommandId, Genesis, Open, Position, Proposal, ReportedOutcome, Voter,
 };
 pub use credential::{Credential, Fake, Payload, ReleaseClass};
 pub use edge::Edge;
 pub use edge_ca::{EdgeCa, FormerCa};
 pub use event::{Event, Outcome, Refused};
 pub use given::Given;
+pub use grant::{Grant, GrantId, GrantUse, GrantWish, Scope};
 pub use held::HeldRequest;
 pub use node::{Addresses, Invitation, Node};
 pub use policy::PolicyVersion;
+pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 pub use restore::Newcomer;
 pub use trust::{KeySignature, SignedBytes};
 
@@ -93,6 +104,14 @@ pub struct State {
     ended: VecDeque<ApprovalId>,
     held: BTreeMap<[u8; 16], HeldRequest>,
     attached: BTreeSet<(ApprovalId, [u8; 16])>,
+    /// By agent: its approvals that wait for people.
+    pending_of: BTreeMap<String, BTreeSet<ApprovalId>>,
+    grants: BTreeMap<GrantId, Grant>,
+    /// What waits for a second administrator.
+    changes: BTreeMap<u64, Change>,
+    last_change: u64,
+    offers: account::Offers,
+    attention: attention::Attention,
     deadlines: Deadlines,
     audit: audit::Log,
     answered: Answered,
@@ -159,6 +178,14 @@ impl State {
                 "this cluster has not begun yet: the genesis comes first".into(),
             ));
         }
+        match self.put_aside(actor, command)? {
+            Some(aside) => Ok(aside),
+            None => self.carry_out_at_once(actor, command),
+        }
+    }
+
+    /// Whether a second administrator is needed was asked before.
+    fn carry_out_at_once(&mut self, actor: &Actor, command: &Command) -> Result<Done, Refused> {
         match command {
             Command::Genesis(genesis) => self.begin(genesis),
 
@@ -169,6 +196,22 @@ impl State {
                 self.rotate_principal(actor, name, token_sha256)
             }
             Command::RemovePrincipal { name } => self.remove_principal(actor, name),
+            Command::SetGroups { name, groups } => self.set_groups(actor, name, groups),
+            Command::SetAway { name, until, stand_in, reason } => {
+                let away = until.map(|until| (until, stand_in.as_deref(), reason.as_str()));
+                self.set_away(actor, name, away)
+            }
+            Command::OfferLink { platform, code_sha256 } => {
+                self.offer_link(actor, platform, code_sha256)
+            }
+            Command::LinkAccount { code_sha256, account } => {
+                self.link_account(actor, code_sha256, account)
+            }
+            Command::UnlinkAccount { principal, account } => {
+                self.unlink_account(actor, principal, account)
+            }
+            Command::ConfirmChange { id } => self.confirm_change(actor, *id),
+            Command::RejectChange { id, reason } => self.reject_change(actor, *id, reason),
 
             Command::CreateAgent { id, name, owner, token_sha256 } => {
                 self.create_agent(actor, id, name, owner.as_deref(), token_sha256)
@@ -177,6 +220,7 @@ impl State {
                 self.rotate_agent(actor, name, token_sha256)
             }
             Command::RevokeAgent { name } => self.revoke_agent(actor, name),
+            Command::SetOwner { agent, owner } => self.set_owner(actor, agent, owner.as_deref()),
 
             Command::CreateCredential(credential) => self.create_credential(actor, credential),
             Command::RotateCredential { name, expected_version, payload } => {
@@ -187,7 +231,7 @@ impl State {
             }
             Command::RevokeCredential { name } => self.revoke_credential(actor, name),
 
-            Command::SetPolicy { text, sha256, expected_version } => {
+            Command::SetPolicy { text, sha256, expected_version, narrows: _ } => {
                 self.set_policy(actor, text, sha256, *expected_version)
             }
 
@@ -221,17 +265,46 @@ impl State {
             Command::CheckpointAudit(checkpoint) => self.checkpoint_audit(actor, checkpoint),
 
             Command::Open(open) => self.open(actor, open),
-            Command::Vote { approval, principal, word, channel, reason, intent_digest } => {
+            Command::Vote {
+                approval,
+                by,
+                word,
+                channel,
+                reason,
+                intent_digest,
+                strength,
+                proof,
+                breaks_glass,
+            } => {
                 let vote = Vote {
-                    principal: principal.clone(),
+                    principal: self.voter(by)?,
                     word: *word,
                     channel: name::clipped(channel, name::CHANNEL_BYTES),
                     reason: name::clipped(reason, name::REASON_BYTES),
                     at: self.log_time,
                     withdrawn: false,
+                    strength: *strength,
+                    proof: *proof,
+                    breaks_glass: *breaks_glass && *word == VoteWord::Approve,
                 };
                 self.vote(actor, *approval, vote, intent_digest.as_ref())
             }
+            Command::AskGrant(wish) => self.ask_grant(actor, wish),
+            Command::SupportGrant { id, principal, channel, reason, strength, proof } => {
+                let vote = Vote {
+                    principal: principal.clone(),
+                    word: VoteWord::Approve,
+                    channel: name::clipped(channel, name::CHANNEL_BYTES),
+                    reason: name::clipped(reason, name::REASON_BYTES),
+                    at: self.log_time,
+                    withdrawn: false,
+                    strength: *strength,
+                    proof: *proof,
+                    breaks_glass: false,
+                };
+                self.support_grant(actor, *id, vote)
+            }
+            Command::RevokeGrant { id, reason } => self.revoke_grant(actor, *id, reason),
             Command::Cancel { approval, reason } => self.cancel(actor, *approval, reason),
             Command::Detach { request_id, reason } => self.detach(actor, request_id, reason),
             Command::Claim { request_id, decision_id, policy_version } => {
@@ -358,6 +431,19 @@ impl State {
         self.approvals.get(&id)
     }
 
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.values()
+    }
+
+    pub fn grant(&self, id: GrantId) -> Option<&Grant> {
+        self.grants.get(&id)
+    }
+
+    /// What waits for a second administrator, oldest first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes.values()
+    }
+
     pub fn held(&self, request_id: &[u8; 16]) -> Option<&HeldRequest> {
         self.held.get(request_id)
     }
@@ -421,9 +507,15 @@ impl State {
 /// Refused votes and claims are what an auditor looks for first.
 fn worth_a_record(command: &Command, refused: &Refused) -> Option<Entry> {
     match command {
-        Command::Vote { approval, principal, word, channel, .. } => Some(
+        Command::Vote { approval, by, word, channel, .. } => Some(
             Entry::new("vote.refused", approval)
-                .with("principal", name::clipped(principal, name::REASON_BYTES))
+                .with(
+                    "principal",
+                    match by {
+                        Voter::Account(account) => format!("account {account}"),
+                        Voter::Principal(name) => name::clipped(name, name::REASON_BYTES),
+                    },
+                )
                 .with("word", word)
                 .with("channel", name::clipped(channel, name::CHANNEL_BYTES))
                 .with("why", refused),

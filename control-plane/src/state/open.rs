@@ -3,12 +3,12 @@
 use super::audit::Entry;
 use super::deadline::Due;
 use super::{
-    Actor, Approval, ApprovalId, ApprovalState, Done, Event, HeldRequest, Millis, Open, Refused,
-    State,
+    Actor, Announced, Approval, ApprovalId, ApprovalState, Done, Event, HeldRequest, Millis, Open,
+    Refused, Requirement, State, attention,
 };
 
-/// As long as this after a denial the same intent meets the denial again, not people.
-const COOL_DOWN_MS: Millis = 60 * 1000;
+/// However long a rule wants denials to stand.
+const LONGEST_COOL_DOWN_MS: Millis = 24 * 60 * 60 * 1000;
 const PREVIEW_BYTES: usize = 16 * 1024;
 
 /// What an intent finds when it is opened.
@@ -25,10 +25,11 @@ impl State {
     ///
     /// * The live one of the same agent and intent. If that was judged by another rule or other requirements, it is
     ///   judged again by these: back to pending if the votes that count no longer suffice.
-    /// * The one that was denied less than a minute ago: the answer stands, and nobody is asked twice in a row.
+    /// * The one that was denied less than its rule's cool-down ago: the answer stands, and nobody is asked twice in a row.
     /// * The one that is released and not yet reported, or that became unknown no longer ago than it could have
     ///   been used: the answer to the request is that the outcome is unknown. It can never be claimed.
-    /// * Else a new one. It is denied at once when nobody can meet its requirements.
+    /// * Else a new one. It is denied at once when nobody can meet its requirements, and approved at once when a grant
+    ///   covers it whose votes are what they ask for.
     ///
     /// A request that waited while another one of the same intent was released is refused as already used.
     pub(super) fn open(&mut self, actor: &Actor, open: &Open) -> Result<Done, Refused> {
@@ -57,7 +58,13 @@ impl State {
                     self.judge_again(id, open);
                     (Some(id), true)
                 }
-                Found::Answered(id) => (Some(id), true),
+                Found::Answered(id) => {
+                    if let Some(approval) = self.approvals.get_mut(&id) {
+                        approval.asked_again = approval.asked_again.saturating_add(1);
+                        entry = entry.with("asked_again", approval.asked_again);
+                    }
+                    (Some(id), true)
+                }
                 Found::Nothing => {
                     self.bring_about(open)?;
                     (Some(open.approval), false)
@@ -80,15 +87,23 @@ impl State {
             claim: None,
             outcome: None,
         };
-        entry.details = held.entry("").details;
+        let noted = std::mem::replace(&mut entry.details, held.entry("").details);
+        entry.details.extend(noted);
         entry = entry
             .with("policy_version", open.policy_version)
             .with("rule", &open.rule)
             .with("method", &open.shown.method)
             .with("host", format_args!("{}:{}", open.shown.host, open.shown.port))
             .with("joined", joined);
+        if !open.observed.is_empty() {
+            entry = entry.with("observed", open.observed.join(" | "));
+        }
         if let Some(approval) = approval.and_then(|id| self.approvals.get(&id)) {
-            entry = entry.with("state", approval.state).with("reason", &approval.reason);
+            let grant = approval.grant.map(|id| id.to_string()).unwrap_or_default();
+            entry = entry
+                .with("state", approval.state)
+                .with("reason", &approval.reason)
+                .with("grant", grant);
         }
         self.hold(held);
         if let Some(id) = approval
@@ -141,7 +156,7 @@ impl State {
             ApprovalState::Pending | ApprovalState::Approved if self.log_time < approval.due => {
                 Found::Live(approval.id)
             }
-            ApprovalState::Denied if since < COOL_DOWN_MS => Found::Answered(approval.id),
+            ApprovalState::Denied if since < approval.cool_down_ms => Found::Answered(approval.id),
             ApprovalState::Released => Found::Answered(approval.id),
             ApprovalState::Unknown if since < approval.unused_ms => Found::Answered(approval.id),
             _ => Found::Nothing,
@@ -154,7 +169,8 @@ impl State {
                 "the request was not opened: the id of its approval is taken; open it under a fresh one".into(),
             ));
         }
-        let approval = Approval {
+        self.demand_room(open)?;
+        let mut approval = Approval {
             id: open.approval,
             state: ApprovalState::Pending,
             agent: open.agent.clone(),
@@ -165,7 +181,13 @@ impl State {
             shown: open.shown.clone(),
             created_at: self.log_time,
             due: self.log_time.saturating_add(open.expires_ms),
+            expires_ms: open.expires_ms,
             unused_ms: open.unused_ms,
+            cool_down_ms: open.cool_down_ms.min(LONGEST_COOL_DOWN_MS),
+            grant: self.grant_for(open),
+            announced: Announced::Together,
+            nudges: attention::nudges(open, self.log_time),
+            asked_again: 0,
             votes: Vec::new(),
             claim: None,
             outcome: None,
@@ -173,11 +195,23 @@ impl State {
             settled_at: None,
             traceparent: open.traceparent.clone(),
         };
+        let impossible = self.impossible(&open.agent, &open.requirements);
+        let asks_people = impossible.is_none() && approval.grant.is_none();
+        if asks_people {
+            approval.announced = self.announce(&approval);
+        }
         self.deadlines.set(Due::Approval(approval.id), approval.due);
+        if let Some((at, _)) = approval.nudges.first().filter(|_| asks_people) {
+            self.deadlines.set(Due::Nudge(approval.id), *at);
+        }
         self.youngest.insert((open.agent.clone(), open.shown.intent_digest), approval.id);
         self.approvals.insert(approval.id, approval);
-        if let Some(reason) = self.impossible(&open.agent, &open.requirements) {
-            self.settle(open.approval, ApprovalState::Denied, reason);
+        self.count_pending(open.approval);
+        match impossible {
+            Some(reason) => self.settle(open.approval, ApprovalState::Denied, reason),
+            None => {
+                self.approve_if_met(open.approval);
+            }
         }
         Ok(())
     }
@@ -188,6 +222,8 @@ impl State {
         approval.policy_version = open.policy_version;
         approval.credentials.clone_from(&open.credentials);
         approval.unused_ms = open.unused_ms;
+        approval.expires_ms = open.expires_ms;
+        approval.cool_down_ms = open.cool_down_ms.min(LONGEST_COOL_DOWN_MS);
         if approval.rule == open.rule && approval.requirements == open.requirements {
             return;
         }
@@ -207,14 +243,14 @@ impl State {
             self.deadlines.set(Due::Approval(id), expires);
         }
         self.approve_if_met(id);
+        self.count_pending(id);
     }
 }
 
 fn check(open: &Open) -> Result<(), Refused> {
-    let named = |r: &super::Requirement| r.quorum > 0 && !r.approvers.is_empty();
-    if !open.requirements.iter().all(named) {
+    if !open.requirements.iter().all(Requirement::is_sound) {
         return Err(Refused::Invalid(
-            "the request was not opened: a requirement names nobody, or asks for no votes".into(),
+            "the request was not opened: a requirement names nobody, asks for no votes, or contradicts itself".into(),
         ));
     }
     if open.shown.body_preview.len() > PREVIEW_BYTES {

@@ -4,8 +4,8 @@ use super::audit::Entry;
 use super::deadline::Due;
 use super::name::joined;
 use super::{
-    Actor, ApprovalId, ApprovalState, Claim, Done, Event, HeldRequest, Millis, Refused,
-    ReportedOutcome, State,
+    Actor, ApprovalId, ApprovalState, Claim, Done, Event, GrantId, HeldRequest, Millis, Refused,
+    ReportedOutcome, State, Vote,
 };
 
 /// The longest that an edge may act on a release.
@@ -57,10 +57,17 @@ impl State {
             at: now,
             expires_at: held.ends_at().min(now.saturating_add(CLAIM_MS)),
         };
-        let entry = self.describe(held, &claim);
+        let mut entry = self.describe(held, &claim);
         let approval = held.approval;
+        let rests_on = approval.and_then(|id| self.rest_on_grant(id));
+        if let Some((grant, left)) = rests_on {
+            entry = entry.with("grant", grant).with("grant_uses_left", left);
+        }
         self.release(&claim, approval);
-        Ok(Done::changed(Event::Claimed { request_id: *request_id, approval, claim }, entry))
+        // The last use of a grant is also the end of what else rests on it.
+        let reopened = if rests_on.is_some() { self.reconsider() } else { Vec::new() };
+        let event = Event::Claimed { request_id: *request_id, approval, claim, reopened };
+        Ok(Done::changed(event, entry))
     }
 
     fn demand_approved(&self, id: ApprovalId) -> Result<(), Refused> {
@@ -85,6 +92,22 @@ impl State {
         }
     }
 
+    /// The votes that were cast ahead count as this approval's own from here on: its decision says them, whatever
+    /// becomes of the grant.
+    fn rest_on_grant(&mut self, id: ApprovalId) -> Option<(GrantId, u32)> {
+        let approval = self.approvals.get(&id)?;
+        let own = |vote: &&Vote| approval.votes.iter().any(|v| v.principal == vote.principal);
+        let ahead: Vec<Vote> =
+            self.counted_approvals(approval).filter(|vote| !own(vote)).cloned().collect();
+        let (grant, left) = self.use_grant(id)?;
+        let approval = self.approvals.get_mut(&id)?;
+        let channel = format!("grant {grant}");
+        approval
+            .votes
+            .extend(ahead.into_iter().map(|vote| Vote { channel: channel.clone(), ..vote }));
+        Some((grant, left))
+    }
+
     fn release(&mut self, claim: &Claim, approval: Option<ApprovalId>) {
         if let Some(held) = self.held.get_mut(&claim.request_id) {
             held.claim = Some(claim.clone());
@@ -101,6 +124,7 @@ impl State {
             approval.settled_at = Some(claim.at);
             approval.claim = Some(claim.clone());
         }
+        self.count_pending(id);
         self.release_waiting(id);
     }
 
@@ -109,7 +133,7 @@ impl State {
         let approvers = held
             .approval
             .and_then(|id| self.approvals.get(&id))
-            .map(|approval| joined(self.counted_approvals(approval).map(|p| p.name.clone())));
+            .map(|approval| joined(self.counted_approvals(approval).map(|v| v.principal.clone())));
         held.entry("request.claim")
             .with("decision", hex::encode(claim.decision_id))
             .with("approvers", approvers.unwrap_or_default())
@@ -169,6 +193,7 @@ fn claimed_before(held: &HeldRequest, claim: &Claim, now: Millis) -> Result<Done
         request_id: held.request_id,
         approval: held.approval,
         claim: claim.clone(),
+        reopened: Vec::new(),
     };
     Ok(Done::unchanged(event))
 }

@@ -30,7 +30,8 @@ impl State {
     /// * All nodes that there were are removed, their ids and keys burned; invitations are void.
     /// * No edge process is attached. Requests that nothing was released to are forgotten; what was released, and not
     ///   reported, is unknown.
-    /// * Approvals that could still be voted on or used are revoked.
+    /// * Approvals that could still be voted on or used are revoked, and so is every grant. Changes that waited for a
+    ///   second administrator, and codes that link accounts, are void.
     /// * The next trust bundle has an epoch that edges have not seen.
     /// * No answer is remembered: what was claimed before cannot be had again by asking again.
     ///
@@ -95,7 +96,10 @@ impl State {
             edge.incarnation = None;
         }
         self.end_all_approvals();
+        self.end_all_grants();
         self.leave_all_requests();
+        self.changes.clear();
+        self.offers = super::account::Offers::default();
         Ok(())
     }
 
@@ -114,6 +118,21 @@ impl State {
                 "approval.revoke"
             };
             let entry = Entry::new(action, id).with("intent_digest", digest).with("reason", REASON);
+            self.record(entry);
+        }
+    }
+
+    /// How often they were used since, and whether they were revoked, the backup does not know.
+    fn end_all_grants(&mut self) {
+        let now = self.log_time;
+        let usable = self.grants.values_mut().filter(|grant| grant.is_usable(now));
+        let ended: Vec<_> = usable
+            .map(|grant| {
+                grant.revoked = Some((now, Actor::System.to_string(), REASON.to_owned()));
+                grant.entry("grant.revoke").with("reason", REASON)
+            })
+            .collect();
+        for entry in ended {
             self.record(entry);
         }
     }

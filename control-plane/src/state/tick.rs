@@ -10,6 +10,7 @@ impl State {
             return Err(Refused::Denied("only the control plane says that time passes".into()));
         }
         let mut settled = Vec::new();
+        let mut nudged = Vec::new();
         let mut records = Vec::new();
         for due in self.deadlines.take_due(self.log_time) {
             match due {
@@ -18,6 +19,19 @@ impl State {
                     settled.push((id, state));
                     records.push(entry);
                 }
+                Due::Change(id) => records.extend(self.expire_change(id)),
+                Due::Grant(id) => {
+                    let Some((entry, reopened)) = self.end_grant(id) else { continue };
+                    records.push(entry);
+                    let pending = |id| (id, ApprovalState::Pending);
+                    settled.extend(reopened.into_iter().map(pending));
+                }
+                Due::Nudge(id) => {
+                    let Some((nudge, entry)) = self.nudge(id) else { continue };
+                    nudged.push((id, nudge));
+                    records.push(entry);
+                }
+                Due::Offers => self.drop_old_offers(),
                 Due::FormerEdgeCa => records.extend(self.drop_former_edge_ca()),
                 Due::Held(request_id) => {
                     if self.lose_track(&request_id) {
@@ -30,7 +44,7 @@ impl State {
                 }
             }
         }
-        Ok(Done { event: Event::Ticked { settled }, records })
+        Ok(Done { event: Event::Ticked { settled, nudged }, records })
     }
 
     fn run_out(&mut self, id: ApprovalId) -> Option<(ApprovalState, Entry)> {

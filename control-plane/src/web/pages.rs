@@ -169,6 +169,7 @@ async fn answer(
         decision: decision.into(),
         reason: form.take("reason"),
         intent_digest,
+        break_glass: false,
     };
     vote_in(&asked, "dashboard", vote).await?;
     // It was read as an id: it is 32 hexadecimal digits.
@@ -307,14 +308,17 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
     row("body", format!("{} bytes, SHA-256 {}", a.body_bytes, code(&a.body_sha256)));
     row("intent digest", code(&a.intent_digest));
     for requirement in &a.requirements {
-        let people = match requirement.approvers.join(", ") {
-            anyone if anyone == "*" => "whoever may approve".to_owned(),
-            named => named,
-        };
-        row(
-            "takes",
-            escaped(&format!("{} of {people} (rule {})", requirement.quorum, requirement.rule)),
-        );
+        for panel in &requirement.panels {
+            let people = match panel.of.join(", ") {
+                anyone if anyone == "*" => "whoever may approve".to_owned(),
+                named => named,
+            };
+            let takes = format!("{} of {people} (rule {})", panel.quorum, requirement.rule);
+            row("takes", escaped(&takes));
+        }
+        if requirement.critical {
+            row("critical", "no grant and no broken glass stands in for people".to_owned());
+        }
     }
     for vote in &a.votes {
         let word = if vote.decision() == v1::VoteDecision::Approve { "approved" } else { "denied" };

@@ -37,7 +37,10 @@ async fn an_approval_expires_by_the_clock_since_boot_and_not_before() {
     clock.since_boot.store(world::EXPIRES, Ordering::SeqCst);
     let ticked =
         tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
-    assert_eq!(**ticked, Event::Ticked { settled: vec![(approval, ApprovalState::Expired)] });
+    assert_eq!(
+        **ticked,
+        Event::Ticked { settled: vec![(approval, ApprovalState::Expired)], nudged: Vec::new() }
+    );
     assert_eq!(ticked.at(), due);
     cluster.shutdown().await;
 }

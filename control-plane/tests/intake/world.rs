@@ -13,7 +13,7 @@ use countersign_control_plane::intake::{Intake, IntakeSettings};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
-    Genesis, Node, Payload, ReleaseClass, Role, State, VoteWord,
+    Genesis, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
 };
 use countersign_control_plane::vault::{Binding, NewSeal, Unsealing, Vault};
 use countersign_gate::Trust;
@@ -279,11 +279,14 @@ impl World {
     pub(crate) async fn vote(&self, approval: ApprovalId, word: VoteWord) {
         let command = Command::Vote {
             approval,
-            principal: "alice".into(),
+            by: Voter::Principal("alice".into()),
             word,
             channel: "cli".into(),
             reason: "because".into(),
             intent_digest: None,
+            strength: Strength::L2,
+            proof: Proof::None,
+            breaks_glass: false,
         };
         self.cluster.propose(Actor::Principal("alice".into()), command).await.unwrap();
     }
@@ -379,6 +382,7 @@ fn credential_with(
         },
         active: true,
         created_at: 0,
+        acts_as: None,
     };
     credential.payload =
         vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);
@@ -388,7 +392,7 @@ fn credential_with(
 fn policy(text: &str) -> Command {
     countersign_policy::Policy::compile(text, "policy.toml").unwrap();
     let sha256 = Sha256::digest(text).into();
-    Command::SetPolicy { text: text.into(), sha256, expected_version: None }
+    Command::SetPolicy { text: text.into(), sha256, expected_version: None, narrows: false }
 }
 
 /// A certificate for an edge of this cluster; its enrolment is another thing.

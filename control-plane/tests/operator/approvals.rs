@@ -43,7 +43,7 @@ async fn an_approval_is_shown_as_it_was_frozen_and_takes_one_vote() {
     assert_eq!((approval.path.as_str(), approval.query.as_deref()), ("/repos/a/b", None));
     assert_eq!((approval.rule.as_str(), approval.waiting), ("delete", 1));
     assert_eq!(approval.intent_digest.len(), 64);
-    assert_eq!(approval.requirements[0].approvers, ["admin", "ann"]);
+    assert_eq!(approval.requirements[0].panels[0].of, ["admin", "ann"]);
 
     // What was seen was something else: nothing happens.
     let other = v1::VoteApprovalRequest {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use countersign_control_plane::cluster::ProposeError;
 use countersign_control_plane::state::{
-    Actor, ApprovalId, ApprovalState, Command, CommandId, Refused, State, VoteWord,
+    Actor, ApprovalId, ApprovalState, Command, CommandId, Proof, Refused, State, Strength,
+    VoteWord, Voter,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -76,11 +77,14 @@ impl People {
             Act::Cancel => Command::Cancel { approval: id, reason: String::new() },
             Act::Vote(word) => Command::Vote {
                 approval: id,
-                principal: principal.into(),
+                by: Voter::Principal(principal.into()),
                 word,
                 channel: "simulation".into(),
                 reason: String::new(),
                 intent_digest: None,
+                strength: Strength::L2,
+                proof: Proof::None,
+                breaks_glass: false,
             },
         };
         let command_id = CommandId { client: dice.random(), serial: 1 };

@@ -1,7 +1,8 @@
 //! An approval's life up to its release: opening, votes, expiry.
 
 use countersign_control_plane::state::{
-    Actor, ApprovalState, Command, Event, Open, Refused, Requirement, Role, VoteWord,
+    Actor, ApprovalState, Command, Event, Open, Proof, Refused, Requirement, Role, Strength,
+    VoteWord, Voter,
 };
 
 use crate::world::{EXPIRES, MINUTE, UNUSED, World, add_principal, open, requirement, shown, vote};
@@ -192,11 +193,14 @@ fn a_10_one_person_on_two_channels_counts_once() {
     for channel in ["slack", "telegram"] {
         let outcome = world.system(Command::Vote {
             approval: id,
-            principal: "ana".into(),
+            by: Voter::Principal("ana".into()),
             word: VoteWord::Approve,
             channel: channel.into(),
             reason: String::new(),
             intent_digest: None,
+            strength: Strength::L2,
+            proof: Proof::None,
+            breaks_glass: false,
         });
         assert_eq!(outcome, Ok(Event::Voted { approval: id, state: ApprovalState::Pending }));
     }
@@ -394,11 +398,14 @@ fn a_vote_about_other_bytes_is_refused() {
     let id = world.opened(open(1));
     let outcome = world.system(Command::Vote {
         approval: id,
-        principal: "ana".into(),
+        by: Voter::Principal("ana".into()),
         word: VoteWord::Approve,
         channel: "web".into(),
         reason: String::new(),
         intent_digest: Some([2; 32]),
+        strength: Strength::L2,
+        proof: Proof::None,
+        breaks_glass: false,
     });
     assert!(matches!(outcome, Err(Refused::Invalid(_))));
     assert_eq!(world.state_of(id), ApprovalState::Pending);
@@ -410,11 +417,14 @@ fn a_denial_is_not_refused_for_being_wordy() {
     let id = world.opened(open(1));
     let outcome = world.system(Command::Vote {
         approval: id,
-        principal: "ana".into(),
+        by: Voter::Principal("ana".into()),
         word: VoteWord::Deny,
         channel: "é".repeat(500),
         reason: "ñ".repeat(5_000),
         intent_digest: None,
+        strength: Strength::L2,
+        proof: Proof::None,
+        breaks_glass: false,
     });
     assert_eq!(outcome, Ok(Event::Voted { approval: id, state: ApprovalState::Denied }));
     assert!(world.state.approval(id).is_some_and(|a| a.votes[0].reason.len() <= 1_000));

@@ -1,16 +1,21 @@
 //! The replicated state machine: facts about single commands, and properties of arbitrary sequences of them.
 
 mod approvals;
+mod attention;
 mod audit;
 mod checkpoints;
 mod clock;
+mod consent;
 mod edge_ca;
 mod exports;
+mod grants;
+mod justified;
 mod nodes;
 mod objects;
 mod properties;
 mod releases;
 mod restores;
+mod team;
 mod trust;
 #[allow(dead_code)] // some words are the cluster's tests' alone
 mod world;

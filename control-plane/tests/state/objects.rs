@@ -51,7 +51,7 @@ fn the_last_admin_stays() {
 fn i_9_an_admin_who_was_removed_meanwhile_does_nothing() {
     let mut world = World::begun();
     world.admin(add_principal("eve", &[Role::Admin], &[])).expect("is added");
-    world.admin(Command::RemovePrincipal { name: "eve".into() }).expect("is removed");
+    world.system(Command::RemovePrincipal { name: "eve".into() }).expect("is removed");
     let before = encoded(&world.state).len();
     let outcome = world.act(Actor::Principal("eve".into()), create_agent("a9", "late", None));
     assert!(matches!(outcome, Err(Refused::Denied(_))));
@@ -68,7 +68,12 @@ fn only_admins_administer() {
         Command::RevokeAgent { name: "mailer".into() },
         Command::CreateCredential(Box::new(credential("c9", "mine"))),
         Command::RevokeCredential { name: "stripe".into() },
-        Command::SetPolicy { text: String::new(), sha256: [0; 32], expected_version: None },
+        Command::SetPolicy {
+            text: String::new(),
+            sha256: [0; 32],
+            expected_version: None,
+            narrows: false,
+        },
         Command::EnrollEdge { id: "e9".into(), name: "mine".into(), key_sha256: [0; 32] },
         Command::EvictEdge { name: "east".into(), reason: String::new() },
     ];
@@ -173,6 +178,7 @@ fn a_policy_replaces_the_version_that_was_expected() {
         text: "# p".into(),
         sha256: [0; 32],
         expected_version,
+        narrows: false,
     };
     assert!(matches!(world.admin(set(Some(0))), Err(Refused::Precondition(_))));
     assert_eq!(world.admin(set(Some(1))), Ok(Event::PolicyChanged { version: 2 }));

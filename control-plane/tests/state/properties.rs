@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ciborium::Value;
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest,
-    Open, Outcome, Payload, Position, Principal, Proposal, ReportedOutcome, Requirement, Role,
-    State, VoteWord,
+    Open, Outcome, Payload, Position, Principal, Proof, Proposal, ReportedOutcome, Requirement,
+    Role, State, Strength, VoteWord, Voter,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -84,8 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
     (wait, actor(), command()).prop_map(|(wait, actor, command)| {
         // People vote for themselves most of the time: else hardly any vote would count.
         let actor = match (&command, actor) {
-            (Command::Vote { principal, .. }, Actor::Principal(_)) => {
-                Actor::Principal(principal.clone())
+            (Command::Vote { by: Voter::Principal(name), .. }, Actor::Principal(_)) => {
+                Actor::Principal(name.clone())
             }
             (Command::Tick, _) => Actor::System,
             (_, actor) => actor,
@@ -133,11 +133,17 @@ fn command() -> impl Strategy<Value = Command> {
 
 fn rare() -> impl Strategy<Value = Command> {
     prop_oneof![
-        Just(Command::SetPolicy { text: "# p".into(), sha256: [0; 32], expected_version: None }),
+        Just(Command::SetPolicy {
+            text: "# p".into(),
+            sha256: [0; 32],
+            expected_version: None,
+            narrows: false
+        }),
         (0u64..4).prop_map(|v| Command::SetPolicy {
             text: String::new(),
             sha256: [0; 32],
-            expected_version: Some(v)
+            expected_version: Some(v),
+            narrows: v == 2,
         }),
         Just(Command::RevokeAgent { name: "mailer".into() }),
         Just(create_agent("a1", "mailer", None)),
@@ -417,11 +423,12 @@ fn enough(state: &State, approval: &Approval, people: &[&Principal]) -> bool {
                 p.active && p.roles.contains(&Role::Approver) && Some(&p.name) != owner.as_ref()
             })
             .filter(|p| {
-                r.approvers.iter().any(|a| a == "*" || *a == p.name || p.groups.contains(a))
+                let of = &r.panels[0].of;
+                of.iter().any(|a| a == "*" || *a == p.name || p.groups.contains(a))
             })
             .map(|p| &p.name)
             .collect();
-        counted.len() >= r.quorum as usize
+        counted.len() >= r.panels[0].quorum as usize
     })
 }
 
@@ -539,7 +546,7 @@ proptest! {
             let command = &batch.proposals[0].command;
             match (command, &outcome) {
                 // A tick may also forget requests, and lose track of some that no approval was needed for.
-                (Command::Tick, Ok(Event::Ticked { settled })) => {
+                (Command::Tick, Ok(Event::Ticked { settled, .. })) => {
                     prop_assert!(appended >= settled.len());
                     prop_assert!(changed || appended == 0);
                 }
@@ -641,6 +648,7 @@ fn wild() -> impl Strategy<Value = (u64, Actor, Command)> {
             text,
             sha256: [0; 32],
             expected_version: Some(v),
+            narrows: false,
         }),
         (text(), text()).prop_map(|(id, name)| Command::EnrollEdge {
             id,
@@ -654,7 +662,7 @@ fn wild() -> impl Strategy<Value = (u64, Actor, Command)> {
         }),
         (number(), number(), number(), any::<u32>()).prop_map(
             |(expires_ms, unused_ms, hold_ms, quorum)| {
-                let requirements = vec![Requirement { quorum, ..requirement(&["*"], 1) }];
+                let requirements = vec![requirement(&["*"], quorum)];
                 Command::Open(Box::new(Open {
                     expires_ms,
                     unused_ms,
@@ -675,11 +683,14 @@ fn wild() -> impl Strategy<Value = (u64, Actor, Command)> {
         }),
         (text(), text(), text()).prop_map(|(principal, channel, reason)| Command::Vote {
             approval: ApprovalId([1; 16]),
-            principal,
+            by: Voter::Principal(principal),
             word: VoteWord::Deny,
             channel,
             reason,
             intent_digest: None,
+            strength: Strength::L2,
+            proof: Proof::None,
+            breaks_glass: false,
         }),
         command(),
     ];

@@ -129,6 +129,7 @@ fn i_9_no_claim_after_a_committed_revocation() {
                 text: "# stricter".into(),
                 sha256: [2; 32],
                 expected_version: None,
+                narrows: false,
             },
         ),
     ];

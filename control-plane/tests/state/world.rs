@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use countersign_control_plane::state::{
     Actor, Addresses, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential,
-    Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proposal, Refused,
-    ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State, VoteWord,
+    Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proof, Proposal,
+    Refused, ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State, Strength,
+    VoteWord, Voter,
 };
 use countersign_gate::{KeyState, NodeKey, TRUST_TYPE, Trust, sign};
 use ed25519_dalek::SigningKey;
@@ -68,7 +69,7 @@ impl World {
 
     pub(crate) fn tick(&mut self) -> Vec<(ApprovalId, ApprovalState)> {
         match self.system(Command::Tick) {
-            Ok(Event::Ticked { settled }) => settled,
+            Ok(Event::Ticked { settled, .. }) => settled,
             other => panic!("a tick answers with what it settled, not {other:?}"),
         }
     }
@@ -154,6 +155,7 @@ impl World {
             text: "# next".into(),
             sha256: [1; 32],
             expected_version: None,
+            narrows: false,
         }) {
             Ok(Event::PolicyChanged { version }) => version,
             other => panic!("a policy is set, not {other:?}"),
@@ -188,7 +190,12 @@ pub(crate) fn beginning_with(genesis: Genesis) -> Vec<Command> {
         Command::AttachEdge { id: "e1".into(), incarnation: [1; 16] },
         Command::AttachEdge { id: "e2".into(), incarnation: [1; 16] },
         Command::CreateCredential(Box::new(credential("c1", "stripe"))),
-        Command::SetPolicy { text: "# first".into(), sha256: [1; 32], expected_version: Some(0) },
+        Command::SetPolicy {
+            text: "# first".into(),
+            sha256: [1; 32],
+            expected_version: Some(0),
+            narrows: false,
+        },
     ]);
     commands
 }
@@ -218,11 +225,14 @@ pub(crate) fn create_agent(id: &str, name: &str, owner: Option<&str>) -> Command
 pub(crate) fn vote(principal: &str, word: VoteWord, approval: ApprovalId) -> Command {
     Command::Vote {
         approval,
-        principal: principal.into(),
+        by: Voter::Principal(principal.into()),
         word,
         channel: "cli".into(),
         reason: String::new(),
         intent_digest: None,
+        strength: Strength::L2,
+        proof: Proof::None,
+        breaks_glass: false,
     }
 }
 
@@ -244,6 +254,7 @@ pub(crate) fn credential(id: &str, name: &str) -> Credential {
         payload: sealed(1),
         active: false,
         created_at: 0,
+        acts_as: None,
     }
 }
 
@@ -317,11 +328,7 @@ pub(crate) fn signed(payload_type: &str, payload: Vec<u8>, signers: &[u8]) -> Si
 }
 
 pub(crate) fn requirement(approvers: &[&str], quorum: u32) -> Requirement {
-    Requirement {
-        rule: "payments".into(),
-        approvers: approvers.iter().map(|a| (*a).to_owned()).collect(),
-        quorum,
-    }
+    Requirement::of("payments", approvers, quorum)
 }
 
 /// Request `request` of agent a1 at edge e1, with the bytes of intent 1, asking for one approver, under policy 1.
@@ -341,6 +348,10 @@ pub(crate) fn open(request: u8) -> Open {
         shown: shown(1),
         expires_ms: EXPIRES,
         unused_ms: UNUSED,
+        cool_down_ms: MINUTE,
+        remind_ms: None,
+        most_pending: 1_000,
+        observed: Vec::new(),
         hold_ms: HOLD,
         traceparent: String::new(),
     }

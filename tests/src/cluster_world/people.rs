@@ -152,6 +152,7 @@ pub async fn tap(
         decision: if approves { v1::VoteDecision::Approve } else { v1::VoteDecision::Deny }.into(),
         reason: String::new(),
         intent_digest: String::new(),
+        break_glass: false,
     };
     let until = Instant::now() + patience;
     for desk in desks.iter().cycle() {

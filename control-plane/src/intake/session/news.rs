@@ -39,7 +39,8 @@ impl News {
 
     pub(super) fn add(&mut self, event: &Committed<Event>) {
         match &**event {
-            Event::AgentChanged { .. } => {
+            Event::AgentChanged { approvals, .. } => {
+                self.approvals.extend(approvals);
                 self.agents = true;
                 self.everything = true;
             }
@@ -48,15 +49,17 @@ impl News {
                 self.edges.insert(id.clone(), event.position());
                 self.everything = true;
             }
-            Event::Opened { approval, .. }
-            | Event::Claimed { approval, .. }
-            | Event::Reported { approval, .. } => {
+            Event::Claimed { approval, reopened, .. } => {
+                self.approvals.extend(approval.iter().chain(reopened));
+            }
+            Event::GrantChanged { approvals, .. } => self.approvals.extend(approvals),
+            Event::Opened { approval, .. } | Event::Reported { approval, .. } => {
                 self.approvals.extend(*approval);
             }
             Event::Voted { approval, .. } | Event::Settled { approval, .. } => {
                 self.approvals.insert(*approval);
             }
-            Event::Ticked { settled } => {
+            Event::Ticked { settled, .. } => {
                 self.approvals.extend(settled.iter().map(|(approval, _)| *approval))
             }
             Event::EdgeCaChanged { .. } => self.edge_ca = true,
@@ -65,6 +68,8 @@ impl News {
             Event::Restored => *self = Self::everything(),
             Event::AuditCheckpointed { .. }
             | Event::Began
+            | Event::ChangeProposed { .. }
+            | Event::ChangeSettled { .. }
             | Event::ClockSuspected(_)
             | Event::CredentialChanged { .. }
             | Event::CredentialResealed { .. }
@@ -72,6 +77,8 @@ impl News {
             | Event::EdgeRenewed { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }
+            | Event::LinkOffered { .. }
+            | Event::LinkRefused
             | Event::NodeInvited { .. }
             | Event::Noted
             | Event::PolicyChanged { .. }

@@ -213,6 +213,7 @@ impl Session {
             (_, Refused::Denied(_)) => Reason::PolicyDenied,
             (_, Refused::Expired(_) | Refused::NotFound(_)) => Reason::Expired,
             (_, Refused::Precondition(_)) => Reason::Revoked,
+            (_, Refused::Exhausted(_)) => Reason::Overloaded,
             (_, Refused::AlreadyExists(_) | Refused::Invalid(_) | Refused::PolicyChanged) => {
                 Reason::Invalid
             }
