@@ -306,7 +306,9 @@ fn settled(reason: Reason, detail: impl Into<String>) -> Opening {
 }
 
 fn requirement(requirement: countersign_policy::Requirement) -> Requirement {
-    let countersign_policy::Requirement { rule, approvers, quorum } = requirement;
+    let countersign_policy::Requirement { rule, panels, .. } = requirement;
+    let first = panels.into_iter().next();
+    let (approvers, quorum) = first.map(|panel| (panel.of, panel.quorum)).unwrap_or_default();
     Requirement { rule, approvers, quorum }
 }
 

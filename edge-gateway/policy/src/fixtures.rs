@@ -19,7 +19,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use toml_edit::TableLike;
 
 use crate::diagnostic::{Diagnostic, Mistakes};
-use crate::parse::{self, Fields};
+use crate::fields::Fields;
+use crate::parse;
 use crate::policy::Policy;
 use crate::rules::Methods;
 use crate::{Body, Decision, Head, Subject, Then, target};

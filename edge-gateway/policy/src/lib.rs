@@ -28,17 +28,34 @@
 //! when = "body.form.amount >= 10000"  # CEL, see below
 //! then = "approve"                    # allow, approve, deny
 //! credential = "stripe"               # whose key is put in; not in a deny rule
-//! approvers = ["finance"]             # groups or principals, only in an approve rule; absent: who may approve
-//! quorum = 2                          # how many people, 1 if absent
-//! expires = "15m"                     # how long it can be answered, up to 7d
 //! hold = "50s"                        # how long the connection is kept open, up to 280s
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
+//!
+//! # Only in an approve rule. Who is asked:
+//! approvers = ["finance"]             # groups or principals; absent: whoever may approve
+//! quorum = 2                          # how many people, 1 if absent
+//! panels = [                          # instead of these two: several groups, all have to agree, nobody counts twice
+//!     { of = ["security"], quorum = 1 },
+//!     { of = ["finance"] },
+//! ]
+//! owner_may_approve = false           # whether the agent's owner counts as others do
+//! escalate = [{ after = "10m", to = ["oncall"] }]   # who may answer as well from then on, for every panel
+//! break_glass = ["security-leads"]    # one of these may approve alone, with a reason
+//! # What their votes have to be:
+//! strength = "L1"                     # L0 text or reaction, L1 button of a linked account, L2 session, L3 passkey
+//! proof = "none"                      # what a vote carries to check it by: none, shared, transferable
+//! critical = false                    # no grants, no break_glass, strength at least (and if absent) L2
+//! # For how long:
+//! expires = "15m"                     # it can be answered, up to 7d
+//! remind = "5m"                       # before that, they are reminded; absent: they are not
+//! unused = "15m"                      # it can be used once it is approved, up to 24h
+//! cool_down = "10m"                   # a denial answers the same request again, 0s to 24h
 //! ```
 //!
-//! Several approve rules may match: each one's quorum has to be met, and the shortest times count. Fixtures stand in
-//! the same file, see [`fixtures`].
+//! Several approve rules may match: each one's panels have to be met, the shortest `expires`, `hold` and `unused` count,
+//! and the longest `cool_down` and `remind`. Fixtures stand in the same file, see [`fixtures`].
 //!
 //! # Conditions
 //!
@@ -76,9 +93,12 @@ use http::{HeaderMap, Method};
 
 mod judge;
 mod policy;
+mod requirement;
 mod truth;
 
+mod asking;
 mod diagnostic;
+mod fields;
 mod parse;
 mod rules;
 
@@ -96,6 +116,7 @@ pub mod fixtures;
 
 pub use diagnostic::Diagnostic;
 pub use policy::Policy;
+pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 
 /// A request before its body. `path` and `query` are as they would leave, with the hole where a key goes.
 #[derive(Clone, Copy, Debug)]
@@ -153,20 +174,17 @@ pub struct Decision {
     pub expires: Duration,
     /// How long the edge holds the connection: the shortest of the deciding rules.
     pub hold: Duration,
+    /// How long an approved request that nobody used stays usable: the shortest of the deciding rules.
+    pub unused: Duration,
+    /// How long a denial answers the same intent again: the longest of the deciding rules.
+    pub cool_down: Duration,
+    /// Approvers are reminded when this much of `expires` is left: the longest of the deciding rules. May be as long
+    /// as `expires`, where that is another rule's.
+    pub remind: Option<Duration>,
     /// Whether something that a rule asked about could not be determined. Cards say so.
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.
     pub reason: Option<String>,
-}
-
-/// What it takes to satisfy one approve rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    pub rule: String,
-    /// Groups or principals; `["*"]` is whoever may approve.
-    pub approvers: Vec<String>,
-    /// How many distinct people.
-    pub quorum: u32,
 }
 
 /// What it takes to decide, once the head is known.

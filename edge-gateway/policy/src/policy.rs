@@ -12,9 +12,7 @@ use crate::path::{Marks, Pattern};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
-use crate::{
-    Body, Decision, Explained, Explanation, Head, Match, Need, Requirement, Subject, Then, Use,
-};
+use crate::{Body, Decision, Explained, Explanation, Head, Match, Need, Subject, Then, Use};
 
 /// A compiled policy. Share it in an `Arc`.
 #[derive(Debug, Default)]
@@ -201,10 +199,11 @@ impl Policy {
         }
     }
 
-    /// Every group or principal that approve rules name; `*` is whoever may approve.
+    /// Every group or principal that approve rules name, also for later and in an emergency; `*` is whoever may
+    /// approve.
     pub fn approvers(&self) -> BTreeSet<String> {
         let asking = self.rules.iter().filter(|rule| rule.then == Then::Approve);
-        asking.flat_map(|rule| rule.approvers.iter().cloned()).collect()
+        asking.flat_map(|rule| rule.asks.names().cloned()).collect()
     }
 
     /// Every credential that rules name.
@@ -287,20 +286,22 @@ impl<'a> Verdict<'a> {
                 credential_rules.entry(credential.clone()).or_default().push(rule.name.clone());
             }
         }
-        let requirement = |rule: &&Rule| Requirement {
-            rule: rule.name.clone(),
-            approvers: rule.approvers.clone(),
-            quorum: rule.quorum,
-        };
+        let requirement = |rule: &&Rule| rule.asks.requirement(&rule.name);
         let asks = self.then == Then::Approve;
+        let shortest = |of: fn(&Rule) -> Duration| {
+            self.rules.iter().map(|rule| of(rule)).min().unwrap_or_default()
+        };
         Decision {
             then: self.then,
             rule: deciding.map(|rule| rule.name.clone()).unwrap_or_default(),
             credentials: credential_rules.keys().cloned().collect(),
             credential_rules,
             requirements: self.rules.iter().filter(|_| asks).map(requirement).collect(),
-            expires: self.rules.iter().map(|rule| rule.expires).min().unwrap_or(Duration::ZERO),
-            hold: self.rules.iter().map(|rule| rule.hold).min().unwrap_or(Duration::ZERO),
+            expires: shortest(|rule| rule.asks.expires),
+            hold: shortest(|rule| rule.hold),
+            unused: shortest(|rule| rule.asks.unused),
+            cool_down: self.rules.iter().map(|rule| rule.asks.cool_down).max().unwrap_or_default(),
+            remind: self.rules.iter().filter_map(|rule| rule.asks.remind).max(),
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
         }

@@ -63,7 +63,7 @@ host = "b.example"
 }
 
 #[track_caller]
-fn wrong(keys: &str, says: &str) {
+pub(crate) fn wrong(keys: &str, says: &str) {
     let then = if keys.contains("then =") { "" } else { "then = \"approve\"\n" };
     let host = if keys.contains("host =") { "" } else { "host = \"a.example\"\n" };
     let found = mistakes(&format!("[[rule]]\nname = \"r\"\n{host}{then}{keys}\n"));
