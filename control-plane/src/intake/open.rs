@@ -156,7 +156,7 @@ fn agrees_with_plan(
     let Some(credential) = credential.filter(|credential| credential.active) else {
         return Err(No::Policy("the credential is not known, or was revoked".into()));
     };
-    if matches!(decision.then, Then::Allow | Then::Approve)
+    if matches!(decision.then, Then::Allow | Then::Approve | Then::Observe)
         && !decision.credentials.contains(&credential.name)
     {
         return Err(No::Policy(format!(
@@ -196,9 +196,10 @@ fn verdict(
         None => No::Policy(format!("rule \"{rule}\" {verb} it")),
     };
     let verdict = match decision.then {
-        Then::Allow => {
+        Then::Allow | Then::Observe => {
             let leased = |c: &Credential| leasable(c, policy.credential_use(&c.name));
-            let per_request = credential.is_some_and(|credential| !leased(credential));
+            let per_request =
+                decision.recorded() || credential.is_some_and(|credential| !leased(credential));
             if !per_request {
                 return Err(No::Mismatch(
                     "the policy allows it and its key is leased: nothing is held for it".into(),
@@ -210,7 +211,7 @@ fn verdict(
         Then::Deny => return Err(refused("denies")),
         Then::Unnamed => return Err(No::Policy("no rule names it".into())),
     };
-    if said.rule != decision.rule || said.allowed != (decision.then == Then::Allow) {
+    if said.rule != decision.rule || said.allowed != decision.then.passes() {
         return Err(No::Mismatch(
             "the edge and the control plane judge it by different rules".into(),
         ));

@@ -33,7 +33,7 @@ const UNUSED: Duration = MINUTE.saturating_mul(15);
 const COOL_DOWN: Duration = MINUTE.saturating_mul(10);
 const LARGEST_QUORUM: i64 = 100;
 
-/// Every key that only a rule that asks may have.
+/// Every key that only a rule that asks may have, or one that is tried out before it does.
 const KEYS: [&str; 13] = [
     "approvers",
     "quorum",
@@ -99,9 +99,10 @@ impl Asking {
                 format!("`remind` is when so much is left of `expires`, so shorter than {expires}"),
             );
         }
-        if let Some(then) = then.filter(|then| *then != Then::Approve) {
-            let word = if then == Then::Allow { "allows" } else { "denies" };
-            fields.misplaced(&KEYS, &format!("it {word}: nobody is asked"));
+        match then {
+            Some(Then::Allow) => fields.misplaced(&KEYS, "it allows: nobody is asked"),
+            Some(Then::Deny) => fields.misplaced(&KEYS, "it denies: nobody is asked"),
+            Some(Then::Approve | Then::Observe | Then::Unnamed) | None => {}
         }
         Self {
             panels,

@@ -6,12 +6,12 @@
 //!                                  └─ explain(subject) ─▶ Explanation
 //! ```
 //!
-//! Every rule that matches counts, and the strictest wins: deny, then approve, then allow. What no rule names is
-//! [`Then::Unnamed`], which is a no. So order never matters, and adding a deny rule can never open anything.
+//! Every rule that matches counts, and the strictest wins: deny, then approve, then observe, then allow. What no rule
+//! names is [`Then::Unnamed`], which is a no. So order never matters, and adding a deny rule can never open anything.
 //!
 //! Conditions have three values. What cannot be determined (a body that does not decode, a name that is there
-//! twice, a path that loose servers take for another) never makes an allow rule match and always makes an approve
-//! or a deny rule match.
+//! twice, a path that loose servers take for another) never makes an allow or an observe rule let anything through,
+//! and always makes an approve or a deny rule match.
 //!
 //! # The file
 //!
@@ -26,14 +26,14 @@
 //! path = "/v1/refunds"                # {name} is one segment, {name...} at the end the rest; absent: any
 //! query = { expand = "charge" }       # each name once, with this value
 //! when = "body.form.amount >= 10000"  # CEL, see below
-//! then = "approve"                    # allow, approve, deny
+//! then = "approve"                    # allow, observe, approve, deny
 //! credential = "stripe"               # whose key is put in; not in a deny rule
 //! hold = "50s"                        # how long the connection is kept open, up to 280s
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
 //!
-//! # Only in an approve rule. Who is asked:
+//! # Only in an approve rule, and in an observe rule for what it would be as one. Who is asked:
 //! approvers = ["finance"]             # groups or principals; absent: whoever may approve
 //! quorum = 2                          # how many people, 1 if absent
 //! panels = [                          # instead of these two: several groups, all have to agree, nobody counts twice
@@ -56,6 +56,10 @@
 //!
 //! Several approve rules may match: each one's panels have to be met, the shortest `expires`, `hold` and `unused` count,
 //! and the longest `cool_down` and `remind`. Fixtures stand in the same file, see [`fixtures`].
+//!
+//! An observe rule lets through what an allow rule in its place would, one request at a time, so that each leaves a record
+//! with the rule's name. What could be its request leaves one as well, by whatever rule it passes. So a rule that will ask
+//! people is tried out first. Where nothing can be recorded, what is observed does not pass.
 //!
 //! # Conditions
 //!
@@ -154,8 +158,28 @@ pub enum Then {
     /// People decide.
     Approve,
     Deny,
+    /// It passes, and leaves a record.
+    Observe,
     /// No rule names it: refused. Never what a rule asks for.
     Unnamed,
+}
+
+impl Then {
+    /// As policies write it; `refuse` for what no rule names.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+            Self::Observe => "observe",
+            Self::Unnamed => "refuse",
+        }
+    }
+
+    /// Whether a request leaves without anybody being asked.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Allow | Self::Observe)
+    }
 }
 
 /// What the rules say of a request: what those of the strictest kind that matched say together.
@@ -164,11 +188,12 @@ pub struct Decision {
     pub then: Then,
     /// The first by name of the rules that decided; empty when [`Then::Unnamed`].
     pub rule: String,
-    /// The credentials that the deciding rules name, each once, by name.
+    /// The credentials that the deciding rules name, each once, by name; beside an observe rule that decides, those of
+    /// the allow rules that match as well.
     pub credentials: Vec<String>,
-    /// Which of the deciding rules name each credential.
+    /// Which of these rules name each credential.
     pub credential_rules: BTreeMap<String, Vec<String>>,
-    /// One for each approve rule that decided, by the rule's name. All must be met.
+    /// One for each approve rule that decided, by the rule's name. All must be met. None from observe rules.
     pub requirements: Vec<Requirement>,
     /// How long an approval waits: the shortest of the deciding rules.
     pub expires: Duration,
@@ -185,6 +210,15 @@ pub struct Decision {
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.
     pub reason: Option<String>,
+    /// Every observe rule that matched or was undecidable, by name, whatever decided.
+    pub observed: Vec<String>,
+}
+
+impl Decision {
+    /// Whether a request that passes has to leave a record: it is opened one at a time, with its key or without one.
+    pub fn recorded(&self) -> bool {
+        !self.observed.is_empty()
+    }
 }
 
 /// What it takes to decide, once the head is known.
@@ -234,7 +268,7 @@ pub struct Explained {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     No,
-    /// Counts for approve and deny rules, and never for allow rules.
+    /// Counts for approve and deny rules, and never lets anything through; observe rules record it.
     Undecidable,
     Yes,
 }

@@ -77,8 +77,12 @@ fn read(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     mistakes.settle(Parsed { rules, fixtures })
 }
 
-const THEN: [(&str, Then); 3] =
-    [("allow", Then::Allow), ("approve", Then::Approve), ("deny", Then::Deny)];
+const THEN: [(&str, Then); 4] = [
+    ("allow", Then::Allow),
+    ("observe", Then::Observe),
+    ("approve", Then::Approve),
+    ("deny", Then::Deny),
+];
 
 const HOLD: Duration = Duration::from_secs(50);
 const SHORTEST_HOLD: Duration = Duration::from_secs(1);
@@ -112,7 +116,7 @@ fn rule(
         }
     }
     let then = fields.word("then", &THEN);
-    fields.missing("then", "write \"allow\", \"approve\" or \"deny\"");
+    fields.missing("then", "write \"allow\", \"observe\", \"approve\" or \"deny\"");
     let host = match fields.text("host") {
         None => {
             fields.missing("host", "write one host (a rule per host), exact or \"*.example.com\"");

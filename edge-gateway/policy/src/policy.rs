@@ -70,7 +70,8 @@ impl Policy {
                         using.approve = true;
                         using.accept_edge_enforced &= rule.accept_edge_enforced;
                     }
-                    Then::Deny | Then::Unnamed => {}
+                    // A key that is observed is handed out one request at a time, whatever its class.
+                    Then::Deny | Then::Observe | Then::Unnamed => {}
                 }
             }
         }
@@ -110,7 +111,8 @@ impl Policy {
             Then::Deny => Need::Refuse,
             _ if unread => Need::Body,
             Then::Unnamed => Need::Refuse,
-            Then::Approve => Need::Body,
+            Then::Approve | Then::Observe => Need::Body,
+            Then::Allow if !verdict.observed.is_empty() => Need::Body,
             Then::Allow => {
                 let shared = |rule: &&Rule| {
                     let using = rule.credential.as_deref().map(|name| self.credential_use(name));
@@ -247,12 +249,22 @@ impl Policy {
 struct Verdict<'a> {
     then: Then,
     rules: Vec<&'a Rule>,
+    /// The allow rules that match, whatever decides.
+    allowing: Vec<&'a Rule>,
+    /// The observe rules that match, or may.
+    observed: Vec<&'a Rule>,
     uninspectable: bool,
 }
 
 impl Default for Verdict<'_> {
     fn default() -> Self {
-        Self { then: Then::Unnamed, rules: Vec::new(), uninspectable: false }
+        Self {
+            then: Then::Unnamed,
+            rules: Vec::new(),
+            allowing: Vec::new(),
+            observed: Vec::new(),
+            uninspectable: false,
+        }
     }
 }
 
@@ -262,10 +274,16 @@ impl<'a> Verdict<'a> {
             Truth::No => false,
             Truth::Undecidable(_) => {
                 self.uninspectable = true;
-                rule.then != Then::Allow
+                !rule.then.passes()
             }
             Truth::Yes => true,
         };
+        if rule.then == Then::Observe && *truth != Truth::No {
+            self.observed.push(rule);
+        }
+        if rule.then == Then::Allow && matches {
+            self.allowing.push(rule);
+        }
         if !matches || strictness(rule.then) < strictness(self.then) {
             return;
         }
@@ -281,11 +299,19 @@ impl<'a> Verdict<'a> {
         self.rules.sort_by(|a, b| a.name.cmp(&b.name));
         let deciding = self.rules.first();
         let mut credential_rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for rule in &self.rules {
+        // To observe a request never takes its key away.
+        let also = if self.then == Then::Observe { self.allowing.as_slice() } else { &[] };
+        for rule in self.rules.iter().chain(also) {
             if let Some(credential) = &rule.credential {
                 credential_rules.entry(credential.clone()).or_default().push(rule.name.clone());
             }
         }
+        for rules in credential_rules.values_mut() {
+            rules.sort();
+        }
+        let mut observed: Vec<String> =
+            self.observed.iter().map(|rule| rule.name.clone()).collect();
+        observed.sort();
         let requirement = |rule: &&Rule| rule.asks.requirement(&rule.name);
         let asks = self.then == Then::Approve;
         let shortest = |of: fn(&Rule) -> Duration| {
@@ -304,6 +330,7 @@ impl<'a> Verdict<'a> {
             remind: self.rules.iter().filter_map(|rule| rule.asks.remind).max(),
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
+            observed,
         }
     }
 }
@@ -312,7 +339,8 @@ fn strictness(then: Then) -> u8 {
     match then {
         Then::Unnamed => 0,
         Then::Allow => 1,
-        Then::Approve => 2,
-        Then::Deny => 3,
+        Then::Observe => 2,
+        Then::Approve => 3,
+        Then::Deny => 4,
     }
 }

@@ -6,6 +6,7 @@ mod bypass;
 mod decisions;
 mod fixtures;
 mod mistakes;
+mod observing;
 mod properties;
 mod support;
 mod when;
