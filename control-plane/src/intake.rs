@@ -51,8 +51,6 @@ pub struct IntakeSettings {
     pub max_body_bytes: u64,
     /// How many requests one edge may have waiting.
     pub max_waiting: usize,
-    /// How long an approved request that nobody carried out can still be.
-    pub unused: Duration,
     /// How many approvals of one agent may wait for people at once.
     pub max_pending_per_agent: u32,
 }
@@ -62,7 +60,6 @@ impl Default for IntakeSettings {
         Self {
             max_body_bytes: 8 * 1024 * 1024,
             max_waiting: 20_000,
-            unused: Duration::from_secs(15 * 60),
             max_pending_per_agent: 64,
         }
     }

@@ -251,16 +251,16 @@ fn judge(
         Payload::Whole(bytes) => Body::Whole(bytes),
     };
     let decision = force.bundle.policy.decide(&Subject { head: *head, body });
+    let (allowed, recorded) = (decision.then.passes(), decision.recorded());
     let rule = decision.rule;
-    let allowed = decision.then == Then::Allow;
     let verdict = match decision.then {
         Then::Deny => Verdict::Deny { rule },
         Then::Unnamed => Verdict::Unnamed,
-        Then::Allow => {
+        Then::Allow | Then::Observe => {
             key_agrees(force, head, &decision.credentials, found)?;
             Verdict::Allow {
                 rule,
-                per_request: found.is_some_and(|credential| !credential.leasable),
+                per_request: recorded || found.is_some_and(|credential| !credential.leasable),
             }
         }
         Then::Approve => {

@@ -4,7 +4,6 @@ use std::io::Read as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use countersign_policy::Then;
 use countersign_policy::fixtures::{Report, run_fixtures};
 use countersign_proto::v1;
 use serde::Serialize;
@@ -173,22 +172,13 @@ fn test(text: &str, file: &Path, show: &Show) -> Done {
 fn tested(report: Report) -> Tested {
     let ok = report.passed();
     let test = |outcome: countersign_policy::fixtures::Outcome| Test {
-        decision: then(outcome.then),
+        decision: outcome.then.word(),
         name: outcome.name,
         line: outcome.line,
         rule: outcome.rule,
         failure: outcome.failure,
     };
     Tested { ok, tests: report.outcomes.into_iter().map(test).collect() }
-}
-
-fn then(then: Then) -> &'static str {
-    match then {
-        Then::Allow => "allow",
-        Then::Approve => "approve",
-        Then::Deny => "deny",
-        Then::Unnamed => "refuse",
-    }
 }
 
 /// Every mistake in a policy, one a line.

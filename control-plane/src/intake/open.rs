@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_gate::{Class, Held, Request, Verdict, classify};
-use countersign_policy::{Body, Decision, Head, Policy, Subject, Then};
+use countersign_policy::{self as policy, Body, Decision, Head, Policy, Subject, Then};
 use countersign_proto::v1;
 
 use super::announced::{Announced, Caller, Invalid, Said, request_id};
@@ -13,12 +13,10 @@ use super::{Rooms, actor, shown};
 use crate::cluster::ProposeError;
 use crate::sign::{Place, leasable};
 use crate::state::{
-    Actor, ApprovalId, Command, Credential, Event, Millis, Open, Refused, Requirement,
+    Actor, ApprovalId, Command, Credential, Escalation, Event, Millis, Open, Panel, Proof, Refused,
+    Requirement, Strength,
 };
 use v1::SettledReason as Reason;
-
-/// For so long a denial stands for the same intent.
-const COOL_DOWN: Duration = Duration::from_secs(10 * 60);
 
 /// What became of an announcement.
 pub(super) enum Opening {
@@ -126,11 +124,11 @@ fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
         credentials,
         shown: shown::of(held.request(), ticket.intent_digest, body_sha256, decision.uninspectable),
         expires_ms: millis(decision.expires),
-        unused_ms: millis(rooms.settings.unused),
-        cool_down_ms: millis(COOL_DOWN),
-        remind_ms: None,
+        unused_ms: millis(decision.unused),
+        cool_down_ms: millis(decision.cool_down),
+        remind_ms: decision.remind.map(millis),
         most_pending: rooms.settings.max_pending_per_agent,
-        observed: Vec::new(),
+        observed: decision.observed,
         hold_ms: circumstances.hold_ms,
         traceparent,
     }))
@@ -163,7 +161,7 @@ fn agrees_with_plan(
     let Some(credential) = credential.filter(|credential| credential.active) else {
         return Err(No::Policy("the credential is not known, or was revoked".into()));
     };
-    if matches!(decision.then, Then::Allow | Then::Approve)
+    if matches!(decision.then, Then::Allow | Then::Approve | Then::Observe)
         && !decision.credentials.contains(&credential.name)
     {
         return Err(No::Policy(format!(
@@ -203,9 +201,10 @@ fn verdict(
         None => No::Policy(format!("rule \"{rule}\" {verb} it")),
     };
     let verdict = match decision.then {
-        Then::Allow => {
+        Then::Allow | Then::Observe => {
             let leased = |c: &Credential| leasable(c, policy.credential_use(&c.name));
-            let per_request = credential.is_some_and(|credential| !leased(credential));
+            let per_request =
+                decision.recorded() || credential.is_some_and(|credential| !leased(credential));
             if !per_request {
                 return Err(No::Mismatch(
                     "the policy allows it and its key is leased: nothing is held for it".into(),
@@ -217,7 +216,7 @@ fn verdict(
         Then::Deny => return Err(refused("denies")),
         Then::Unnamed => return Err(No::Policy("no rule names it".into())),
     };
-    if said.rule != decision.rule || said.allowed != (decision.then == Then::Allow) {
+    if said.rule != decision.rule || said.allowed != decision.then.passes() {
         return Err(No::Mismatch(
             "the edge and the control plane judge it by different rules".into(),
         ));
@@ -313,11 +312,27 @@ fn settled(reason: Reason, detail: impl Into<String>) -> Opening {
     Opening::Settled { approval: None, reason, detail: detail.into() }
 }
 
-fn requirement(requirement: countersign_policy::Requirement) -> Requirement {
-    let countersign_policy::Requirement { rule, approvers, quorum } = requirement;
+fn requirement(requirement: policy::Requirement) -> Requirement {
+    let panel = |panel: policy::Panel| Panel { of: panel.of, quorum: panel.quorum };
+    let step = |step: policy::Escalation| Escalation { after_ms: millis(step.after), to: step.to };
     Requirement {
-        panels: vec![crate::state::Panel { of: approvers, quorum }],
-        ..Requirement::of(&rule, &[], 1)
+        rule: requirement.rule,
+        panels: requirement.panels.into_iter().map(panel).collect(),
+        strength: match requirement.strength {
+            policy::Strength::L0 => Strength::L0,
+            policy::Strength::L1 => Strength::L1,
+            policy::Strength::L2 => Strength::L2,
+            policy::Strength::L3 => Strength::L3,
+        },
+        proof: match requirement.proof {
+            policy::Proof::None => Proof::None,
+            policy::Proof::Shared => Proof::Shared,
+            policy::Proof::Transferable => Proof::Transferable,
+        },
+        owner_may_approve: requirement.owner_may_approve,
+        escalations: requirement.escalations.into_iter().map(step).collect(),
+        break_glass: requirement.break_glass,
+        critical: requirement.critical,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The policy: compiled before it is committed, shown, explained.
 
 use countersign_gate::{Destination, Scheme};
-use countersign_policy::{Body, Diagnostic, Explained, Head, Match, Policy, Subject, Then};
+use countersign_policy::{Body, Diagnostic, Explained, Head, Match, Policy, Subject};
 use countersign_proto::v1;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
@@ -108,12 +108,8 @@ pub(super) async fn explain(
         headers: &headers,
     };
     let explanation = policy.explain(&Subject { head, body: Body::Whole(&request.body) });
-    let decision = match explanation.decision.then {
-        Then::Unnamed => "refuse",
-        then => word(then),
-    };
     Ok(v1::ExplainPolicyResponse {
-        decision: decision.into(),
+        decision: explanation.decision.then.word().into(),
         rule: explanation.decision.rule,
         rules: explanation.rules.into_iter().chain(explanation.missed).map(explained).collect(),
         policy_version,
@@ -224,16 +220,7 @@ fn explained(rule: Explained) -> v1::RuleExplanation {
     v1::RuleExplanation {
         rule: rule.rule,
         matched: matched.into(),
-        then: word(rule.then).into(),
+        then: rule.then.word().into(),
         why: rule.why,
-    }
-}
-
-fn word(then: Then) -> &'static str {
-    match then {
-        Then::Allow => "allow",
-        Then::Approve => "approve",
-        Then::Deny => "deny",
-        Then::Unnamed => "refuse",
     }
 }

@@ -211,6 +211,29 @@ async fn a_request_whose_key_is_leased_is_not_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_observed_is_opened_though_its_key_is_leased_and_nobody_is_asked() {
+    let world = World::new().await;
+    let watch = "[[rule]]\nname = \"watch\"\nhost = \"api.prices.example\"\npath = \"/v1\"\nthen = \"observe\"\n\
+                 approvers = [\"finance\"]\n";
+    world.set_policy(&format!("{POLICY}{watch}")).await;
+    let (process, mut session) = attached(&world).await;
+    let slot = Slot::Header {
+        name: "x-api-key".parse().unwrap(),
+        before: String::new(),
+        after: String::new(),
+    };
+    let plan = Injection { credential: "cred-prices".into(), version: 1, slot };
+    let prices = request(Method::GET, "api.prices.example:443", "/v1", Bytes::new(), Some(plan));
+    let held = process.hold(prices, allow_per_request("watch"), session.version());
+    let (mut head, pieces) = announcement(&held);
+    head.rule = "watch".into();
+    say(&mut session, head, pieces).await;
+    assert_eq!(session.opened().await, None);
+    session.decision().await;
+    assert_eq!((world.approvals(), world.recorded("request.open")), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_judged_by_an_older_policy_is_asked_for_again_after_the_new_bundle() {
     let world = World::new().await;
     let (process, mut session) = attached(&world).await;

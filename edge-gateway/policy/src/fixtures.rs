@@ -8,7 +8,7 @@
 //! url = "https://api.stripe.com/v1/refunds"
 //! headers = { content-type = "application/x-www-form-urlencoded" }
 //! body = "amount=10000"               # default: none
-//! expect = "approve"                  # allow, approve, deny, or refuse where no rule lets it through
+//! expect = "approve"                  # allow, observe, approve, deny, or refuse where no rule lets it through
 //! rule = "large refunds"              # default: any
 //! ```
 
@@ -19,7 +19,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use toml_edit::TableLike;
 
 use crate::diagnostic::{Diagnostic, Mistakes};
-use crate::parse::{self, Fields};
+use crate::fields::Fields;
+use crate::parse;
 use crate::policy::Policy;
 use crate::rules::Methods;
 use crate::{Body, Decision, Head, Subject, Then, target};
@@ -82,6 +83,7 @@ enum Expect {
     Allow,
     Approve,
     Deny,
+    Observe,
     /// Denied, or not named by any rule, or not a clear target.
     Refuse,
 }
@@ -92,6 +94,7 @@ impl Expect {
             Self::Allow => "allow",
             Self::Approve => "approve",
             Self::Deny => "deny",
+            Self::Observe => "observe",
             Self::Refuse => "refuse",
         }
     }
@@ -132,6 +135,7 @@ impl Fixture {
             (Expect::Allow, Then::Allow)
                 | (Expect::Approve, Then::Approve)
                 | (Expect::Deny, Then::Deny)
+                | (Expect::Observe, Then::Observe)
                 | (Expect::Refuse, Then::Deny | Then::Unnamed)
         );
         let named = self.rule.as_deref().is_none_or(|wanted| wanted == rule);
@@ -140,10 +144,8 @@ impl Fixture {
         }
         let found = match (then, refused) {
             (_, Some(why)) => format!("refuse, because of {why}"),
-            (Then::Allow, None) => format!("allow, by {rule:?}"),
-            (Then::Approve, None) => format!("approve, by {rule:?}"),
-            (Then::Deny, None) => format!("deny, by {rule:?}"),
             (Then::Unnamed, None) => "refuse, because no rule names it".to_owned(),
+            (then, None) => format!("{}, by {rule:?}", then.word()),
         };
         let by = self.rule.as_ref().map(|rule| format!(", by {rule:?}")).unwrap_or_default();
         Some(format!("expected {}{by}; it is {found}", self.expect.word()))
@@ -187,25 +189,9 @@ pub(crate) fn read(
     };
     let headers = headers(&mut fields);
     let body = fields.text("body").map(|(body, _)| body).unwrap_or_default();
-    let expect = match fields.text("expect") {
-        None => {
-            fields.missing("expect", "write \"allow\", \"approve\", \"deny\" or \"refuse\"");
-            None
-        }
-        Some((text, span)) => {
-            let words = [Expect::Allow, Expect::Approve, Expect::Deny, Expect::Refuse];
-            let expect = words.into_iter().find(|expect| expect.word() == text);
-            if expect.is_none() {
-                fields.wrong(
-                    span,
-                    format!(
-                        "`expect` is \"allow\", \"approve\", \"deny\" or \"refuse\", not {text:?}"
-                    ),
-                );
-            }
-            expect
-        }
-    };
+    let words = [Expect::Allow, Expect::Observe, Expect::Approve, Expect::Deny, Expect::Refuse];
+    let expect = fields.word("expect", &words.map(|expect| (expect.word(), expect)));
+    fields.missing("expect", "write \"allow\", \"observe\", \"approve\", \"deny\" or \"refuse\"");
     let rule = fields.text("rule").map(|(rule, _)| rule);
     fields.refuse_others("a test");
 

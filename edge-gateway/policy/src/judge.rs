@@ -11,7 +11,7 @@ use crate::query::{Found, Pairs};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Clarity};
 use crate::truth::Truth;
-use crate::{Body, Head, Subject, Then};
+use crate::{Body, Head, Subject};
 
 /// A request, and what has been worked out about it so far: nothing is computed that no rule asks for.
 pub(crate) struct Case<'a> {
@@ -189,7 +189,7 @@ impl<'a> Case<'a> {
             Clarity::EncodedSlash if !rule.allow_encoded_slash => Truth::undecidable(
                 "the path has an encoded slash and the rule has no `allow_encoded_slash`",
             ),
-            Clarity::EncodedSlash if rule.then == Then::Allow => pattern.matches(self.written()),
+            Clarity::EncodedSlash if rule.then.passes() => pattern.matches(self.written()),
             Clarity::EncodedSlash => pattern.matches(self.written()).or(|| {
                 pattern.matches(self.opened.get_or_init(|| Segments::opened(self.head.path)))
             }),

@@ -6,12 +6,12 @@
 //!                                  └─ explain(subject) ─▶ Explanation
 //! ```
 //!
-//! Every rule that matches counts, and the strictest wins: deny, then approve, then allow. What no rule names is
-//! [`Then::Unnamed`], which is a no. So order never matters, and adding a deny rule can never open anything.
+//! Every rule that matches counts, and the strictest wins: deny, then approve, then observe, then allow. What no rule
+//! names is [`Then::Unnamed`], which is a no. So order never matters, and adding a deny rule can never open anything.
 //!
 //! Conditions have three values. What cannot be determined (a body that does not decode, a name that is there
-//! twice, a path that loose servers take for another) never makes an allow rule match and always makes an approve
-//! or a deny rule match.
+//! twice, a path that loose servers take for another) never makes an allow or an observe rule let anything through,
+//! and always makes an approve or a deny rule match.
 //!
 //! # The file
 //!
@@ -26,19 +26,40 @@
 //! path = "/v1/refunds"                # {name} is one segment, {name...} at the end the rest; absent: any
 //! query = { expand = "charge" }       # each name once, with this value
 //! when = "body.form.amount >= 10000"  # CEL, see below
-//! then = "approve"                    # allow, approve, deny
+//! then = "approve"                    # allow, observe, approve, deny
 //! credential = "stripe"               # whose key is put in; not in a deny rule
-//! approvers = ["finance"]             # groups or principals, only in an approve rule; absent: who may approve
-//! quorum = 2                          # how many people, 1 if absent
-//! expires = "15m"                     # how long it can be answered, up to 7d
 //! hold = "50s"                        # how long the connection is kept open, up to 280s
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
+//!
+//! # Only in an approve rule, and in an observe rule for what it would be as one. Who is asked:
+//! approvers = ["finance"]             # groups or principals; absent: whoever may approve
+//! quorum = 2                          # how many people, 1 if absent
+//! panels = [                          # instead of these two: several groups, all have to agree, nobody counts twice
+//!     { of = ["security"], quorum = 1 },
+//!     { of = ["finance"] },
+//! ]
+//! owner_may_approve = false           # whether the agent's owner counts as others do
+//! escalate = [{ after = "10m", to = ["oncall"] }]   # who may answer as well from then on, for every panel
+//! break_glass = ["security-leads"]    # one of these may approve alone, with a reason
+//! # What their votes have to be:
+//! strength = "L1"                     # L0 text or reaction, L1 button of a linked account, L2 session, L3 passkey
+//! proof = "none"                      # what a vote carries to check it by: none, shared, transferable
+//! critical = false                    # no grants, no break_glass, strength at least (and if absent) L2
+//! # For how long:
+//! expires = "15m"                     # it can be answered, up to 7d
+//! remind = "5m"                       # before that, they are reminded; absent: they are not
+//! unused = "15m"                      # it can be used once it is approved, up to 24h
+//! cool_down = "10m"                   # a denial answers the same request again, 0s to 24h
 //! ```
 //!
-//! Several approve rules may match: each one's quorum has to be met, and the shortest times count. Fixtures stand in
-//! the same file, see [`fixtures`].
+//! Several approve rules may match: each one's panels have to be met, the shortest `expires`, `hold` and `unused` count,
+//! and the longest `cool_down` and `remind`. Fixtures stand in the same file, see [`fixtures`].
+//!
+//! An observe rule lets through what an allow rule in its place would, one request at a time, so that each leaves a record
+//! with the rule's name. What could be its request leaves one as well, by whatever rule it passes. So a rule that will ask
+//! people is tried out first. Where nothing can be recorded, what is observed does not pass.
 //!
 //! # Conditions
 //!
@@ -76,9 +97,12 @@ use http::{HeaderMap, Method};
 
 mod judge;
 mod policy;
+mod requirement;
 mod truth;
 
+mod asking;
 mod diagnostic;
+mod fields;
 mod parse;
 mod rules;
 
@@ -96,6 +120,7 @@ pub mod fixtures;
 
 pub use diagnostic::Diagnostic;
 pub use policy::Policy;
+pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 
 /// A request before its body. `path` and `query` are as they would leave, with the hole where a key goes.
 #[derive(Clone, Copy, Debug)]
@@ -133,8 +158,28 @@ pub enum Then {
     /// People decide.
     Approve,
     Deny,
+    /// It passes, and leaves a record.
+    Observe,
     /// No rule names it: refused. Never what a rule asks for.
     Unnamed,
+}
+
+impl Then {
+    /// As policies write it; `refuse` for what no rule names.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+            Self::Observe => "observe",
+            Self::Unnamed => "refuse",
+        }
+    }
+
+    /// Whether a request leaves without anybody being asked.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Allow | Self::Observe)
+    }
 }
 
 /// What the rules say of a request: what those of the strictest kind that matched say together.
@@ -143,30 +188,37 @@ pub struct Decision {
     pub then: Then,
     /// The first by name of the rules that decided; empty when [`Then::Unnamed`].
     pub rule: String,
-    /// The credentials that the deciding rules name, each once, by name.
+    /// The credentials that the deciding rules name, each once, by name; beside an observe rule that decides, those of
+    /// the allow rules that match as well.
     pub credentials: Vec<String>,
-    /// Which of the deciding rules name each credential.
+    /// Which of these rules name each credential.
     pub credential_rules: BTreeMap<String, Vec<String>>,
-    /// One for each approve rule that decided, by the rule's name. All must be met.
+    /// One for each approve rule that decided, by the rule's name. All must be met. None from observe rules.
     pub requirements: Vec<Requirement>,
     /// How long an approval waits: the shortest of the deciding rules.
     pub expires: Duration,
     /// How long the edge holds the connection: the shortest of the deciding rules.
     pub hold: Duration,
+    /// How long an approved request that nobody used stays usable: the shortest of the deciding rules.
+    pub unused: Duration,
+    /// How long a denial answers the same intent again: the longest of the deciding rules.
+    pub cool_down: Duration,
+    /// Approvers are reminded when this much of `expires` is left: the longest of the deciding rules. May be as long
+    /// as `expires`, where that is another rule's.
+    pub remind: Option<Duration>,
     /// Whether something that a rule asked about could not be determined. Cards say so.
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.
     pub reason: Option<String>,
+    /// Every observe rule that matched or was undecidable, by name, whatever decided.
+    pub observed: Vec<String>,
 }
 
-/// What it takes to satisfy one approve rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    pub rule: String,
-    /// Groups or principals; `["*"]` is whoever may approve.
-    pub approvers: Vec<String>,
-    /// How many distinct people.
-    pub quorum: u32,
+impl Decision {
+    /// Whether a request that passes has to leave a record: it is opened one at a time, with its key or without one.
+    pub fn recorded(&self) -> bool {
+        !self.observed.is_empty()
+    }
 }
 
 /// What it takes to decide, once the head is known.
@@ -216,7 +268,7 @@ pub struct Explained {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     No,
-    /// Counts for approve and deny rules, and never for allow rules.
+    /// Counts for approve and deny rules, and never lets anything through; observe rules record it.
     Undecidable,
     Yes,
 }

@@ -12,9 +12,7 @@ use crate::path::{Marks, Pattern};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
-use crate::{
-    Body, Decision, Explained, Explanation, Head, Match, Need, Requirement, Subject, Then, Use,
-};
+use crate::{Body, Decision, Explained, Explanation, Head, Match, Need, Subject, Then, Use};
 
 /// A compiled policy. Share it in an `Arc`.
 #[derive(Debug, Default)]
@@ -72,7 +70,8 @@ impl Policy {
                         using.approve = true;
                         using.accept_edge_enforced &= rule.accept_edge_enforced;
                     }
-                    Then::Deny | Then::Unnamed => {}
+                    // A key that is observed is handed out one request at a time, whatever its class.
+                    Then::Deny | Then::Observe | Then::Unnamed => {}
                 }
             }
         }
@@ -112,7 +111,8 @@ impl Policy {
             Then::Deny => Need::Refuse,
             _ if unread => Need::Body,
             Then::Unnamed => Need::Refuse,
-            Then::Approve => Need::Body,
+            Then::Approve | Then::Observe => Need::Body,
+            Then::Allow if !verdict.observed.is_empty() => Need::Body,
             Then::Allow => {
                 let shared = |rule: &&Rule| {
                     let using = rule.credential.as_deref().map(|name| self.credential_use(name));
@@ -201,10 +201,11 @@ impl Policy {
         }
     }
 
-    /// Every group or principal that approve rules name; `*` is whoever may approve.
+    /// Every group or principal that approve rules name, also for later and in an emergency; `*` is whoever may
+    /// approve.
     pub fn approvers(&self) -> BTreeSet<String> {
         let asking = self.rules.iter().filter(|rule| rule.then == Then::Approve);
-        asking.flat_map(|rule| rule.approvers.iter().cloned()).collect()
+        asking.flat_map(|rule| rule.asks.names().cloned()).collect()
     }
 
     /// Every credential that rules name.
@@ -248,12 +249,22 @@ impl Policy {
 struct Verdict<'a> {
     then: Then,
     rules: Vec<&'a Rule>,
+    /// The allow rules that match, whatever decides.
+    allowing: Vec<&'a Rule>,
+    /// The observe rules that match, or may.
+    observed: Vec<&'a Rule>,
     uninspectable: bool,
 }
 
 impl Default for Verdict<'_> {
     fn default() -> Self {
-        Self { then: Then::Unnamed, rules: Vec::new(), uninspectable: false }
+        Self {
+            then: Then::Unnamed,
+            rules: Vec::new(),
+            allowing: Vec::new(),
+            observed: Vec::new(),
+            uninspectable: false,
+        }
     }
 }
 
@@ -263,10 +274,16 @@ impl<'a> Verdict<'a> {
             Truth::No => false,
             Truth::Undecidable(_) => {
                 self.uninspectable = true;
-                rule.then != Then::Allow
+                !rule.then.passes()
             }
             Truth::Yes => true,
         };
+        if rule.then == Then::Observe && *truth != Truth::No {
+            self.observed.push(rule);
+        }
+        if rule.then == Then::Allow && matches {
+            self.allowing.push(rule);
+        }
         if !matches || strictness(rule.then) < strictness(self.then) {
             return;
         }
@@ -282,27 +299,38 @@ impl<'a> Verdict<'a> {
         self.rules.sort_by(|a, b| a.name.cmp(&b.name));
         let deciding = self.rules.first();
         let mut credential_rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for rule in &self.rules {
+        // To observe a request never takes its key away.
+        let also = if self.then == Then::Observe { self.allowing.as_slice() } else { &[] };
+        for rule in self.rules.iter().chain(also) {
             if let Some(credential) = &rule.credential {
                 credential_rules.entry(credential.clone()).or_default().push(rule.name.clone());
             }
         }
-        let requirement = |rule: &&Rule| Requirement {
-            rule: rule.name.clone(),
-            approvers: rule.approvers.clone(),
-            quorum: rule.quorum,
-        };
+        for rules in credential_rules.values_mut() {
+            rules.sort();
+        }
+        let mut observed: Vec<String> =
+            self.observed.iter().map(|rule| rule.name.clone()).collect();
+        observed.sort();
+        let requirement = |rule: &&Rule| rule.asks.requirement(&rule.name);
         let asks = self.then == Then::Approve;
+        let shortest = |of: fn(&Rule) -> Duration| {
+            self.rules.iter().map(|rule| of(rule)).min().unwrap_or_default()
+        };
         Decision {
             then: self.then,
             rule: deciding.map(|rule| rule.name.clone()).unwrap_or_default(),
             credentials: credential_rules.keys().cloned().collect(),
             credential_rules,
             requirements: self.rules.iter().filter(|_| asks).map(requirement).collect(),
-            expires: self.rules.iter().map(|rule| rule.expires).min().unwrap_or(Duration::ZERO),
-            hold: self.rules.iter().map(|rule| rule.hold).min().unwrap_or(Duration::ZERO),
+            expires: shortest(|rule| rule.asks.expires),
+            hold: shortest(|rule| rule.hold),
+            unused: shortest(|rule| rule.asks.unused),
+            cool_down: self.rules.iter().map(|rule| rule.asks.cool_down).max().unwrap_or_default(),
+            remind: self.rules.iter().filter_map(|rule| rule.asks.remind).max(),
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
+            observed,
         }
     }
 }
@@ -311,7 +339,8 @@ fn strictness(then: Then) -> u8 {
     match then {
         Then::Unnamed => 0,
         Then::Allow => 1,
-        Then::Approve => 2,
-        Then::Deny => 3,
+        Then::Observe => 2,
+        Then::Approve => 3,
+        Then::Deny => 4,
     }
 }

@@ -6,6 +6,7 @@ use countersign_gate::{Destination, Scheme};
 use http::Method;
 
 use crate::Then;
+use crate::asking::Asking;
 use crate::path::Pattern;
 use crate::when::When;
 
@@ -25,9 +26,7 @@ pub(crate) struct Rule {
     pub(crate) query: Vec<(String, String)>,
     pub(crate) when: Option<When>,
     pub(crate) credential: Option<String>,
-    pub(crate) approvers: Vec<String>,
-    pub(crate) quorum: u32,
-    pub(crate) expires: Duration,
+    pub(crate) asks: Asking,
     pub(crate) hold: Duration,
     pub(crate) accept_edge_enforced: bool,
     pub(crate) allow_encoded_slash: bool,

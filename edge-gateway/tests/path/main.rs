@@ -14,6 +14,7 @@ mod failover;
 mod hold;
 mod keys;
 mod matrix;
+mod observed;
 mod outage;
 mod process;
 mod session;

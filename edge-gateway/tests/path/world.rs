@@ -82,6 +82,21 @@ host = "open.test"
 then = "allow"
 
 [[rule]]
+name = "watch things"
+host = "api.test"
+methods = ["GET"]
+path = "/things/watched"
+then = "observe"
+credential = "api"
+
+[[rule]]
+name = "watch what is open"
+host = "open.test"
+path = "/watched"
+when = "body.text.contains('secret')"
+then = "observe"
+
+[[rule]]
 name = "clone"
 host = "git.test"
 then = "allow"

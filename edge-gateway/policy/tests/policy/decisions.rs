@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_policy::{Match, Need, Policy, Requirement, Then, Use};
+use countersign_policy::{Match, Need, Panel, Policy, Proof, Requirement, Strength, Then, Use};
 
 use crate::support::{ask, policy};
 
@@ -93,8 +93,13 @@ fn every_approve_rule_that_matches_has_to_be_met() {
     assert_eq!(decision.credentials, ["github-admin"]);
     let requirement = |rule: &str, approvers: &[&str], quorum| Requirement {
         rule: rule.to_owned(),
-        approvers: approvers.iter().map(|name| (*name).to_owned()).collect(),
-        quorum,
+        panels: vec![Panel { of: approvers.iter().map(|&name| name.to_owned()).collect(), quorum }],
+        strength: Strength::L1,
+        proof: Proof::None,
+        owner_may_approve: false,
+        escalations: Vec::new(),
+        break_glass: Vec::new(),
+        critical: false,
     };
     assert_eq!(
         decision.requirements,
@@ -112,8 +117,7 @@ fn every_approve_rule_that_matches_has_to_be_met() {
 fn a_rule_without_approvers_asks_whoever_may_approve() {
     let rules = policy("[[rule]]\nname = \"r\"\nhost = \"a.example\"\nthen = \"approve\"");
     let decision = ask("GET", "https://a.example/").decide(&rules);
-    assert_eq!(decision.requirements[0].approvers, ["*"]);
-    assert_eq!(decision.requirements[0].quorum, 1);
+    assert_eq!(decision.requirements[0].panels, [Panel { of: vec!["*".to_owned()], quorum: 1 }]);
     assert_eq!(
         (decision.expires, decision.hold),
         (Duration::from_secs(900), Duration::from_secs(50))

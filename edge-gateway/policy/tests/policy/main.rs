@@ -1,10 +1,12 @@
 //! Policies as their authors write them, against requests as agents send them.
 
+mod asking;
 mod bodies;
 mod bypass;
 mod decisions;
 mod fixtures;
 mod mistakes;
+mod observing;
 mod properties;
 mod support;
 mod when;

@@ -23,7 +23,7 @@ fn rule() -> impl Strategy<Value = String> {
         "request.path.endsWith('send') || body.size > 3",
         "agent == 'bot' && request.method != 'POST'",
     ]));
-    let then = select(vec!["allow", "approve", "deny"]);
+    let then = select(vec!["allow", "observe", "approve", "deny"]);
     (host, methods, path, query, when, then).prop_map(|(host, methods, path, query, when, then)| {
         let mut text = format!("host = \"{host}\"\nthen = \"{then}\"\n");
         for (key, value) in [("methods", methods), ("query", query)] {
@@ -99,7 +99,7 @@ fn openness(then: Then) -> u8 {
     match then {
         Then::Deny | Then::Unnamed => 0,
         Then::Approve => 1,
-        Then::Allow => 2,
+        Then::Allow | Then::Observe => 2,
     }
 }
 
@@ -127,10 +127,29 @@ proptest! {
                 prop_assert!(openness(after.then) <= openness(before.then), "{before:?} {after:?}");
                 prop_assert!(before.then != Then::Deny || after.then == Then::Deny);
             } else {
-                prop_assert!(before.then == Then::Allow || after.then != Then::Allow);
+                prop_assert!(before.then.passes() || !after.then.passes());
                 prop_assert!(before.requirements.iter().all(|r| after.then == Then::Deny || after.requirements.contains(r)));
             }
         }
+    }
+
+    #[test]
+    fn adding_an_observe_rule_stops_nothing_and_opens_what_an_allow_rule_would(
+        rules in vec(rule(), 0..5).prop_map(numbered), added in rule(), request in request(),
+    ) {
+        let with = |then: &str| {
+            let rest = added.lines().filter(|line| !line.starts_with("then"));
+            let rest: String = rest.map(|line| format!("{line}\n")).collect();
+            let mut more = rules.clone();
+            more.push((99, format!("{rest}then = \"{then}\"\n")));
+            request.decide(&compile(&more))
+        };
+        let (before, after) = (request.decide(&compile(&rules)), with("observe"));
+        prop_assert_eq!(with("allow").then.passes(), after.then.passes());
+        prop_assert!(openness(after.then) >= openness(before.then));
+        prop_assert!(before.credentials.iter().all(|name| after.credentials.contains(name)));
+        prop_assert!(before.observed.iter().all(|name| after.observed.contains(name)));
+        prop_assert!(after.then != Then::Observe || after.recorded());
     }
 
     #[test]
@@ -145,7 +164,7 @@ proptest! {
         let streamed = policy.decide(&Subject { head: request.head(), body: Body::Streamed }).then;
         for body in &bodies {
             let whole = policy.decide(&Subject { head: request.head(), body: Body::Whole(body) }).then;
-            prop_assert!(streamed != Then::Allow || whole == Then::Allow);
+            prop_assert!(!streamed.passes() || whole.passes());
             match need {
                 Need::Nothing => prop_assert_eq!(whole, Then::Allow),
                 Need::Refuse => prop_assert!(matches!(whole, Then::Deny | Then::Unnamed)),
