@@ -35,6 +35,8 @@ pub struct Config {
     pub org_id: String,
     /// DNS names and addresses in the server certificate, beside localhost, 127.0.0.1, ::1 and the advertised ones.
     pub server_names: Vec<String>,
+    /// How many approvals of one agent may wait for people at once.
+    pub max_pending_per_agent: u32,
     /// Forgets what this node remembers of how far its peers' logs went: an operator's word that a rollback of theirs
     /// is meant. Said at one start (`--accept-rollback`), never in a file.
     pub accept_rollback: bool,
@@ -54,6 +56,7 @@ impl Default for Config {
             cluster: ClusterConfig::default(),
             org_id: "default".into(),
             server_names: Vec::new(),
+            max_pending_per_agent: 64,
             accept_rollback: false,
         }
     }
@@ -105,19 +108,26 @@ impl Config {
             cluster: cluster::read(&mut source),
             org_id: source.text("org").unwrap_or(default.org_id),
             server_names: source.texts("api.server_names"),
+            max_pending_per_agent: source
+                .number(MAX_PENDING, "must be a number of approvals, such as 64")
+                .unwrap_or(default.max_pending_per_agent),
             accept_rollback: false,
         };
         check_names(&mut source, &config);
+        if config.max_pending_per_agent == 0 {
+            source.mistake(MAX_PENDING, "must be at least 1");
+        }
         cluster::check(&mut source, &config);
         source.finish(config)
     }
 }
 
 /// Every key, and the variable that overrides it.
-pub const VARIABLES: [(&str, &str); 25] = [
+pub const VARIABLES: [(&str, &str); 26] = [
     ("api.advertise", "COUNTERSIGN_API_ADVERTISE"),
     ("api.listen", "COUNTERSIGN_API_LISTEN"),
     ("api.server_names", "COUNTERSIGN_SERVER_NAMES"),
+    (MAX_PENDING, "COUNTERSIGN_MAX_PENDING_PER_AGENT"),
     ("cluster.advertise", "COUNTERSIGN_CLUSTER_ADVERTISE"),
     ("cluster.begin", "COUNTERSIGN_CLUSTER_BEGIN"),
     ("cluster.election_ms", "COUNTERSIGN_CLUSTER_ELECTION_MS"),
@@ -141,6 +151,8 @@ pub const VARIABLES: [(&str, &str); 25] = [
     ("seal.provider", "COUNTERSIGN_SEAL_PROVIDER"),
     ("web.listen", "COUNTERSIGN_WEB_LISTEN"),
 ];
+
+const MAX_PENDING: &str = "approvals.max_pending_per_agent";
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))

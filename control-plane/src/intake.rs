@@ -57,11 +57,7 @@ pub struct IntakeSettings {
 
 impl Default for IntakeSettings {
     fn default() -> Self {
-        Self {
-            max_body_bytes: 8 * 1024 * 1024,
-            max_waiting: 20_000,
-            max_pending_per_agent: 64,
-        }
+        Self { max_body_bytes: 8 * 1024 * 1024, max_waiting: 20_000, max_pending_per_agent: 64 }
     }
 }
 

@@ -17,7 +17,7 @@ pub mod toxic;
 pub mod world;
 
 pub use origin::{Origin, Seen};
-pub use world::{Agent, Answer, Credential, World, eventually};
+pub use world::{Agent, Answer, Credential, Waiting, World, eventually};
 
 /// A real key as a test gives it to the vault: long, and unlike anything that occurs by chance.
 pub const REAL_KEY: &str = "ghp_R3alK3yThatNobodyButTheUpstreamSees00";

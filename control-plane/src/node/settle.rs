@@ -77,7 +77,9 @@ impl Node {
 
         let signer = Arc::new(Signer::open(house.witness.clone()).await?);
         let (cluster, vault) = (house.cluster.clone(), house.vault.clone());
-        let intake = Intake::new(cluster, vault, signer.clone(), IntakeSettings::default());
+        let max_pending_per_agent = self.config.max_pending_per_agent;
+        let settings = IntakeSettings { max_pending_per_agent, ..IntakeSettings::default() };
+        let intake = Intake::new(cluster, vault, signer.clone(), settings);
         house.tasks.spawn(count_approvals(self.clone(), house.clone()));
         self.open_gateway(&edge_ca_pem, Routes::new(intake.clone().into_service()).prepare())?;
         house.tasks.spawn(follow_edge_ca(self.clone(), house.clone(), events, edge_ca_pem));

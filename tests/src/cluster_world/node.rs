@@ -96,6 +96,7 @@ impl Node {
              [api]\nlisten = \"{api}\"\n\
              [gateway]\nlisten = \"{gateway}\"\nadvertise = \"{gateway_door}\"\n\
              [web]\nlisten = \"{web}\"\n\
+             [approvals]\nmax_pending_per_agent = 100000\n\
              [seal]\n{seal}\n\
              [cluster]\nname = \"{name}\"\nlisten = \"{cluster}\"\nadvertise = \"{cluster_door}\"\n\
              heartbeat_ms = {heartbeat}\nelection_ms = {election}\n{join}",

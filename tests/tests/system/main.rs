@@ -6,6 +6,7 @@ mod adversary;
 mod architecture;
 mod bad_input;
 mod crash;
+mod deciding;
 mod operator;
 mod real_components;
 mod request_path;
