@@ -18,6 +18,9 @@ pub(crate) struct Fields<'a, 'm, 't> {
     pub(crate) at: Option<Range<usize>>,
 }
 
+/// Tables, and where each stands.
+type Tables<'a> = Vec<(&'a dyn TableLike, Span)>;
+
 /// Where something stands, if that is known.
 pub(crate) type Span = Option<Range<usize>>;
 
@@ -225,9 +228,9 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
         &mut self,
         key: &'static str,
         form: &str,
-    ) -> Option<(Vec<(&'a dyn TableLike, Span)>, Span)> {
+    ) -> Option<(Tables<'a>, Span)> {
         let (item, span) = self.item(key)?;
-        let tables: Option<Vec<(&'a dyn TableLike, Span)>> = match item {
+        let tables: Option<Tables<'a>> = match item {
             Item::ArrayOfTables(tables) => {
                 Some(tables.iter().map(|table| (table as &dyn TableLike, table.span())).collect())
             }
@@ -255,7 +258,7 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
     }
 
     /// The tables of `[[key]]`.
-    pub(crate) fn tables(&mut self, key: &'static str) -> Vec<(&'a dyn TableLike, Span)> {
+    pub(crate) fn tables(&mut self, key: &'static str) -> Tables<'a> {
         let Some((item, span)) = self.item(key) else { return Vec::new() };
         if let Some(tables) = item.as_array_of_tables() {
             return tables.iter().map(|table| (table as &dyn TableLike, table.span())).collect();

@@ -116,6 +116,7 @@ mod query;
 pub mod target;
 mod when;
 
+pub mod analysis;
 pub mod fixtures;
 
 pub use diagnostic::Diagnostic;

@@ -9,14 +9,14 @@ use crate::target::{self, Clarity};
 use crate::truth::Truth;
 
 /// A path pattern: `/repos/{owner}/{repo}`, `/files/{rest...}`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
     pieces: Vec<Piece>,
     /// Whether it ends in `{name...}`.
     rest: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Piece {
     /// One segment, as it is written on the wire and as loose readers take it.
     Literal {
@@ -80,6 +80,27 @@ impl Pattern {
             Piece::Literal { loose, .. } => Some(loose.as_str()),
             Piece::One => None,
         }))
+    }
+
+    /// How many segments it has, without the rest.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// A literal segment: as it is written, and as loose readers take it.
+    pub(crate) fn literal(&self, at: usize) -> Option<(&str, &str)> {
+        match self.pieces.get(at)? {
+            Piece::Literal { wire, loose } => Some((wire, loose)),
+            Piece::One => None,
+        }
+    }
+
+    /// Whether a path that was one of this pattern's up to here still is with this segment, which is not empty.
+    pub(crate) fn goes_on(&self, at: usize, segment: &Segments<'_>) -> Truth {
+        match self.pieces.get(at) {
+            None => Truth::of(self.rest),
+            Some(piece) => each(std::slice::from_ref(piece), &segment.0),
+        }
     }
 
     /// Whether a path is one of this pattern's. Yes needs the very bytes of the pattern; what some servers treat
@@ -219,7 +240,7 @@ fn upper_hex(segment: &str) -> Cow<'_, str> {
 }
 
 /// Decoded once, without `;parameters` and outer spaces and dots, in lower case.
-fn loose(segment: &str) -> Cow<'_, str> {
+pub(crate) fn loose(segment: &str) -> Cow<'_, str> {
     let plain = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
     };

@@ -213,9 +213,19 @@ impl Policy {
         self.uses.keys().cloned().collect()
     }
 
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The rules whose host this is, by their number.
+    pub(crate) fn numbers(&self, host: &str, port: u16) -> Vec<usize> {
+        self.entries(host, port).map(|entry| entry.rule).collect()
+    }
+
     /// The rules whose host this is.
     fn naming(&self, destination: &Destination) -> impl Iterator<Item = &Rule> {
-        self.entries(destination).map(|entry| &self.rules[entry.rule])
+        let entries = self.entries(destination.host(), destination.port());
+        entries.map(|entry| &self.rules[entry.rule])
     }
 
     /// The rules whose host this is, without most of those that judging would say No to.
@@ -228,11 +238,12 @@ impl Policy {
             };
             method && entry.path.agree(path)
         };
-        self.entries(case.head.destination).filter(may_be).map(|entry| &self.rules[entry.rule])
+        let destination = case.head.destination;
+        let entries = self.entries(destination.host(), destination.port());
+        entries.filter(may_be).map(|entry| &self.rules[entry.rule])
     }
 
-    fn entries(&self, destination: &Destination) -> impl Iterator<Item = &Entry> {
-        let (host, port) = (destination.host(), destination.port());
+    fn entries(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
         let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
         let below = parents.filter_map(|parent| self.below.get(parent));
         self.exact
@@ -335,7 +346,7 @@ impl<'a> Verdict<'a> {
     }
 }
 
-fn strictness(then: Then) -> u8 {
+pub(crate) fn strictness(then: Then) -> u8 {
     match then {
         Then::Unnamed => 0,
         Then::Allow => 1,

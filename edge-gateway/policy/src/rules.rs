@@ -1,5 +1,6 @@
 //! A rule, once it is known to be well-formed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_gate::{Destination, Scheme};
@@ -31,6 +32,18 @@ pub(crate) struct Rule {
     pub(crate) accept_edge_enforced: bool,
     pub(crate) allow_encoded_slash: bool,
     pub(crate) reason: Option<String>,
+}
+
+impl Rule {
+    /// Which requests to its host it is about: rules that are about the same ones say the same here.
+    pub(crate) fn about(&self) -> String {
+        let sorted = |list: &Vec<String>| list.iter().cloned().collect::<BTreeSet<_>>();
+        let agents = self.agents.as_ref().map(sorted);
+        let query: BTreeSet<_> = self.query.iter().collect();
+        let when = self.when.as_ref().map(When::source);
+        let Self { methods, path, allow_encoded_slash, .. } = self;
+        format!("{agents:?} {methods:?} {path:?} {query:?} {when:?} {allow_encoded_slash}")
+    }
 }
 
 /// `api.example.com`, `*.example.com:8443`, `[2001:db8::1]`.
@@ -86,6 +99,20 @@ impl Methods {
 
     pub(crate) fn of(method: &Method) -> Option<Self> {
         Self::one(method.as_str())
+    }
+
+    /// Every set of them that is not empty, small ones first.
+    pub(crate) fn every() -> impl Iterator<Item = Self> {
+        let mut all: Vec<Self> = (1..1 << Self::KNOWN.len()).map(Self).collect();
+        all.sort_by_key(|methods| methods.0.count_ones());
+        all.into_iter()
+    }
+
+    /// The methods in it.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        let named =
+            move |(at, name): (usize, &'static str)| (self.0 >> at & 1 == 1).then_some(name);
+        Self::KNOWN.into_iter().enumerate().filter_map(named)
     }
 
     pub(crate) fn with(self, other: Self) -> Self {

@@ -23,6 +23,7 @@ use crate::truth::{Truth, Unknown};
 /// A compiled condition.
 #[derive(Debug)]
 pub(crate) struct When {
+    source: String,
     expression: Expression,
     uses: Uses,
 }
@@ -36,7 +37,12 @@ impl When {
         // The parser is generated code; what it cannot take is the author's to rewrite.
         catch_unwind(|| expression::compile(source))
             .unwrap_or_else(|_| Err(vec!["it cannot be compiled: write it more simply".to_owned()]))
-            .map(|(expression, uses)| Self { expression, uses })
+            .map(|(expression, uses)| Self { source: source.trim().to_owned(), expression, uses })
+    }
+
+    /// As its author wrote it.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the condition holds. Undecidable: what it looks at is not certain, or it cannot be evaluated.

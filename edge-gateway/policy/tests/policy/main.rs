@@ -1,5 +1,6 @@
 //! Policies as their authors write them, against requests as agents send them.
 
+mod analysis;
 mod asking;
 mod bodies;
 mod bypass;

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use crate::support::{Ask, ask};
 
 /// A rule, its name aside.
-fn rule() -> impl Strategy<Value = String> {
+pub(crate) fn rule() -> impl Strategy<Value = String> {
     let host =
         select(vec!["a.example", "*.example", "b.a.example", "*.a.example", "a.example:8443"]);
     let methods = option::of(select(vec!["[\"GET\"]", "[\"POST\"]", "[\"GET\", \"DELETE\"]"]));
@@ -36,7 +36,7 @@ fn rule() -> impl Strategy<Value = String> {
     })
 }
 
-fn request() -> impl Strategy<Value = Ask> {
+pub(crate) fn request() -> impl Strategy<Value = Ask> {
     let host = select(vec!["a.example", "b.a.example", "c.example", "a.example:8443", "example"]);
     let target = select(vec![
         "/",
@@ -84,7 +84,7 @@ fn request() -> impl Strategy<Value = Ask> {
 }
 
 /// Compiles rules, each named by its number.
-fn compile(rules: &[(usize, String)]) -> Policy {
+pub(crate) fn compile(rules: &[(usize, String)]) -> Policy {
     let rules = rules.iter().map(|(number, rule)| format!("[[rule]]\nname = \"{number}\"\n{rule}"));
     let text = format!("version = 1\n{}", rules.collect::<String>());
     Policy::compile(&text, "policy.toml").expect("generated rules are well-formed")

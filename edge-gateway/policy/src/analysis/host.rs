@@ -1,0 +1,284 @@
+//! The questions about one host.
+
+use super::asked::weaker;
+use super::set::Set;
+use super::solve::{Area, Budget, Clause, Spent, solve};
+use super::space::{PATH, Space};
+use super::{Example, Found, Kind, Witness};
+use crate::Then;
+use crate::rules::Rule;
+
+/// The rules of one policy that are about the host.
+pub(crate) struct Side<'a> {
+    pub(crate) rules: &'a [&'a Rule],
+    pub(crate) areas: &'a [Area],
+    /// Which requests each rule is about.
+    about: Vec<String>,
+    /// Whether encoded slashes are let in.
+    slashed: bool,
+}
+
+/// What has to hold of a request: all of it.
+#[derive(Clone)]
+struct Question<'a> {
+    domains: Vec<Set>,
+    clauses: Vec<Clause<'a>>,
+}
+
+impl<'a> Side<'a> {
+    pub(crate) fn of(rules: &'a [&'a Rule], areas: &'a [Area]) -> Self {
+        let slashed = rules.iter().any(|rule| rule.allow_encoded_slash);
+        Self { rules, areas, about: rules.iter().map(|rule| rule.about()).collect(), slashed }
+    }
+
+    pub(crate) fn those<F: Fn(&Rule) -> bool>(
+        &self,
+        which: F,
+    ) -> impl Iterator<Item = (usize, &'a Rule)> + use<'a, F> {
+        self.rules.iter().copied().enumerate().filter(move |(_, rule)| which(rule))
+    }
+
+    /// Whether a rule of this kind is about the same requests as that rule of another side.
+    fn same(&self, other: &Self, rule: usize, which: impl Fn(&Rule) -> bool) -> bool {
+        self.those(which).any(|(mine, _)| self.about[mine] == other.about[rule])
+    }
+
+    /// That none of these rules matches, or may.
+    pub(crate) fn none<F: Fn(&Rule) -> bool>(
+        &self,
+        which: F,
+    ) -> impl Iterator<Item = Clause<'a>> + use<'a, F> {
+        let areas = self.areas;
+        self.those(which).map(|(rule, _)| Clause::No(&areas[rule]))
+    }
+
+    /// That none of these rules matches for certain.
+    fn none_certainly<F: Fn(&Rule) -> bool>(
+        &self,
+        which: F,
+    ) -> impl Iterator<Item = Clause<'a>> + use<'a, F> {
+        let areas = self.areas;
+        self.those(which).map(|(rule, _)| Clause::NotYes(&areas[rule]))
+    }
+}
+
+impl<'a> Question<'a> {
+    fn about(space: &Space) -> Self {
+        Self { domains: space.whole(), clauses: Vec::new() }
+    }
+
+    /// That the rule matches for certain.
+    fn yes(mut self, area: &Area) -> Self {
+        area.iter().for_each(|literal| self.domains[literal.dimension].keep(&literal.yes));
+        self
+    }
+
+    /// That the rule matches, or may.
+    fn hit(mut self, area: &Area) -> Self {
+        area.iter().for_each(|literal| self.domains[literal.dimension].keep(&literal.hit));
+        self
+    }
+
+    /// That the path is one of these.
+    fn on(mut self, paths: &Set) -> Self {
+        self.domains[PATH].keep(paths);
+        self
+    }
+
+    fn and(mut self, clauses: impl Iterator<Item = Clause<'a>>) -> Self {
+        self.clauses.extend(clauses);
+        self
+    }
+
+    fn possible(&self) -> bool {
+        !self.domains.iter().any(Set::is_empty)
+    }
+
+    fn answer(self, budget: &mut Budget) -> Result<Option<Vec<Set>>, Spent> {
+        solve(self.domains, self.clauses, budget)
+    }
+}
+
+fn passes(rule: &Rule) -> bool {
+    rule.then.passes()
+}
+
+fn asks(rule: &Rule) -> bool {
+    rule.then == Then::Approve
+}
+
+fn denies(rule: &Rule) -> bool {
+    rule.then == Then::Deny
+}
+
+fn strict(rule: &Rule) -> bool {
+    asks(rule) || denies(rule)
+}
+
+/// Adds what is opened on this host.
+///
+/// # Errors
+/// [`Spent`] when not everything was asked.
+pub(crate) fn compare(
+    host: &Example,
+    was: &[&Rule],
+    is: &[&Rule],
+    found: &mut Found,
+    budget: &mut Budget,
+) -> Result<(), Spent> {
+    let all: Vec<&Rule> = was.iter().chain(is).copied().collect();
+    let slashed = is.iter().any(|rule| rule.allow_encoded_slash);
+    let (space, areas) = Space::of(&all, slashed, budget)?;
+    let (before, after) = areas.split_at(was.len());
+    let mut hearing = Hearing {
+        host,
+        old: Side::of(was, before),
+        new: Side::of(is, after),
+        slashes: Set::those(space.paths.len(), |at| space.paths[at].slash),
+        plain: Set::those(space.paths.len(), |at| !space.paths[at].slash),
+        space: &space,
+        found,
+        budget,
+    };
+    hearing.opened(Kind::Passes, passes, strict)?;
+    hearing.opened(Kind::Approvable, asks, denies)?;
+    hearing.keys(passes, strict)?;
+    hearing.keys(asks, denies)?;
+    hearing.weaker()
+}
+
+struct Hearing<'a> {
+    host: &'a Example,
+    space: &'a Space,
+    old: Side<'a>,
+    new: Side<'a>,
+    slashes: Set,
+    plain: Set,
+    found: &'a mut Found,
+    budget: &'a mut Budget,
+}
+
+impl<'a> Hearing<'a> {
+    /// Requests that the old policy let in at all.
+    fn known(&self) -> Question<'a> {
+        let question = Question::about(self.space);
+        if self.old.slashed { question } else { question.on(&self.plain) }
+    }
+
+    fn ask(
+        &mut self,
+        question: Question<'a>,
+        kind: Kind,
+        now: &Rule,
+        was: Option<&Rule>,
+        unclear: bool,
+        how: Vec<String>,
+    ) -> Result<(), Spent> {
+        if let Some(answer) = question.answer(self.budget)? {
+            let witness = Witness::of(self.space, self.host, &answer);
+            self.found.add(kind, now, was, unclear, how, witness);
+        }
+        Ok(())
+    }
+
+    /// What `opens` lets through now that it did not, because of a rule that is `shut`, or of none.
+    fn opened(
+        &mut self,
+        kind: Kind,
+        opens: fn(&Rule) -> bool,
+        shut: fn(&Rule) -> bool,
+    ) -> Result<(), Spent> {
+        for (index, rule) in self.new.those(opens) {
+            let areas = self.new.areas;
+            let area = &areas[index];
+            let matches = |question: Question<'a>| match rule.then.passes() {
+                true => question.yes(area),
+                false => question.hit(area),
+            };
+            let now = matches(Question::about(self.space)).and(self.new.none(shut));
+            let unclear = !self.old.slashed && self.new.slashed;
+            if unclear && self.found.news(kind, rule, None, true) {
+                self.ask(now.clone().on(&self.slashes), kind, rule, None, true, Vec::new())?;
+            }
+            let now = if self.old.slashed { now } else { now.on(&self.plain) };
+            for (other, before) in self.old.those(shut) {
+                self.budget.spend(4)?;
+                if !self.found.news(kind, rule, Some(before), false)
+                    || self.new.same(&self.old, other, shut)
+                {
+                    continue;
+                }
+                let both = matches(self.known()).hit(&self.old.areas[other]);
+                if both.possible() {
+                    let question = now.clone().hit(&self.old.areas[other]);
+                    self.ask(question, kind, rule, Some(before), false, Vec::new())?;
+                }
+            }
+            if self.found.news(kind, rule, None, false) && !self.old.same(&self.new, index, opens) {
+                let question = now.and(self.old.none(strict)).and(self.old.none_certainly(passes));
+                self.ask(question, kind, rule, None, false, Vec::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What gets a key now from a rule that `gives` it, and got none of that name.
+    fn keys(&mut self, gives: fn(&Rule) -> bool, shut: fn(&Rule) -> bool) -> Result<(), Spent> {
+        for (index, rule) in self.new.those(gives) {
+            let Some(credential) = &rule.credential else { continue };
+            let had = |old: &Rule| gives(old) && old.credential.as_ref() == Some(credential);
+            if self.old.same(&self.new, index, had) {
+                continue;
+            }
+            for (other, before) in self.old.those(gives) {
+                self.budget.spend(4)?;
+                if !self.found.news(Kind::Key, rule, Some(before), false) {
+                    continue;
+                }
+                let (now, then) = (&self.new.areas[index], &self.old.areas[other]);
+                let (question, none_had): (_, Vec<Clause<'a>>) = match rule.then.passes() {
+                    true => {
+                        (self.known().yes(now).yes(then), self.old.none_certainly(had).collect())
+                    }
+                    false => (self.known().hit(now).hit(then), self.old.none(had).collect()),
+                };
+                if question.possible() {
+                    let question = question
+                        .and(self.new.none(shut))
+                        .and(self.old.none(shut))
+                        .and(none_had.into_iter());
+                    let how = vec![format!("it takes the key {credential:?}")];
+                    self.ask(question, Kind::Key, rule, Some(before), false, how)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What people are asked about as before, and no rule asks as much any more as one did.
+    fn weaker(&mut self) -> Result<(), Spent> {
+        for (other, before) in self.old.those(asks) {
+            let as_much = |rule: &Rule| asks(rule) && weaker(rule, before).is_empty();
+            self.budget.spend(64 * self.new.rules.len() as u64)?;
+            if self.new.same(&self.old, other, as_much) {
+                continue;
+            }
+            let asking: Vec<Clause<'a>> = self.new.none(as_much).collect();
+            for (index, rule) in self.new.those(asks) {
+                if !self.found.news(Kind::Weaker, rule, Some(before), false) {
+                    continue;
+                }
+                let question = self.known().hit(&self.new.areas[index]).hit(&self.old.areas[other]);
+                let how = weaker(rule, before);
+                if question.possible() && !how.is_empty() {
+                    let question = question
+                        .and(self.new.none(denies))
+                        .and(self.old.none(denies))
+                        .and(asking.iter().copied());
+                    self.ask(question, Kind::Weaker, rule, Some(before), false, how)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
