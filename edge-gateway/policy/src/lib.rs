@@ -153,6 +153,9 @@ pub struct Decision {
     pub expires: Duration,
     /// How long the edge holds the connection: the shortest of the deciding rules.
     pub hold: Duration,
+    /// Whether the edge keeps the request when its client is gone, and sends it once it is approved: all of the deciding
+    /// rules say so, and they ask people.
+    pub park: bool,
     /// Whether something that a rule asked about could not be determined. Cards say so.
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.

@@ -177,13 +177,16 @@ fn rule(
     let quorum = fields.quorum();
     let expires = fields.duration("expires", LONGEST_EXPIRES);
     let hold = fields.duration("hold", LONGEST_HOLD);
+    let park = fields.flag("park");
     let credential = fields.name("credential");
     let accept_edge_enforced = fields.flag("accept_edge_enforced");
     let reason = fields.text("reason").map(|(text, _)| text);
     if let Some(then) = then.filter(|then| *then != Then::Approve) {
         let word = if then == Then::Allow { "allows" } else { "denies" };
-        fields
-            .misplaced(&["approvers", "quorum", "expires"], &format!("it {word}: nobody is asked"));
+        fields.misplaced(
+            &["approvers", "quorum", "expires", "park"],
+            &format!("it {word}: nobody is asked"),
+        );
     }
     if then == Some(Then::Deny) {
         fields.misplaced(
@@ -208,6 +211,7 @@ fn rule(
         quorum: quorum.unwrap_or(1),
         expires: expires.unwrap_or(EXPIRES),
         hold: hold.unwrap_or(HOLD),
+        park,
         accept_edge_enforced,
         allow_encoded_slash,
         reason,

@@ -301,6 +301,7 @@ impl<'a> Verdict<'a> {
             requirements: self.rules.iter().filter(|_| asks).map(requirement).collect(),
             expires: self.rules.iter().map(|rule| rule.expires).min().unwrap_or(Duration::ZERO),
             hold: self.rules.iter().map(|rule| rule.hold).min().unwrap_or(Duration::ZERO),
+            park: asks && self.rules.iter().all(|rule| rule.park),
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
         }

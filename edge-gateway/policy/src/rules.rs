@@ -29,6 +29,7 @@ pub(crate) struct Rule {
     pub(crate) quorum: u32,
     pub(crate) expires: Duration,
     pub(crate) hold: Duration,
+    pub(crate) park: bool,
     pub(crate) accept_edge_enforced: bool,
     pub(crate) allow_encoded_slash: bool,
     pub(crate) reason: Option<String>,
