@@ -7,9 +7,11 @@ mod architecture;
 mod bad_input;
 mod crash;
 mod operator;
+mod parking;
 mod real_components;
 mod request_path;
 mod secrets;
+mod waiting;
 
 /// Reads pass, what changes something is frozen, all with one credential.
 const POLICY: &str = r#"
