@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
-pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Word};
+pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Mcp, Word};
 pub(crate) use team::{Away, Change, Grant, Groups, Link, Owner, Unlink};
 pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
 
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Login(Login),
     /// Write the man pages into a directory
     Man(Man),
+    /// Serve an agent's model, over standard input and output, what it may know of its held requests (MCP)
+    Mcp(Mcp),
     /// The policy: which requests pass, which wait for a person, which never leave
     #[command(subcommand)]
     Policy(Policy),
@@ -253,6 +255,9 @@ pub(crate) enum Approval {
         /// Give up after this long, such as 10m
         #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
         timeout: Option<Duration>,
+        /// Ask the gateway, as the agent whose proxy URL this is; COUNTERSIGN_PROXY is taken where no token is known
+        #[arg(long, value_name = "http://NAME:TOKEN@HOST:PORT")]
+        proxy: Option<String>,
         #[command(flatten)]
         show: Show,
     },

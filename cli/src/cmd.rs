@@ -14,6 +14,7 @@ pub(crate) mod env;
 pub(crate) mod grant;
 pub(crate) mod login;
 pub(crate) mod manual;
+pub(crate) mod mcp;
 pub(crate) mod policy;
 pub(crate) mod seal;
 pub(crate) mod status;

@@ -7,6 +7,7 @@
 //! args       what can be typed                       cmd/*    a noun each: words in, one or two calls, words out
 //! context    which control plane, as whom            dev      a whole site in one process, on loopback
 //! client     the line to it                          demo     the story, played and checked
+//! gateway    an agent's line to its edge
 //! secret keep             in, and out                 site     what dev and demo start
 //! print progress failure  what is said
 //! ```
@@ -18,6 +19,7 @@ mod context;
 mod demo;
 mod dev;
 mod failure;
+mod gateway;
 mod keep;
 mod print;
 mod progress;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Args, Command};
+use crate::args::{Approval, Args, Command};
 use crate::context::Context;
 use crate::failure::{Done, Failure};
 
@@ -55,6 +57,12 @@ async fn run(args: Args) -> Done {
     };
     match args.command {
         Command::Agent(command) => cmd::agent::run(&context()?, command).await,
+        Command::Approval(Approval::Wait { id, timeout, proxy, show }) => {
+            match cmd::approval::waiting_as_agent(proxy, context)? {
+                Some(gateway) => cmd::approval::wait_as_agent(&gateway, &id, timeout, &show).await,
+                None => cmd::approval::wait(&context()?, id, timeout, &show).await,
+            }
+        }
         Command::Approval(command) => cmd::approval::run(&context()?, command).await,
         Command::Approver(command) => cmd::approver::run(&context()?, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,
@@ -70,6 +78,7 @@ async fn run(args: Args) -> Done {
         Command::Grant(command) => cmd::grant::run(&context()?, command).await,
         Command::Login(command) => cmd::login::run(command).await,
         Command::Man(command) => cmd::manual::man(&command),
+        Command::Mcp(command) => cmd::mcp::run(&command).await,
         Command::Policy(command) => cmd::policy::run(context, command).await,
         Command::Seal(command) => cmd::seal::run(&context()?, command).await,
         Command::Status(command) => cmd::status::run(&context()?, &command).await,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! AttachRequest ─ session ─┬─ spool ─ announced ─ open ─▶ Command::Open ─▶ Opened
-//!                          └─ (cancelled, receipt, alarm, lease)
+//!                          └─ (cancelled, receipt, alarm, lease, what agents ask about their approvals)
 //! Committed<Event> ─ session ─ look ─ release ─▶ Command::Claim ─▶ Committed<Claimed> ─ sign, seal ─▶ Decision
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! request's own bytes. Nothing is announced or signed before it is committed: what signs takes `&Committed<Event>`.
 
 mod announced;
+mod asked;
 mod fence;
 mod identity;
 mod lease;

@@ -24,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Badge;
+use crate::local;
 use crate::refuse::{Refusal, answer, whole};
-use crate::serve::{Entrance, Rooms, serve};
+use crate::rooms::Rooms;
+use crate::serve::{Entrance, serve};
 use crate::upstream::BoxBody;
 use crate::wait;
 
@@ -208,6 +210,7 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
 fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
     let Some(force) = rooms.control.in_force() else { return false };
     force.bundle.policy.names_host(destination)
+        || local::is(destination)
         || force.bundle.agent(badge).is_some_and(|agent| {
             rooms.hall.seats(&agent.id).stray(rooms.control.clock().boottime_ms())
         })

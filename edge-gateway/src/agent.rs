@@ -45,18 +45,26 @@ pub(crate) struct Hall {
 pub(crate) struct Seats {
     moving: Arc<Semaphore>,
     held: Arc<Semaphore>,
-    strays: Mutex<Strays>,
+    asking: Arc<Semaphore>,
+    /// Tunnels to hosts that no rule names.
+    strays: Mutex<Counted>,
+    /// Questions about approvals.
+    asked: Mutex<Counted>,
 }
 
-/// Tunnels to hosts that no rule names, in the minute that began on the boot-time clock at `since` (milliseconds).
+/// So many of something, in the minute that began on the boot-time clock at `since` (milliseconds).
 #[derive(Default)]
-struct Strays {
+struct Counted {
     since: u64,
     count: u32,
 }
 
 /// So many of them a minute.
 const STRAYS: u32 = 60;
+/// Questions about its own approvals that one agent may have waiting.
+const ASKING: usize = 16;
+/// And so many a minute, each of which makes the control plane read its state.
+const ASKED: u32 = 600;
 
 /// One request's seat; free again when dropped.
 pub(crate) struct Seat {
@@ -81,10 +89,24 @@ impl Hall {
         let fresh = Arc::new(Seats {
             moving: Arc::new(Semaphore::new(self.limits.max_in_flight_per_agent)),
             held: Arc::new(Semaphore::new(self.limits.max_held_per_agent)),
+            asking: Arc::new(Semaphore::new(ASKING)),
             strays: Mutex::default(),
+            asked: Mutex::default(),
         });
         seats.insert(agent_id.to_owned(), Arc::clone(&fresh));
         fresh
+    }
+}
+
+impl Counted {
+    /// Whether one more is within what a minute may have.
+    fn one_more(counted: &Mutex<Self>, now_ms: u64, most: u32) -> bool {
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= counted.since + 60_000 {
+            *counted = Self { since: now_ms, count: 0 };
+        }
+        counted.count = counted.count.saturating_add(1);
+        counted.count <= most
     }
 }
 
@@ -99,15 +121,19 @@ impl Seats {
         Self::take(&self.held, "requests waiting for approval")
     }
 
+    /// A seat for a question about approvals, counted by the boot-time clock.
+    pub(crate) fn asking(&self, now_ms: u64) -> Result<Seat, Refusal> {
+        const OF: &str = "questions about approvals";
+        if !Counted::one_more(&self.asked, now_ms, ASKED) {
+            return Err(Refusal::Overloaded { of: OF });
+        }
+        Self::take(&self.asking, OF)
+    }
+
     /// Counts a tunnel to a host that no rule names, by the boot-time clock; false when there were too many within the
     /// minute.
     pub(crate) fn stray(&self, now_ms: u64) -> bool {
-        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        if now_ms >= strays.since + 60_000 {
-            *strays = Strays { since: now_ms, count: 0 };
-        }
-        strays.count = strays.count.saturating_add(1);
-        strays.count <= STRAYS
+        Counted::one_more(&self.strays, now_ms, STRAYS)
     }
 
     fn take(seats: &Arc<Semaphore>, of: &'static str) -> Result<Seat, Refusal> {

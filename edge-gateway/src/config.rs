@@ -54,6 +54,10 @@ pub struct Limits {
     pub max_in_flight_per_agent: usize,
     /// Requests of one agent that wait for people at a time.
     pub max_held_per_agent: usize,
+    /// Requests that are kept without their client until they are approved, and answers to such; all together.
+    pub max_parked: usize,
+    /// Bytes of these, all together.
+    pub max_parked_bytes: usize,
     /// Connections of agents, all together.
     pub max_connections: usize,
 }
@@ -64,6 +68,8 @@ impl Default for Limits {
             max_held_body: 8 * 1024 * 1024,
             max_in_flight_per_agent: 256,
             max_held_per_agent: 256,
+            max_parked: 256,
+            max_parked_bytes: 64 * 1024 * 1024,
             max_connections: 20_000,
         }
     }
@@ -153,6 +159,8 @@ struct LimitsText {
     max_held_body: Option<usize>,
     max_in_flight_per_agent: Option<usize>,
     max_held_per_agent: Option<usize>,
+    max_parked: Option<usize>,
+    max_parked_bytes: Option<usize>,
     max_connections: Option<usize>,
 }
 
@@ -173,6 +181,8 @@ impl Text {
         number("LIMITS_MAX_HELD_BODY", &mut self.limits.max_held_body);
         number("LIMITS_MAX_IN_FLIGHT_PER_AGENT", &mut self.limits.max_in_flight_per_agent);
         number("LIMITS_MAX_HELD_PER_AGENT", &mut self.limits.max_held_per_agent);
+        number("LIMITS_MAX_PARKED", &mut self.limits.max_parked);
+        number("LIMITS_MAX_PARKED_BYTES", &mut self.limits.max_parked_bytes);
         number("LIMITS_MAX_CONNECTIONS", &mut self.limits.max_connections);
 
         let key = "CONTROL_PLANE_PASSTHROUGH_WHEN_DISCONNECTED";
@@ -263,6 +273,8 @@ impl Reading {
                 .limits
                 .max_held_per_agent
                 .unwrap_or(defaults.max_held_per_agent),
+            max_parked: text.limits.max_parked.unwrap_or(defaults.max_parked),
+            max_parked_bytes: text.limits.max_parked_bytes.unwrap_or(defaults.max_parked_bytes),
             max_connections: text.limits.max_connections.unwrap_or(defaults.max_connections),
         };
         Some(Config {

@@ -5,6 +5,7 @@
 //! followed by another: what is held is announced again, and what was not acknowledged is sent again. Every message
 //! is idempotent by its request id.
 
+mod asking;
 mod attaching;
 mod freshness;
 mod lease;
@@ -33,6 +34,7 @@ use crate::identity::Passport;
 use crate::telemetry::Metrics;
 use crate::unseal::{Incarnation, Sealed};
 
+pub(crate) use asking::{Approval, Standing};
 pub(crate) use lease::NotLeased;
 pub(crate) use opening::Opening;
 
@@ -53,6 +55,7 @@ pub(crate) struct Control {
     held: Mutex<HashMap<RequestId, Entry>>,
     settled: Mutex<opening::Settled>,
     leases: lease::Leases,
+    asks: asking::Asks,
     outbox: Mutex<VecDeque<Out>>,
     outbox_filled: Notify,
     metrics: Arc<Metrics>,
@@ -156,8 +159,13 @@ struct Entry {
 
 /// What waits to be sent.
 enum Out {
+    /// A question of an agent, by its id.
+    Ask(u64),
     Kept(Kept),
-    Lease { credential_id: String, agent_id: String },
+    Lease {
+        credential_id: String,
+        agent_id: String,
+    },
     Open(RequestId),
     Pong,
 }
@@ -204,6 +212,7 @@ impl Control {
             held: Mutex::default(),
             settled: Mutex::default(),
             leases: lease::Leases::default(),
+            asks: asking::Asks::default(),
             outbox: Mutex::default(),
             outbox_filled: Notify::new(),
             metrics,

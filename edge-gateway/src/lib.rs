@@ -10,6 +10,9 @@
 //! lib     Edge: start, ready, shutdown
 //! accept  listen, bounded connections, CONNECT, drain
 //! serve   THE STORY: one request, start to end
+//! judge   policy and keys → pass, hold, refuse; carry: what was released, out and back
+//! park    a held request that outlives its client; local: what an agent may know of its approvals
+//! rooms   everything that a request meets on its way
 //! agent   proxy credential → Agent; unknown is refused
 //! mitm    leaf certificate for the asked name, TLS on the agent's side
 //! freeze  what is frozen is what leaves, save the key
@@ -27,11 +30,16 @@ mod accept;
 mod serve;
 
 mod agent;
+mod carry;
 mod freeze;
 mod inject;
+mod judge;
+mod local;
 pub mod mitm;
+mod park;
 pub mod redact;
 mod refuse;
+mod rooms;
 mod tripwire;
 pub mod upstream;
 mod wait;
@@ -61,7 +69,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
-use crate::serve::Rooms;
+use crate::rooms::Rooms;
 use crate::telemetry::Metrics;
 use crate::upstream::{Resolve, SystemResolver};
 
@@ -143,6 +151,7 @@ impl Edge {
         upstream.forbidden.extend([proxy_addr].into_iter().chain(metrics_addr));
         let control =
             Control::start(gateway, identity, clock, Arc::clone(&metrics), detach.clone())?;
+        let shelf = Arc::new(park::Shelf::new(&limits, control.clock().clone()));
         let rooms = Arc::new(Rooms {
             authority,
             control,
@@ -150,6 +159,7 @@ impl Edge {
             hall: agent::Hall::new(limits),
             limits,
             metrics,
+            shelf,
             drain,
             carried: TaskTracker::new(),
         });

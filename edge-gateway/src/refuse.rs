@@ -1,6 +1,8 @@
 //! Every way to say no, and the only table of statuses. The texts are read by language models: what was not done,
 //! why, and what to do next.
 
+mod detail;
+
 use bytes::Bytes;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
@@ -9,6 +11,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
+use crate::local::result_of;
 use crate::upstream::BoxBody;
 
 pub(crate) const APPROVAL_ID: HeaderName = HeaderName::from_static("countersign-approval-id");
@@ -25,8 +28,10 @@ pub(crate) enum Refusal {
     AddressDenied {
         why: String,
     },
+    /// `kept`: what came of it is here, or will be.
     AlreadyExecuted {
         approval_id: Option<ApprovalId>,
+        kept: bool,
     },
     AmbiguousTarget {
         why: String,
@@ -42,9 +47,11 @@ pub(crate) enum Refusal {
     ApprovalExpired {
         approval_id: Option<ApprovalId>,
     },
+    /// `parked`: it is kept here, and sent once it is approved.
     ApprovalPending {
         approval_id: ApprovalId,
         request: String,
+        parked: bool,
     },
     BadRequest {
         why: String,
@@ -75,7 +82,19 @@ pub(crate) enum Refusal {
         credential: String,
         detail: String,
     },
+    /// Something other than to look at approvals was asked of ourselves.
+    LookOnly,
     MethodNotAllowed,
+    /// We have no result of this approval; `code` says how it stands.
+    NoResult {
+        approval_id: ApprovalId,
+        code: &'static str,
+        why: String,
+    },
+    /// None of this agent's.
+    NoSuchApproval,
+    /// We have no page of that name.
+    NothingHere,
     OutcomeUnknown {
         approval_id: Option<ApprovalId>,
     },
@@ -154,9 +173,17 @@ impl Refusal {
             Self::LeaseRefused { .. } => {
                 (S::FORBIDDEN, "credential_refused", "The key may not be used")
             }
+            Self::LookOnly => {
+                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Nothing is decided here")
+            }
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method_not_allowed", "Unknown method")
             }
+            Self::NoResult { code, .. } => (S::NOT_FOUND, code, "No result"),
+            Self::NoSuchApproval => {
+                (S::NOT_FOUND, "approval_not_found", "No such approval of yours")
+            }
+            Self::NothingHere => (S::NOT_FOUND, "not_found", "Nothing is here"),
             Self::OutcomeUnknown { .. } => {
                 (S::CONFLICT, "outcome_unknown", "It may or may not have happened")
             }
@@ -182,110 +209,17 @@ impl Refusal {
         self.row().1
     }
 
-    fn detail(&self) -> String {
-        match self {
-            Self::AddressDenied { why } => format!(
-                "Not sent: {why}. Requests to such addresses are never forwarded. Use a public host that the policy \
-                 names, or ask an operator to allow this network for the gateway."
-            ),
-            Self::AlreadyExecuted { .. } => "Not sent again: the approval for this request was already used by an \
-                 identical one, which was carried out. Do not repeat it; look at the result of the first."
-                .into(),
-            Self::AmbiguousTarget { why } => format!(
-                "Not sent: {why}, so that the gateway and the upstream could read two different requests. Send the \
-                 plain path, without encoded slashes, dot segments or doubled characters."
-            ),
-            Self::ApprovalCancelled { detail, .. } => {
-                format!("Not sent: the approval of this request was withdrawn{}. Do not repeat it.", after(detail))
-            }
-            Self::ApprovalDenied { detail, .. } => format!(
-                "Not sent: a person was asked and said no{}. Do not repeat this request; ask what to do instead.",
-                after(detail)
-            ),
-            Self::ApprovalExpired { .. } => "Not sent: nobody answered before the approval expired. Repeating the \
-                 request asks again; do so only if it is still wanted."
-                .into(),
-            Self::ApprovalPending { request, .. } => format!(
-                "Not sent yet: {request} waits for a person's approval. Repeat the identical request to keep waiting; \
-                 it attaches to the same approval. Do not change it: a changed request is a new one."
-            ),
-            Self::BadRequest { why } => format!("Not sent: {why}."),
-            Self::BodyTooLarge { limit } => format!(
-                "Not sent: the body is larger than {limit} bytes, which is the most that can be inspected or shown to \
-                 a person. Split the request, or send less."
-            ),
-            Self::BodyTooSlow => "Not sent: the body did not arrive whole within 30 seconds. Nothing was opened for \
-                 approval. Send it again."
-                .into(),
-            Self::ClockOff => "Not sent: the clock of this gateway and that of the control plane are more than 30 seconds \
-                 apart, so that it cannot be told whether an approval still holds. An operator has to set the clock \
-                 right; try again later."
-                .into(),
-            Self::ControlPlaneUnavailable => "Not sent: the control plane, which has the keys and the policy, cannot \
-                 be reached right now. Try again in a few seconds."
-                .into(),
-            Self::DestinationMismatch { why } => format!(
-                "Not sent: {why}. The host of CONNECT, of TLS and of the request itself must be one and the same."
-            ),
-            Self::Draining { .. } => "Not sent: this gateway is going down. Repeat the identical request: another one \
-                 takes it, and an approval that is open stays open."
-                .into(),
-            Self::Evicted => "Not sent: this gateway was evicted by an operator, and forwards nothing any more. Repeating \
-                 the request here changes nothing; ask an operator which gateway to use."
-                .into(),
-            Self::FakeKeyMisplaced { why } => format!(
-                "Not sent: {why}. A key belongs only in its own place of requests to its own host. This was reported. \
-                 Take the key out and send the request again."
-            ),
-            Self::FakeKeyMissing { credentials, why, .. } => format!(
-                "Not sent: {why}. Send the key that you were given for {} in its usual place.",
-                quoted(credentials)
-            ),
-            Self::LeaseRefused { credential, detail } => format!(
-                "Not sent: the control plane does not give out the key of \"{credential}\"{}. Ask an operator.",
-                after(detail)
-            ),
-            Self::MethodNotAllowed => "Not sent: only DELETE, GET, HEAD, OPTIONS, PATCH, POST and PUT, in capitals, \
-                 are forwarded."
-                .into(),
-            Self::OutcomeUnknown { .. } => "It was approved and sent, and then the connection was lost: it may or may \
-                 not have happened. It is never repeated by itself. Check at the upstream before you do anything else."
-                .into(),
-            Self::Overloaded { of } => {
-                format!("Not sent: there are too many {of} already. Wait for some of them to finish, then try again.")
-            }
-            Self::PolicyDenied { rule: Some(rule), detail } => format!(
-                "Not sent: rule \"{rule}\" of the policy does not allow it{}. Repeating it changes nothing; do \
-                 something that the policy allows, or ask an operator to change that rule.",
-                after(detail.as_deref().unwrap_or_default())
-            ),
-            Self::PolicyDenied { rule: None, detail } => format!(
-                "Not sent: no rule of the policy names this request{}, and what no rule names is refused. Repeating it \
-                 changes nothing; ask an operator to add a rule if it is needed.",
-                after(detail.as_deref().unwrap_or_default())
-            ),
-            Self::PolicyFailed => "Not sent: something went wrong while the policy was applied to this request, and what \
-                 cannot be judged is refused. Repeating it as it is changes nothing; report it to an operator."
-                .into(),
-            Self::ProxyCredential => "Not sent: the proxy needs the agent's name and token, as in \
-                 HTTPS_PROXY=http://NAME:TOKEN@HOST:PORT, and none that it knows was given."
-                .into(),
-            Self::Sealed => "Not sent: the vault is sealed, so no key can be used and nothing can be approved. An \
-                 operator has to unseal it; try again later."
-                .into(),
-            Self::UpstreamFailed { why } => format!("Not carried out: {why}. Try again later."),
-        }
-    }
-
     fn approval_id(&self) -> Option<&str> {
         match self {
-            Self::AlreadyExecuted { approval_id }
+            Self::AlreadyExecuted { approval_id, .. }
             | Self::ApprovalCancelled { approval_id, .. }
             | Self::ApprovalDenied { approval_id, .. }
             | Self::ApprovalExpired { approval_id }
             | Self::Draining { approval_id }
             | Self::OutcomeUnknown { approval_id } => approval_id.as_deref(),
-            Self::ApprovalPending { approval_id, .. } => Some(approval_id),
+            Self::ApprovalPending { approval_id, .. } | Self::NoResult { approval_id, .. } => {
+                Some(approval_id)
+            }
             _ => None,
         }
     }
@@ -297,6 +231,7 @@ impl Refusal {
             Self::ClockOff => Some(30),
             Self::ControlPlaneUnavailable => Some(5),
             Self::Draining { .. } => Some(2),
+            Self::NoResult { code: "result_pending", .. } => Some(5),
             Self::Overloaded { .. } => Some(1),
             Self::Sealed => Some(30),
             _ => None,
@@ -326,6 +261,14 @@ impl Refusal {
         if let Some(id) = self.approval_id() {
             problem["approval_id"] = id.into();
         }
+        if let Self::AlreadyExecuted { approval_id: Some(id), kept: true }
+        | Self::ApprovalPending { approval_id: id, parked: true, .. } = &self
+        {
+            problem["result"] = result_of(id).into();
+        }
+        if let Self::ApprovalPending { parked, .. } = &self {
+            problem["parked"] = (*parked).into();
+        }
         let mut response = answer(status, "application/problem+json", problem.to_string());
         let headers = response.headers_mut();
         if let Some(Ok(id)) = self.approval_id().map(HeaderValue::from_str) {
@@ -347,6 +290,10 @@ impl Refusal {
             Self::FakeKeyMissing { basic, .. } => {
                 let challenge = if basic { r#"Basic realm="countersign""# } else { "Bearer" };
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Self::LookOnly => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Self::MethodNotAllowed => {
                 headers.insert(
@@ -384,13 +331,4 @@ pub(crate) fn answer(
 /// A body that is all there.
 pub(crate) fn whole(bytes: Bytes) -> BoxBody {
     BoxBody::new(Full::new(bytes).map_err(|never| match never {}))
-}
-
-fn after(detail: &str) -> String {
-    let detail = detail.trim().trim_end_matches('.');
-    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
-}
-
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
 }

@@ -96,6 +96,7 @@ pub(crate) struct Metrics {
     pub(crate) seconds: Histogram,
     pub(crate) connections: IntGauge,
     pub(crate) held: IntGauge,
+    pub(crate) parked: IntGauge,
     pub(crate) attached: IntGauge,
     pub(crate) bundle_revision: IntGauge,
     pub(crate) leases: IntGauge,
@@ -104,6 +105,22 @@ pub(crate) struct Metrics {
     pub(crate) alarms: IntCounterVec,
     pub(crate) decisions_ignored: IntCounterVec,
     pub(crate) outbox_dropped: IntCounter,
+}
+
+/// Counts one of something for as long as it lives.
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    pub(crate) fn one(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -137,6 +154,10 @@ impl Metrics {
             seconds,
             connections: gauge("connections", "Open connections of agents.")?,
             held: gauge("held_requests", "Requests that wait for a decision.")?,
+            parked: gauge(
+                "parked_requests",
+                "Requests that wait for a decision without a client.",
+            )?,
             attached: gauge("attached", "Whether the session with the control plane is up.")?,
             bundle_revision: gauge("bundle_revision", "Revision of the bundle in force.")?,
             leases: gauge("leases", "Leased keys in memory.")?,

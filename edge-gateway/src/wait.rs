@@ -7,6 +7,7 @@ use bytes::Bytes;
 use countersign_gate::{
     Circumstances, Decision, Held, Judged, Outcome, Released, Signed, Unverified, Word, verify,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Answer, Away, Control, Opening, Reason, Receipt, RequestId, Why};
@@ -18,6 +19,8 @@ use crate::unseal::Sealed;
 pub(crate) const LONGEST: Duration = Duration::from_secs(280);
 /// Shorter holds would end before anybody could answer.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// How long a parked request waits before it is announced to a node again that could not take it.
+const ASK_AGAIN_MS: u64 = 2_000;
 /// How long past its hold a request waits to hear under which approval it is known.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -26,7 +29,11 @@ pub(crate) struct Waiting {
     pub(crate) held: Held,
     pub(crate) opening: Opening,
     pub(crate) why: Why,
+    /// The policy lets it outlive its client.
+    pub(crate) parks: bool,
     approval_id: Option<String>,
+    /// The same, for whoever looks on.
+    known: watch::Sender<Option<String>>,
 }
 
 /// How the wait ended, when it did not end in a no.
@@ -73,17 +80,29 @@ impl Waiting {
     ) -> Self {
         let held = judged.hold(circumstances, control.clock().boottime_ms());
         let opening = control.open(&held, &why);
-        Self { held, opening, why, approval_id: None }
+        let known = watch::Sender::new(None);
+        Self { held, opening, why, parks: false, approval_id: None, known }
+    }
+
+    /// Method and URL, as people are shown them.
+    pub(crate) fn described(&self) -> String {
+        let request = self.held.request();
+        format!("{} {}{}", request.method(), request.destination().authority(), request.path())
+    }
+
+    /// Under which approval it is known, once it is.
+    pub(crate) fn known(&self) -> watch::Receiver<Option<String>> {
+        self.known.subscribe()
     }
 
     /// Announces it anew as a newer policy judged it, under the same id and with the same deadline.
     pub(crate) fn again(self, judged: Judged, policy_version: u64, why: Why) -> Self {
-        let Self { held, mut opening, approval_id, .. } = self;
+        let Self { held, mut opening, parks, approval_id, known, .. } = self;
         let before = &held.ticket().circumstances;
         let began = held.deadline().saturating_sub(before.hold_ms);
         let held = judged.hold(Circumstances { policy_version, ..before.clone() }, began);
         opening.again(&held, &why);
-        Self { held, opening, why, approval_id }
+        Self { held, opening, why, parks, approval_id, known }
     }
 
     /// Waits until it is released, refused, given up, or to be judged again.
@@ -102,11 +121,18 @@ impl Waiting {
         // A decision that too few of those whom we trust have signed: who that is may change.
         let mut unproven: Option<(Signed, Vec<Sealed>)> = None;
         let mut reminded_epoch = 0;
+        // Boot-time clock: when to announce it again.
+        let mut again_at: Option<u64> = None;
         loop {
             let answer = tokio::select! {
                 answer = self.opening.answer() => answer,
                 Ok(()) = trust_changes.changed(), if unproven.is_some() => {
                     unproven.take().map(|(signed, sealed)| Answer::Signed { signed, sealed })
+                }
+                () = control.clock().reached(again_at.unwrap_or(deadline)), if again_at.is_some() => {
+                    again_at = None;
+                    self.opening.remind();
+                    continue;
                 }
                 () = control.clock().reached(deadline) => return Err(self.ran_out(control).await),
                 () = drain.cancelled() => {
@@ -117,9 +143,16 @@ impl Waiting {
             match answer {
                 None => return Err(Refusal::ControlPlaneUnavailable),
                 Some(Answer::Opened { approval_id }) => {
-                    self.approval_id = approval_id.or(self.approval_id)
+                    self.approval_id = approval_id.or(self.approval_id);
+                    self.known.send_replace(self.approval_id.clone());
                 }
                 Some(Answer::Reopen) => return Ok(Ended::Reopened(self)),
+                // Not now, says a node: nobody may be there to ask again, and people were asked already.
+                Some(Answer::Settled {
+                    reason: Reason::Overloaded | Reason::Unavailable, ..
+                }) if self.parks && self.approval_id.is_some() => {
+                    again_at = Some(control.clock().boottime_ms() + ASK_AGAIN_MS);
+                }
                 Some(Answer::Settled { reason, approval_id, detail }) => {
                     if reason == Reason::Evicted {
                         self.opening.given_up("the edge was evicted");
@@ -190,10 +223,13 @@ impl Waiting {
         }
         match (control.away(), self.approval_id) {
             (None, Some(approval_id)) => {
-                let (method, at) =
-                    (self.held.request().method(), self.held.request().destination().authority());
-                let request = format!("{method} {at}{}", self.held.request().path());
-                Refusal::ApprovalPending { approval_id, request }
+                let request = format!(
+                    "{} {}{}",
+                    self.held.request().method(),
+                    self.held.request().destination().authority(),
+                    self.held.request().path()
+                );
+                Refusal::ApprovalPending { approval_id, request, parked: false }
             }
             (away, _) => unreachable(away.unwrap_or(Away::Unreachable)),
         }
@@ -262,7 +298,7 @@ fn denied(word: Word, approval_id: Option<String>) -> Refusal {
 fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refusal {
     let rule = None;
     match reason {
-        Reason::AlreadyExecuted => Refusal::AlreadyExecuted { approval_id },
+        Reason::AlreadyExecuted => Refusal::AlreadyExecuted { approval_id, kept: false },
         Reason::Cancelled => Refusal::ApprovalCancelled { approval_id, detail },
         Reason::Evicted => Refusal::Evicted,
         Reason::Denied | Reason::Revoked => Refusal::ApprovalDenied { approval_id, detail },

@@ -38,6 +38,14 @@ pub(crate) enum EnvFormat {
     Json,
 }
 
+/// It needs what any tool of the agent needs, HTTPS_PROXY with the agent's token, and can decide nothing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Mcp {
+    /// The agent's proxy URL; else COUNTERSIGN_PROXY, else HTTPS_PROXY
+    #[arg(long, value_name = "http://NAME:TOKEN@HOST:PORT")]
+    pub(crate) proxy: Option<String>,
+}
+
 /// The token comes from --token-file or standard input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Login {

@@ -14,7 +14,8 @@ use super::{every_page, part};
 use crate::args::{Answer, Approval, Output, Show, State};
 use crate::context::Context;
 use crate::failure::{Done, Failure};
-use crate::{client, print};
+use crate::gateway::Gateway;
+use crate::{client, print, variable};
 
 /// Between two attempts to reach a control plane that went away: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -32,7 +33,7 @@ pub(crate) async fn run(context: &Context, command: Approval) -> Done {
             vote(context, answer, v1::VoteDecision::Approve, break_glass).await
         }
         Approval::Deny(answer) => vote(context, answer, v1::VoteDecision::Deny, false).await,
-        Approval::Wait { id, timeout, show } => wait(context, id, timeout, &show).await,
+        Approval::Wait { id, timeout, proxy: _, show } => wait(context, id, timeout, &show).await,
         Approval::Watch(show) => watch(context, &show).await,
         Approval::Cancel(answer) => cancel(context, answer).await,
     }
@@ -137,7 +138,7 @@ async fn cancel(context: &Context, answer: Answer) -> Done {
 }
 
 /// For as long as it takes: a control plane that goes away is asked again, politely.
-async fn wait(
+pub(crate) async fn wait(
     context: &Context,
     approval_id: String,
     limit: Option<Duration>,
@@ -175,6 +176,48 @@ async fn wait(
             card::state_name(state)
         ))),
     }
+}
+
+/// The gateway to ask, when it is an agent that waits: it has a proxy URL and no token of ours.
+///
+/// # Errors
+/// A proxy URL that is none.
+pub(crate) fn waiting_as_agent(
+    proxy: Option<String>,
+    context: impl Fn() -> Result<Context, Failure>,
+) -> Result<Option<Gateway>, Failure> {
+    if let Some(url) = proxy {
+        return Gateway::parse(&url, "--proxy").map(Some);
+    }
+    let Some(url) = variable("COUNTERSIGN_PROXY") else { return Ok(None) };
+    if context().is_ok_and(|context| context.token.is_some()) {
+        return Ok(None);
+    }
+    Gateway::parse(&url, "COUNTERSIGN_PROXY").map(Some)
+}
+
+/// As [`wait`], through the gateway, about one of the agent's own approvals.
+pub(crate) async fn wait_as_agent(
+    gateway: &Gateway,
+    id: &str,
+    limit: Option<Duration>,
+    show: &Show,
+) -> Done {
+    let decided = gateway.decided(id);
+    let seen = match limit {
+        None => decided.await?,
+        Some(limit) => timeout_at(Instant::now() + limit, decided).await.map_err(|_| {
+            Failure::Refused(format!("nobody has answered {id} yet: wait again, it stays open"))
+        })??,
+    };
+    match show.output {
+        Output::Json => print::json(seen.json())?,
+        Output::Table => print::line(&seen.sentence())?,
+    }
+    if seen.is_approved() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!("{id} is {}", seen.text("state"))))
 }
 
 /// The approval once it is no longer pending; None when the stream ended before.

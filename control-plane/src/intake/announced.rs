@@ -44,8 +44,8 @@ pub(super) struct Caller {
     pub(super) incarnation: [u8; 16],
 }
 
-/// No hold is longer: nobody waits that long on one connection.
-const LONGEST_HOLD_MS: u64 = 60 * 60 * 1000;
+/// No hold is longer: a parked request waits as long as its approval can, which is a week, and be used after it.
+const LONGEST_HOLD_MS: u64 = 8 * 24 * 60 * 60 * 1000;
 const LONGEST_TRACEPARENT: usize = 128;
 
 impl Announced {
@@ -57,7 +57,7 @@ impl Announced {
             return Err(invalid("the body is not the one that its head describes"));
         }
         if head.hold_ms == 0 || head.hold_ms > LONGEST_HOLD_MS {
-            return Err(invalid("a hold must last from a millisecond to an hour"));
+            return Err(invalid("a hold must last from a millisecond to eight days"));
         }
         let circumstances = Circumstances {
             request_id: array(&head.request_id, "request_id")?,

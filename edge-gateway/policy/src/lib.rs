@@ -207,6 +207,9 @@ pub struct Decision {
     /// Approvers are reminded when this much of `expires` is left: the longest of the deciding rules. May be as long
     /// as `expires`, where that is another rule's.
     pub remind: Option<Duration>,
+    /// Whether the edge keeps the request when its client is gone, and sends it once it is approved: all of the deciding
+    /// rules say so, and they ask people.
+    pub park: bool,
     /// Whether something that a rule asked about could not be determined. Cards say so.
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.

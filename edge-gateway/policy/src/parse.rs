@@ -163,9 +163,13 @@ fn rule(
     });
     let asks = Asking::read(&mut fields, then);
     let hold = fields.duration("hold", SHORTEST_HOLD, LONGEST_HOLD);
+    let park = fields.flag("park");
     let credential = fields.name("credential");
     let accept_edge_enforced = fields.flag("accept_edge_enforced");
     let reason = fields.text("reason").map(|(text, _)| text);
+    if matches!(then, Some(Then::Allow | Then::Deny)) {
+        fields.misplaced(&["park"], "it asks nobody: there is nothing to park for");
+    }
     if then == Some(Then::Deny) {
         fields.misplaced(
             &["credential", "hold", "accept_edge_enforced"],
@@ -187,6 +191,7 @@ fn rule(
         credential,
         asks,
         hold: hold.unwrap_or(HOLD),
+        park,
         accept_edge_enforced,
         allow_encoded_slash,
         reason,

@@ -339,6 +339,7 @@ impl<'a> Verdict<'a> {
             unused: shortest(|rule| rule.asks.unused),
             cool_down: self.rules.iter().map(|rule| rule.asks.cool_down).max().unwrap_or_default(),
             remind: self.rules.iter().filter_map(|rule| rule.asks.remind).max(),
+            park: asks && self.rules.iter().all(|rule| rule.park),
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
             observed,

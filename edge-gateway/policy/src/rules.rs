@@ -29,6 +29,7 @@ pub(crate) struct Rule {
     pub(crate) credential: Option<String>,
     pub(crate) asks: Asking,
     pub(crate) hold: Duration,
+    pub(crate) park: bool,
     pub(crate) accept_edge_enforced: bool,
     pub(crate) allow_encoded_slash: bool,
     pub(crate) reason: Option<String>,

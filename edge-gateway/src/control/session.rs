@@ -152,7 +152,7 @@ fn accept(control: &Control, ack: pb::HelloAck) -> anyhow::Result<Names> {
     Ok(Names { cluster: ack.cluster_id, org: ack.org_id, edge: ack.edge_id })
 }
 
-/// Whatever is still held is announced, and leases are asked for anew. From when on the link is up, leases are asked for
+/// Whatever is still held is announced, and leases and agents' approvals are asked for anew. From when on the link is up, leases are asked for
 /// in the outbox as well: what is asked for in between is asked for twice, rather than not at all.
 fn announce_all(control: &Control) {
     // Locked before what is held is read: a request that is opened meanwhile queues behind, at worst a second time.
@@ -163,6 +163,9 @@ fn announce_all(control: &Control) {
         outbox.push_back(Out::Open(request_id));
     }
     drop(outbox);
+    for ask_id in control.asks.open() {
+        control.push(Out::Ask(ask_id));
+    }
     for (credential_id, agent_id) in control.leases.wanted() {
         control.push(Out::Lease { credential_id, agent_id });
     }
@@ -219,6 +222,10 @@ async fn write(
             continue;
         };
         match out {
+            Out::Ask(ask_id) => {
+                let Some(ask) = control.asks.message(ask_id) else { continue };
+                writer.write(Message::AskApprovals(ask)).await?;
+            }
             Out::Kept(kept) => {
                 let message = match kept.clone() {
                     Kept::Alarm(alarm) => Message::Alarm(alarm),
@@ -308,6 +315,10 @@ fn take_in(
         }
         Message::Decision(decision) => wire::decision(decision),
         Message::Opened(opened) => wire::opened(&opened),
+        Message::ApprovalsAnswer(answer) => {
+            control.asks.answered(answer);
+            return Ok(());
+        }
         Message::Reopen(reopen) => wire::id(&reopen.request_id).map(|id| (id, Answer::Reopen)),
         Message::Settled(settled) => wire::settled(settled),
         Message::Lease(lease) => {

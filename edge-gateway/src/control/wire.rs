@@ -7,7 +7,7 @@ use countersign_proto::v1 as pb;
 use http::header::HeaderName;
 use sha2::{Digest as _, Sha256};
 
-use super::{Alarm, Answer, Reason, Receipt, RequestId, Why};
+use super::{Alarm, Answer, Approval, Reason, Receipt, RequestId, Standing, Why};
 use crate::bundle::{Agent, Around, Credential, Pair, Parts, Place};
 use crate::unseal::Sealed;
 
@@ -160,6 +160,34 @@ pub(super) fn settled(settled: pb::Settled) -> anyhow::Result<(RequestId, Answer
 
 pub(super) fn opened(opened: &pb::Opened) -> anyhow::Result<(RequestId, Answer)> {
     Ok((id(&opened.request_id)?, Answer::Opened { approval_id: approval_id(&opened.approval_id) }))
+}
+
+/// Nothing for one in a state that this edge does not know.
+pub(super) fn approval(told: pb::AgentApproval) -> Option<Approval> {
+    use pb::AgentApprovalState as S;
+    let state = match told.state() {
+        S::Approved => Standing::Approved,
+        S::Cancelled => Standing::Cancelled,
+        S::Completed => Standing::Completed,
+        S::Denied => Standing::Denied,
+        S::Expired => Standing::Expired,
+        S::Pending => Standing::Pending,
+        S::Released => Standing::Released,
+        S::Revoked => Standing::Revoked,
+        S::Unknown => Standing::Unknown,
+        S::Unspecified => return None,
+    };
+    Some(Approval {
+        id: approval_id(&told.approval_id)?,
+        state,
+        method: told.method,
+        url: told.url,
+        rule: told.rule,
+        reason: told.reason,
+        created_ms: told.created_at_unix_ms,
+        expires_ms: told.expires_at_unix_ms,
+        status: u16::try_from(told.status).ok().filter(|status| *status != 0),
+    })
 }
 
 /// The signed payload of an edge bundle. A credential that this edge does not understand is left out: requests that

@@ -23,6 +23,8 @@ use crate::world::Authority;
 pub(crate) use secrets::{SECRETS, secret};
 
 pub(crate) const TOKEN: &str = "agent-token-0123456789";
+/// Of the second agent, "other".
+pub(crate) const OTHER_TOKEN: &str = "other-token-9876543210";
 pub(crate) const CLUSTER: &str = "cluster-1";
 
 /// A request that the edge holds.
@@ -87,6 +89,7 @@ struct Inner {
     cancelled: Ears<pb::HeldCancelled>,
     hellos: Ears<pb::EdgeHello>,
     leases: Ears<pb::LeaseRequest>,
+    asks: Ears<pb::AskApprovals>,
     pongs: Ears<pb::Pong>,
     renewals: Ears<String>,
 }
@@ -285,6 +288,30 @@ impl Control {
         while self.inner.pongs.heard().await.is_some() {}
         self.inner.say(Say::Ping(pb::Ping { log_time_unix_ms: log_time_ms })).await;
         self.inner.pongs.next("pong").await;
+    }
+
+    /// What an agent asks about its approvals.
+    pub(crate) async fn asked(&self) -> pb::AskApprovals {
+        self.inner.asks.next("question about approvals").await
+    }
+
+    /// One that was asked already, if any.
+    pub(crate) async fn was_asked(&self) -> Option<pb::AskApprovals> {
+        self.inner.asks.heard().await
+    }
+
+    /// Answers it.
+    pub(crate) async fn tell(&self, asked: &pb::AskApprovals, approvals: Vec<pb::AgentApproval>) {
+        let ask_id = asked.ask_id;
+        let answer = pb::ApprovalsAnswer { ask_id, approvals, unavailable: false };
+        self.inner.say(Say::ApprovalsAnswer(answer)).await;
+    }
+
+    /// Answers it as a node that cannot read the newest state.
+    pub(crate) async fn cannot_tell(&self, asked: &pb::AskApprovals) {
+        let (ask_id, approvals) = (asked.ask_id, Vec::new());
+        let answer = pb::ApprovalsAnswer { ask_id, approvals, unavailable: true };
+        self.inner.say(Say::ApprovalsAnswer(answer)).await;
     }
 
     /// The certificate request of a renewal.

@@ -60,6 +60,18 @@ approvers = ["ops"]
 hold = "30s"
 
 [[rule]]
+name = "a long job"
+host = "api.test"
+methods = ["POST"]
+path = "/jobs/{id}"
+then = "approve"
+credential = "api-admin"
+approvers = ["ops"]
+hold = "30s"
+expires = "10m"
+park = true
+
+[[rule]]
 name = "never"
 host = "api.test"
 path = "/never/{rest...}"

@@ -8,9 +8,11 @@ mod bad_input;
 mod crash;
 mod deciding;
 mod operator;
+mod parking;
 mod real_components;
 mod request_path;
 mod secrets;
+mod waiting;
 
 /// Reads pass, what changes something is frozen, all with one credential.
 const POLICY: &str = r#"

@@ -4,6 +4,7 @@
 //! [`Done`]; the session itself never waits for a commit. It keeps a few words for each waiting request and nothing
 //! that the state does not know better: whatever a session forgets, the next one finds again.
 
+mod asking;
 mod inbox;
 mod releasing;
 mod told;
@@ -34,6 +35,7 @@ use crate::intake::waiting::{RequestId, Waiting};
 use crate::intake::{Rooms, identity};
 use crate::sign::SignedBundle;
 use crate::state::{ApprovalId, Command, Event, Position};
+use asking::{Ask, Asks};
 use inbox::Allowance;
 use v1::SettledReason as Reason;
 use v1::attach_response::Message as Out;
@@ -69,6 +71,8 @@ pub(super) struct Session {
     again_at: Instant,
     heard: Instant,
     alarms: Allowance,
+    /// Agents that wait to hear of their approvals.
+    asks: Asks,
     work: JoinSet<Done>,
 }
 
@@ -89,6 +93,8 @@ enum Done {
     Opened(RequestId, Opening),
     Released(Claimant, RequestId, Releasing),
     Lent(String, Result<v1::Lease, String>),
+    /// None: the state cannot be read now.
+    LookedUp(Ask, Option<Vec<v1::AgentApproval>>),
     /// The message of this number needs no more: it may be acknowledged.
     Recorded(u64),
     /// A record of the message of this number may not have been committed.
@@ -134,6 +140,7 @@ impl Session {
             again_at: Instant::now(),
             heard: Instant::now(),
             alarms: Allowance::alarms(),
+            asks: Asks::default(),
             work: JoinSet::new(),
         }
     }
@@ -167,6 +174,7 @@ impl Session {
                     self.take_in(message)?;
                 }
                 () = sleep_until(self.again_at), if !self.again.is_empty() => self.try_again(),
+                () = sleep_until(self.asks.next()), if !self.asks.is_empty() => self.tell_patient_askers()?,
                 _ = ping.tick() => self.ping()?,
             }
         }
@@ -219,6 +227,7 @@ impl Session {
         if news.agents {
             self.dismiss_revoked()?;
         }
+        self.tell_askers(news.approvals.iter().copied(), news.everything)?;
         let approvals = if news.everything {
             self.waiting.approvals()
         } else {
@@ -274,6 +283,7 @@ impl Session {
             Done::Lent(credential_id, Err(detail)) => {
                 self.tell(Out::LeaseRefused(v1::LeaseRefused { credential_id, detail }))
             }
+            Done::LookedUp(ask, found) => self.looked_up(ask, found),
             Done::Recorded(number) => {
                 self.outbox.settle(number);
                 Ok(())

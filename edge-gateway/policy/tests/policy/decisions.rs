@@ -254,3 +254,24 @@ fn explanations_name_every_rule_and_why() {
         ]
     );
 }
+
+#[test]
+fn a_request_is_parked_only_where_every_rule_that_asks_says_so() {
+    let rule = |name: &str, park: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nhost = \"a.test\"\nthen = \"approve\"\n{park}\n")
+    };
+    for (first, second, parks) in [
+        ("park = true", "park = true", true),
+        ("park = true", "", false),
+        ("", "park = true", false),
+        ("park = true", "park = false", false),
+        ("", "", false),
+    ] {
+        let both = policy(&[rule("one", first), rule("two", second)].concat());
+        assert_eq!(ask("POST", "https://a.test/").decide(&both).park, parks, "{first}/{second}");
+    }
+    // Of no use to a rule that is not the strictest.
+    let deny = "[[rule]]\nname = \"no\"\nhost = \"a.test\"\nthen = \"deny\"\n";
+    let both = policy(&[rule("one", "park = true"), deny.to_owned()].concat());
+    assert!(!ask("POST", "https://a.test/").decide(&both).park);
+}

@@ -119,6 +119,9 @@ fn each_key_says_what_it_takes() {
         "`approvers` has no place in this rule: it allows",
     );
     wrong("then = \"allow\"\nquorum = 2", "`quorum` has no place");
+    wrong("then = \"allow\"\npark = true", "`park` has no place in this rule: it allows");
+    wrong("then = \"deny\"\npark = true", "`park` has no place in this rule: it denies");
+    wrong("park = \"yes\"", "`park` is true or false");
     wrong(
         "then = \"deny\"\ncredential = \"k\"",
         "`credential` has no place in this rule: it denies",

@@ -137,6 +137,7 @@ impl Inner {
             Said::ExecutionReceipt(receipt) => {
                 self.receipts.sender.send(receipt).await.expect("heard")
             }
+            Said::AskApprovals(asked) => self.asks.sender.send(asked).await.expect("heard"),
             Said::Alarm(alarm) => self.alarms.sender.send(alarm).await.expect("heard"),
             Said::LeaseRequest(request) => {
                 let id = request.credential_id.clone();

@@ -20,7 +20,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::face::Face;
 use super::secrets::{SECRETS, Secret, slot};
-use super::{CLUSTER, Control, Ears, Inner, TOKEN};
+use super::{CLUSTER, Control, Ears, Inner, OTHER_TOKEN, TOKEN};
 use crate::world::{Authority, POLICY};
 
 /// A node and the line to it.
@@ -82,6 +82,7 @@ impl Control {
             cancelled: Ears::new(),
             hellos: Ears::new(),
             leases: Ears::new(),
+            asks: Ears::new(),
             pongs: Ears::new(),
             renewals: Ears::new(),
         });
@@ -217,11 +218,13 @@ fn state() -> pb::EdgeState {
         revision: 1,
         policy_version: 1,
         policy: POLICY.into(),
-        agents: vec![pb::EdgeAgent {
-            agent_id: "agent-1".into(),
-            name: "robot".into(),
-            token_sha256: Bytes::copy_from_slice(&Sha256::digest(TOKEN)),
-        }],
+        agents: [("agent-1", "robot", TOKEN), ("agent-2", "other", OTHER_TOKEN)]
+            .map(|(agent_id, name, token)| pb::EdgeAgent {
+                agent_id: agent_id.into(),
+                name: name.into(),
+                token_sha256: Bytes::copy_from_slice(&Sha256::digest(token)),
+            })
+            .to_vec(),
         credentials: SECRETS.iter().map(credential).collect(),
         forbidden_destinations: vec!["control.test".into()],
     }

@@ -46,6 +46,7 @@ impl Session {
                 return Ok(());
             }
             Some(In::LeaseRequest(asked)) => self.lend(asked),
+            Some(In::AskApprovals(asked)) => self.ask(asked)?,
             Some(In::Hello(_)) => {
                 return Err(Status::invalid_argument("a second Hello: attach again instead"));
             }

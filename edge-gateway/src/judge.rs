@@ -1,0 +1,253 @@
+//! What the policy and the keys say of a request, and what becomes of it: now, or again under a newer bundle.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_gate::{
+    Class, Destination, Payload, Refusal as NotClassified, Released, Request as Frozen, Verdict,
+    classify,
+};
+use countersign_policy::{Body, Head, Subject, Then};
+use futures::FutureExt as _;
+use hyper::body::Incoming;
+
+use crate::agent::Badge;
+use crate::bundle::{Agent, Credential, InForce};
+use crate::control::{Alarm, Why};
+use crate::freeze::Draft;
+use crate::inject::Misplaced;
+use crate::park::Parking;
+use crate::refuse::Refusal;
+use crate::rooms::Rooms;
+use crate::wait::{self, Waiting};
+
+/// A request that was not refused.
+pub(crate) enum Became {
+    Passing(Box<Passing>),
+    /// With what it takes to park it, where it may be.
+    Waiting(Box<Waiting>, Option<Parking>),
+}
+
+/// A request that the policy released, and what it takes to send it.
+pub(crate) struct Passing {
+    pub(crate) force: Arc<InForce>,
+    pub(crate) agent: Agent,
+    pub(crate) released: Released,
+    pub(crate) credential: Option<Credential>,
+    pub(crate) streamed: Option<Incoming>,
+}
+
+/// What the policy says of a request, and what follows for its key.
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    pub(crate) hold: Duration,
+    /// How long an approval may take, where the request may outlive its client.
+    pub(crate) park: Option<Duration>,
+    /// The policy allows it: if it is held, only the key is wanted.
+    pub(crate) allowed: bool,
+    /// What the deciding rule gives as its reason.
+    pub(crate) reason: Option<String>,
+}
+
+pub(crate) enum No {
+    Misplaced(Misplaced),
+    Refusal(Refusal),
+}
+
+pub(crate) fn judge(
+    force: &InForce,
+    head: &Head<'_>,
+    payload: &Payload,
+    found: Option<&Credential>,
+) -> Result<Judgement, No> {
+    let body = match payload {
+        Payload::Streamed => Body::Streamed,
+        Payload::Whole(bytes) => Body::Whole(bytes),
+    };
+    let decision = force.bundle.policy.decide(&Subject { head: *head, body });
+    let (allowed, recorded) = (decision.then.passes(), decision.recorded());
+    let rule = decision.rule;
+    let verdict = match decision.then {
+        Then::Deny => Verdict::Deny { rule },
+        Then::Unnamed => Verdict::Unnamed,
+        Then::Allow | Then::Observe => {
+            key_agrees(force, head, &decision.credentials, found)?;
+            Verdict::Allow {
+                rule,
+                per_request: recorded || found.is_some_and(|credential| !credential.leasable),
+            }
+        }
+        Then::Approve => {
+            key_agrees(force, head, &decision.credentials, found)?;
+            Verdict::Approve { rule }
+        }
+    };
+    let park = decision.park.then_some(decision.expires);
+    Ok(Judgement { verdict, hold: decision.hold, park, allowed, reason: decision.reason })
+}
+
+/// Only a credential that the deciding rules name is put in, and only where its fake key was sent.
+fn key_agrees(
+    force: &InForce,
+    head: &Head<'_>,
+    named: &[String],
+    found: Option<&Credential>,
+) -> Result<(), No> {
+    let why = match found {
+        Some(credential) if named.contains(&credential.name) => return Ok(()),
+        Some(credential) if named.is_empty() => {
+            return Err(No::Misplaced(Misplaced::new(
+                credential,
+                "on a request for which the policy names no key",
+            )));
+        }
+        None if named.is_empty() => return Ok(()),
+        Some(_) => "the policy wants another key for this request than the one that was sent",
+        None => "the policy wants a key for this request, and none that it knows was in its place",
+    };
+    let basic = |credential: &Credential| {
+        named.contains(&credential.name)
+            && credential.serves(head.destination)
+            && matches!(credential.place, crate::bundle::Place::Basic(_))
+    };
+    let basic = force.bundle.credentials.iter().any(basic);
+    Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
+}
+
+/// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
+pub(crate) fn judge_again(
+    rooms: &Rooms,
+    badge: &Badge,
+    waiting: Box<Waiting>,
+) -> Result<Became, Refusal> {
+    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
+    let agent = force.bundle.agent(badge).cloned().ok_or(Refusal::ProxyCredential)?;
+    let request = waiting.held.request();
+    let mut injections = request.injections().to_vec();
+    let mut credential = None;
+    for injection in &mut injections {
+        let current = force.bundle.credential(&injection.credential);
+        let current =
+            current.filter(|current| current.serves(request.destination())).ok_or_else(|| {
+                let why = "the key that was sent with this request is no longer for this host";
+                Refusal::FakeKeyMissing {
+                    credentials: vec![injection.credential.clone()],
+                    basic: false,
+                    why,
+                }
+            })?;
+        injection.version = current.version;
+        credential = Some(current.clone());
+    }
+    let head = Head {
+        agent: &agent.name,
+        destination: request.destination(),
+        method: request.method(),
+        path: crate::planted::path(request.path()),
+        query: request.query(),
+        headers: request.headers(),
+    };
+    let judgement =
+        judge(&force, &head, request.payload(), credential.as_ref()).map_err(|no| match no {
+            No::Misplaced(m) => Refusal::FakeKeyMisplaced { why: m.why },
+            No::Refusal(refusal) => refusal,
+        })?;
+    let frozen = Frozen::new(
+        request.origin().clone(),
+        request.destination().clone(),
+        request.method().clone(),
+        request.path().to_owned(),
+        request.query().map(str::to_owned),
+        request.headers().clone(),
+        request.payload().clone(),
+        injections,
+    )
+    .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
+    match classify(frozen, judgement.verdict) {
+        Class::Refuse(no) => {
+            waiting.opening.given_up("the policy refuses it now");
+            Err(not_classified(no, judgement.reason))
+        }
+        Class::Pass(released) => {
+            waiting.opening.given_up("the policy allows it now");
+            let passing = Passing { force, agent, released, credential, streamed: None };
+            Ok(Became::Passing(Box::new(passing)))
+        }
+        Class::Hold(judged) => {
+            let rule = judged.rule().to_owned();
+            let why = Why {
+                rule,
+                allowed: judgement.allowed,
+                traceparent: waiting.why.traceparent.clone(),
+            };
+            let mut waiting = waiting.again(judged, force.bundle.policy_version, why);
+            waiting.parks = judgement.park.is_some();
+            Ok(Became::Waiting(Box::new(waiting), None))
+        }
+    }
+}
+
+pub(crate) fn misplaced(
+    rooms: &Rooms,
+    agent: &Agent,
+    draft: &Draft,
+    misplaced: Misplaced,
+) -> Refusal {
+    alarmed(rooms, agent, &draft.destination, misplaced)
+}
+
+pub(crate) fn alarmed(
+    rooms: &Rooms,
+    agent: &Agent,
+    destination: &Destination,
+    misplaced: Misplaced,
+) -> Refusal {
+    let Misplaced { credential_id, why } = misplaced;
+    rooms.control.alarm(Alarm {
+        kind: "fake_key_misplaced",
+        agent_id: agent.id.clone(),
+        credential_id,
+        host: destination.host().to_owned(),
+        detail: why.clone(),
+    });
+    Refusal::FakeKeyMisplaced { why }
+}
+
+pub(crate) fn not_classified(no: NotClassified, reason: Option<String>) -> Refusal {
+    match no {
+        NotClassified::Denied { rule } => {
+            Refusal::PolicyDenied { rule: Some(rule), detail: reason }
+        }
+        NotClassified::Unheld { rule } => {
+            let detail =
+                Some("its body streams, and only a body that is all there can be held".to_owned());
+            Refusal::PolicyDenied { rule: Some(rule), detail }
+        }
+        NotClassified::Unnamed => Refusal::PolicyDenied { rule: None, detail: None },
+    }
+}
+
+/// A request that makes the judging itself fail is refused, as whatever cannot be judged is. Nothing of it was sent.
+pub(crate) async fn refused_if_it_fails<T>(
+    judging: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    AssertUnwindSafe(judging).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request could not be judged: what failed is said on stderr");
+        Err(Refusal::PolicyFailed)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_a_request_is_judged_is_a_403() {
+        let judging = async { panic!("of the policy engine") };
+        let refused: Result<(), Refusal> = refused_if_it_fails(judging).await;
+        let answer = refused.expect_err("it is refused").into_response();
+        assert_eq!(answer.status(), 403);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+    }
+}

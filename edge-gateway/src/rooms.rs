@@ -1,0 +1,29 @@
+//! Everything that a request meets on its way, made once at the start.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Hall;
+use crate::config::Limits;
+use crate::control::Control;
+use crate::mitm::Authority;
+use crate::park::Shelf;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+
+/// Everything that a request meets on its way.
+pub(crate) struct Rooms {
+    pub(crate) authority: Authority,
+    pub(crate) control: Arc<Control>,
+    pub(crate) upstream: Upstream,
+    pub(crate) hall: Hall,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shelf: Arc<Shelf>,
+    /// Set when the edge goes down: what is held is sent away.
+    pub(crate) drain: CancellationToken,
+    /// Released requests on their way, which a shutdown waits for.
+    pub(crate) carried: TaskTracker,
+}
