@@ -1,7 +1,7 @@
 //! The policy: compiled before it is committed, shown, explained.
 
 use countersign_gate::{Destination, Scheme};
-use countersign_policy::{Body, Diagnostic, Explained, Head, Match, Policy, Subject};
+use countersign_policy::{Body, Diagnostic, Explained, Head, Match, Policy, Subject, analysis};
 use countersign_proto::v1;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
@@ -29,19 +29,23 @@ pub(super) async fn set(
     let policy = Policy::compile(&request.text, file).map_err(|wrong| in_text(&wrong))?;
     let read = asked.house.cluster.read(|state| {
         let leased = state.credentials().filter(|c| c.active && c.class == ReleaseClass::Lease);
-        (leased.map(|c| c.name.clone()).collect::<Vec<_>>(), warnings(state, &policy))
+        let in_force = state.policy().map(|p| (p.version, p.text.clone()));
+        (leased.map(|c| c.name.clone()).collect::<Vec<_>>(), warnings(state, &policy), in_force)
     });
-    let (leased, warnings) = read.await.map_err(|e| refuse::unavailable(&e))?;
+    let (leased, warnings, in_force) = read.await.map_err(|e| refuse::unavailable(&e))?;
     refuse_leases_of_approved(leased.iter().map(String::as_str), &policy)?;
 
     let sha256: [u8; 32] = Sha256::digest(&request.text).into();
-    let expected_version = Some(request.expected_version).filter(|version| *version != 0);
-    let event = once
-        .propose(
-            asked,
-            Command::SetPolicy { text: request.text, sha256, expected_version, narrows: false },
-        )
-        .await?;
+    let expected = Some(request.expected_version).filter(|version| *version != 0);
+    let ground = expected.or_else(|| in_force.as_ref().map(|(version, _)| *version));
+    // Said of this ground alone: applied to another, it says nothing.
+    let narrows = match in_force {
+        Some((version, text)) if ground == Some(version) => narrows(text, policy).await,
+        _ => false,
+    };
+    let expected_version = if narrows { ground } else { expected };
+    let command = Command::SetPolicy { text: request.text, sha256, expected_version, narrows };
+    let event = once.propose(asked, command).await?;
     match &*event {
         Event::PolicyChanged { version } => {
             let (version, sha256) = (*version, hex::encode(sha256));
@@ -114,6 +118,16 @@ pub(super) async fn explain(
         rules: explanation.rules.into_iter().chain(explanation.missed).map(explained).collect(),
         policy_version,
     })
+}
+
+/// Whether a policy lets nothing more through than the one in force, and asks no fewer people. What cannot be told
+/// counts as wider.
+async fn narrows(in_force: String, policy: Policy) -> bool {
+    let compared = tokio::task::spawn_blocking(move || {
+        let former = Policy::compile(&in_force, "policy.toml").ok()?;
+        Some(!analysis::compare(&former, &policy).widens())
+    });
+    compared.await.ok().flatten().unwrap_or(false)
 }
 
 /// A policy that was compiled before it was committed.

@@ -534,6 +534,12 @@ fn c_two_person_one_of_two_administrators_widens_nothing_alone() {
     assert_eq!(team.world.json(&["policy", "show"])["version"], 2);
     let left = team.world.json(&["change", "list"]);
     assert_eq!(left.as_array().unwrap().len(), 2, "{left}");
+    // What lets less through is nobody's to hold up.
+    let narrower = wider.replace("\ncritical = true", "\nquorum = 2\ncritical = true");
+    assert_ne!(narrower, wider);
+    std::fs::write(team.world.dir().join("narrower.toml"), narrower).unwrap();
+    let set = team.world.json(&["policy", "set", "narrower.toml"]);
+    assert_eq!((&set["version"], &set["change"]), (&3.into(), &Value::Null), "{set}");
 }
 
 #[test]
