@@ -1,6 +1,7 @@
 //! The policy: compiled before it is committed, shown, explained.
 
 use countersign_gate::{Destination, Scheme};
+use countersign_policy::analysis;
 use countersign_policy::{Body, Diagnostic, Explained, Head, Match, Policy, Subject};
 use countersign_proto::v1;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -33,6 +34,8 @@ pub(super) async fn set(
     });
     let (leased, warnings) = read.await.map_err(|e| refuse::unavailable(&e))?;
     refuse_leases_of_approved(leased.iter().map(String::as_str), &policy)?;
+    let idle = analysis::warnings(&policy);
+    let warnings = warnings.into_iter().chain(idle.iter().map(ToString::to_string)).collect();
 
     let sha256: [u8; 32] = Sha256::digest(&request.text).into();
     let expected_version = Some(request.expected_version).filter(|version| *version != 0);
