@@ -2,6 +2,7 @@
 
 mod cluster;
 mod local;
+mod policy;
 mod team;
 mod vault;
 
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Mcp, Word};
+pub(crate) use policy::Policy;
 pub(crate) use team::{Away, Change, Grant, Groups, Link, Owner, Unlink};
 pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
 
@@ -182,45 +184,6 @@ pub(crate) enum Class {
     Auto,
     Lease,
     PerRequest,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Policy {
-    /// Put a policy in force, as one version
-    Set {
-        /// The policy, or - for standard input
-        file: PathBuf,
-        /// Only if this version is in force
-        #[arg(long, value_name = "VERSION")]
-        expected_version: Option<u64>,
-        #[command(flatten)]
-        show: Show,
-    },
-    /// Print the policy in force
-    Show(Show),
-    /// Compile a policy and run the fixtures in it, here: no control plane is needed
-    Test {
-        /// The policy
-        file: PathBuf,
-        #[command(flatten)]
-        show: Show,
-    },
-    /// Say what the policy in force would decide about a request, and why, rule by rule
-    Explain {
-        /// The agent's name
-        #[arg(long)]
-        agent: String,
-        method: String,
-        url: String,
-        /// The request's body
-        #[arg(long, value_name = "FILE")]
-        body: Option<PathBuf>,
-        /// A header of the request, as "Name: value"; as often as needed
-        #[arg(short = 'H', long = "header", value_name = "HEADER")]
-        headers: Vec<String>,
-        #[command(flatten)]
-        show: Show,
-    },
 }
 
 #[derive(Debug, Subcommand)]

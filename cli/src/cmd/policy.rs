@@ -1,9 +1,15 @@
 //! `countersign policy`.
 
+mod diff;
+mod patch;
+mod replay;
+mod review;
+
 use std::io::Read as _;
 use std::path::Path;
 
 use bytes::Bytes;
+use countersign_policy::analysis;
 use countersign_policy::fixtures::{Report, run_fixtures};
 use countersign_proto::v1;
 use serde::Serialize;
@@ -37,6 +43,31 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
             };
             explain(&context()?, request, &show).await
         }
+        Policy::Diff { files, show } => diff::run(context, &files, &show).await,
+        Policy::Replay { file, since, requests, show } => {
+            replay::run(context, &file, since, requests.as_deref(), &show).await
+        }
+        Policy::Review { since, least, show } => {
+            review::run(&context()?, since, least, &show).await
+        }
+    }
+}
+
+/// The policy in force, as it was set.
+async fn in_force(context: &Context) -> Result<v1::GetPolicyResponse, Failure> {
+    let request = v1::GetPolicyRequest {};
+    Ok(client::connect(context).await?.get_policy(request).await?.into_inner())
+}
+
+fn compiled(text: &str, file: &str) -> Result<countersign_policy::Policy, Failure> {
+    countersign_policy::Policy::compile(text, file).map_err(|mistakes| diagnosed(&mistakes))
+}
+
+/// The policy in force; before one was ever set, the one that refuses everything.
+fn compiled_in_force(set: &v1::GetPolicyResponse) -> Result<countersign_policy::Policy, Failure> {
+    match set.version {
+        0 => Ok(countersign_policy::Policy::empty()),
+        version => compiled(&set.text, &format!("version {version}")),
     }
 }
 
@@ -104,9 +135,7 @@ struct InForce {
 }
 
 async fn shown(context: &Context, show: &Show) -> Done {
-    let request = v1::GetPolicyRequest {};
-    let v1::GetPolicyResponse { version, text, sha256 } =
-        client::connect(context).await?.get_policy(request).await?.into_inner();
+    let v1::GetPolicyResponse { version, text, sha256 } = in_force(context).await?;
     match show.output {
         Output::Json => print::json(&InForce { version, sha256, text }),
         Output::Table if version == 0 => {
@@ -123,6 +152,7 @@ async fn shown(context: &Context, show: &Show) -> Done {
 struct Tested {
     ok: bool,
     tests: Vec<Test>,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -138,7 +168,8 @@ fn test(text: &str, file: &Path, show: &Show) -> Done {
     let file = file_name(file);
     let report = run_fixtures(text, &file).map_err(|mistakes| diagnosed(&mistakes))?;
     let ok = report.passed();
-    let tested = tested(report);
+    let warnings = analysis::warnings(&compiled(text, &file)?);
+    let tested = tested(report, warnings.iter().map(ToString::to_string).collect());
     let failed = tested.tests.iter().filter(|test| test.failure.is_some()).count();
     if show.output == Output::Json {
         print::json(&tested)?;
@@ -158,6 +189,9 @@ fn test(text: &str, file: &Path, show: &Show) -> Done {
                 count - failed
             ))?,
         }
+        for warning in &tested.warnings {
+            print::line(&format!("warning: {warning}"))?;
+        }
     }
     if ok {
         Ok(())
@@ -169,7 +203,7 @@ fn test(text: &str, file: &Path, show: &Show) -> Done {
     }
 }
 
-fn tested(report: Report) -> Tested {
+fn tested(report: Report, warnings: Vec<String>) -> Tested {
     let ok = report.passed();
     let test = |outcome: countersign_policy::fixtures::Outcome| Test {
         decision: outcome.then.word(),
@@ -178,7 +212,7 @@ fn tested(report: Report) -> Tested {
         rule: outcome.rule,
         failure: outcome.failure,
     };
-    Tested { ok, tests: report.outcomes.into_iter().map(test).collect() }
+    Tested { ok, tests: report.outcomes.into_iter().map(test).collect(), warnings }
 }
 
 /// Every mistake in a policy, one a line.

@@ -9,6 +9,7 @@ mod conduct;
 mod control_plane;
 mod edge_ca;
 mod nodes;
+mod policy;
 mod run;
 mod seal;
 mod site;

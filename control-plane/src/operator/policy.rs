@@ -34,6 +34,8 @@ pub(super) async fn set(
     });
     let (leased, warnings, in_force) = read.await.map_err(|e| refuse::unavailable(&e))?;
     refuse_leases_of_approved(leased.iter().map(String::as_str), &policy)?;
+    let idle = analysis::warnings(&policy);
+    let warnings = warnings.into_iter().chain(idle.iter().map(ToString::to_string)).collect();
 
     let sha256: [u8; 32] = Sha256::digest(&request.text).into();
     let expected = Some(request.expected_version).filter(|version| *version != 0);

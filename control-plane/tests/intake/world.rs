@@ -173,7 +173,9 @@ pub(crate) struct Enrolled {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::with(IntakeSettings::default()).await
+        // One agent asks for whatever a test asks for.
+        let settings = IntakeSettings { max_pending_per_agent: 100_000, ..Default::default() };
+        Self::with(settings).await
     }
 
     pub(crate) async fn with(settings: IntakeSettings) -> Self {

@@ -263,8 +263,9 @@ async fn a_policy_is_warned_about_what_is_probably_not_meant() {
     };
     admin.add_approver(ann).await.unwrap();
     let warnings = admin.set_policy(policy()).await.unwrap().into_inner().warnings;
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("elsewhere.example"), "{warnings:?}");
+    assert!(warnings[1].contains("one request at a time for both"), "{warnings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,7 +34,7 @@ const COOL_DOWN: Duration = MINUTE.saturating_mul(10);
 const LARGEST_QUORUM: i64 = 100;
 
 /// Every key that only a rule that asks may have, or one that is tried out before it does.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "approvers",
     "quorum",
     "panels",
@@ -48,6 +48,7 @@ const KEYS: [&str; 13] = [
     "unused",
     "cool_down",
     "remind",
+    "park",
 ];
 
 impl Asking {

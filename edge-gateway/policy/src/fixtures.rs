@@ -242,7 +242,7 @@ fn headers(fields: &mut Fields<'_, '_, '_>) -> HeaderMap {
 }
 
 /// A URL, split without normalising anything.
-fn split(url: &str) -> Result<(Destination, String, Option<String>), String> {
+pub(crate) fn split(url: &str) -> Result<(Destination, String, Option<String>), String> {
     let (scheme, rest, port) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (Scheme::Https, rest, 443),
         (None, Some(rest)) => (Scheme::Http, rest, 80),

@@ -118,6 +118,7 @@ mod when;
 
 pub mod analysis;
 pub mod fixtures;
+pub mod replay;
 
 pub use diagnostic::Diagnostic;
 pub use policy::Policy;
@@ -223,6 +224,20 @@ impl Decision {
     pub fn recorded(&self) -> bool {
         !self.observed.is_empty()
     }
+}
+
+/// One rule as it is written, for tools that write others beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written<'a> {
+    /// Where it is in its file, from 1.
+    pub line: usize,
+    pub then: Then,
+    /// Whether it is asked about every time.
+    pub critical: bool,
+    /// What its query has to be: names and values.
+    pub query: &'a [(String, String)],
+    pub when: Option<&'a str>,
+    pub credential: Option<&'a str>,
 }
 
 /// What it takes to decide, once the head is known.

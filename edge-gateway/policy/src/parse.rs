@@ -167,9 +167,6 @@ fn rule(
     let credential = fields.name("credential");
     let accept_edge_enforced = fields.flag("accept_edge_enforced");
     let reason = fields.text("reason").map(|(text, _)| text);
-    if matches!(then, Some(Then::Allow | Then::Deny)) {
-        fields.misplaced(&["park"], "it asks nobody: there is nothing to park for");
-    }
     if then == Some(Then::Deny) {
         fields.misplaced(
             &["credential", "hold", "accept_edge_enforced"],

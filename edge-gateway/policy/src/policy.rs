@@ -12,7 +12,9 @@ use crate::path::{Marks, Pattern};
 use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
-use crate::{Body, Decision, Explained, Explanation, Head, Match, Need, Subject, Then, Use};
+use crate::{
+    Body, Decision, Explained, Explanation, Head, Match, Need, Subject, Then, Use, Written,
+};
 
 /// A compiled policy. Share it in an `Arc`.
 #[derive(Debug, Default)]
@@ -199,6 +201,19 @@ impl Policy {
             }
             _ => target::check(path, query),
         }
+    }
+
+    /// The rule of this name.
+    pub fn rule(&self, name: &str) -> Option<Written<'_>> {
+        let rule = self.rules.iter().find(|rule| rule.name == name)?;
+        Some(Written {
+            line: rule.line,
+            then: rule.then,
+            critical: rule.asks.critical,
+            query: &rule.query,
+            when: rule.when.as_ref().map(crate::when::When::source),
+            credential: rule.credential.as_deref(),
+        })
     }
 
     /// Every group or principal that approve rules name, also for later and in an emergency; `*` is whoever may

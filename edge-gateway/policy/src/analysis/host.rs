@@ -40,7 +40,8 @@ impl<'a> Side<'a> {
 
     /// Whether a rule of this kind is about the same requests as that rule of another side.
     fn same(&self, other: &Self, rule: usize, which: impl Fn(&Rule) -> bool) -> bool {
-        self.those(which).any(|(mine, _)| self.about[mine] == other.about[rule])
+        let about = &other.about[rule];
+        self.rules.iter().zip(&self.about).any(|(mine, own)| own == about && which(mine))
     }
 
     /// That none of these rules matches, or may.
@@ -90,13 +91,20 @@ impl<'a> Question<'a> {
         self
     }
 
-    fn possible(&self) -> bool {
-        !self.domains.iter().any(Set::is_empty)
-    }
-
     fn answer(self, budget: &mut Budget) -> Result<Option<Vec<Set>>, Spent> {
         solve(self.domains, self.clauses, budget)
     }
+}
+
+/// Whether there can be a request that both are about, each for certain if so it is asked: a quick no.
+fn meet(one: (&Area, bool), other: (&Area, bool)) -> bool {
+    one.0.iter().all(|own| {
+        let mut others = other.0.iter();
+        others.find(|literal| literal.dimension == own.dimension).is_none_or(|literal| {
+            let own = if one.1 { &own.yes } else { &own.hit };
+            own.meets(if other.1 { &literal.yes } else { &literal.hit })
+        })
+    })
 }
 
 fn passes(rule: &Rule) -> bool {
@@ -203,16 +211,15 @@ impl<'a> Hearing<'a> {
             let now = if self.old.slashed { now } else { now.on(&self.plain) };
             for (other, before) in self.old.those(shut) {
                 self.budget.spend(4)?;
-                if !self.found.news(kind, rule, Some(before), false)
+                let blocking = &self.old.areas[other];
+                if !meet((area, rule.then.passes()), (blocking, false))
+                    || !self.found.news(kind, rule, Some(before), false)
                     || self.new.same(&self.old, other, shut)
                 {
                     continue;
                 }
-                let both = matches(self.known()).hit(&self.old.areas[other]);
-                if both.possible() {
-                    let question = now.clone().hit(&self.old.areas[other]);
-                    self.ask(question, kind, rule, Some(before), false, Vec::new())?;
-                }
+                let question = now.clone().hit(blocking);
+                self.ask(question, kind, rule, Some(before), false, Vec::new())?;
             }
             if self.found.news(kind, rule, None, false) && !self.old.same(&self.new, index, opens) {
                 let question = now.and(self.old.none(strict)).and(self.old.none_certainly(passes));
@@ -232,24 +239,25 @@ impl<'a> Hearing<'a> {
             }
             for (other, before) in self.old.those(gives) {
                 self.budget.spend(4)?;
-                if !self.found.news(Kind::Key, rule, Some(before), false) {
+                let (now, then) = (&self.new.areas[index], &self.old.areas[other]);
+                let certain = rule.then.passes();
+                if !meet((now, certain), (then, certain))
+                    || !self.found.news(Kind::Key, rule, Some(before), false)
+                {
                     continue;
                 }
-                let (now, then) = (&self.new.areas[index], &self.old.areas[other]);
                 let (question, none_had): (_, Vec<Clause<'a>>) = match rule.then.passes() {
                     true => {
                         (self.known().yes(now).yes(then), self.old.none_certainly(had).collect())
                     }
                     false => (self.known().hit(now).hit(then), self.old.none(had).collect()),
                 };
-                if question.possible() {
-                    let question = question
-                        .and(self.new.none(shut))
-                        .and(self.old.none(shut))
-                        .and(none_had.into_iter());
-                    let how = vec![format!("it takes the key {credential:?}")];
-                    self.ask(question, Kind::Key, rule, Some(before), false, how)?;
-                }
+                let question = question
+                    .and(self.new.none(shut))
+                    .and(self.old.none(shut))
+                    .and(none_had.into_iter());
+                let how = vec![format!("it takes the key {credential:?}")];
+                self.ask(question, Kind::Key, rule, Some(before), false, how)?;
             }
         }
         Ok(())
@@ -258,24 +266,32 @@ impl<'a> Hearing<'a> {
     /// What people are asked about as before, and no rule asks as much any more as one did.
     fn weaker(&mut self) -> Result<(), Spent> {
         for (other, before) in self.old.those(asks) {
-            let as_much = |rule: &Rule| asks(rule) && weaker(rule, before).is_empty();
-            self.budget.spend(64 * self.new.rules.len() as u64)?;
-            if self.new.same(&self.old, other, as_much) {
+            let then = &self.old.areas[other];
+            self.budget.spend(8 * self.new.rules.len() as u64)?;
+            let areas = self.new.areas;
+            let beside = |(index, _): &(usize, &Rule)| meet((&areas[*index], false), (then, false));
+            let asking: Vec<(usize, &Rule, Vec<String>)> = self
+                .new
+                .those(asks)
+                .filter(beside)
+                .map(|(index, rule)| (index, rule, weaker(rule, before)))
+                .collect();
+            let as_much = || asking.iter().filter(|(.., how)| how.is_empty());
+            if as_much().any(|(index, ..)| self.new.about[*index] == self.old.about[other]) {
                 continue;
             }
-            let asking: Vec<Clause<'a>> = self.new.none(as_much).collect();
-            for (index, rule) in self.new.those(asks) {
-                if !self.found.news(Kind::Weaker, rule, Some(before), false) {
-                    continue;
-                }
-                let question = self.known().hit(&self.new.areas[index]).hit(&self.old.areas[other]);
-                let how = weaker(rule, before);
-                if question.possible() && !how.is_empty() {
-                    let question = question
+            let clauses: Vec<Clause<'a>> =
+                as_much().map(|(index, ..)| Clause::No(&areas[*index])).collect();
+            for (index, rule, how) in asking.iter().filter(|(.., how)| !how.is_empty()) {
+                if self.found.news(Kind::Weaker, rule, Some(before), false) {
+                    let question = self
+                        .known()
+                        .hit(&areas[*index])
+                        .hit(then)
                         .and(self.new.none(denies))
                         .and(self.old.none(denies))
-                        .and(asking.iter().copied());
-                    self.ask(question, Kind::Weaker, rule, Some(before), false, how)?;
+                        .and(clauses.iter().copied());
+                    self.ask(question, Kind::Weaker, rule, Some(before), false, how.clone())?;
                 }
             }
         }
