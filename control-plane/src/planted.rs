@@ -16,6 +16,7 @@
 //! | 10 | paths are compared as they are written |
 //! | 11 | of a body, the first 16 KiB are hashed for people |
 //! | 12 | a claim is not held against the policy in force |
+//! | 13 | a node releases what nobody has approved: not to be caught, but to come to nothing among honest nodes |
 //!
 //! The edge has the sixth (a request whose answer did not come is sent again), and its half of the tenth.
 

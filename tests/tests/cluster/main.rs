@@ -10,6 +10,8 @@ mod crashes;
 mod disks;
 mod edges;
 mod hosts;
+#[cfg(feature = "planted-bugs")]
+mod lying;
 mod membership;
 mod partitions;
 mod promises;

