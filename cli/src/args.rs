@@ -157,6 +157,9 @@ pub(crate) enum Credential {
         /// auto: a lease where only allow rules use it, per request otherwise
         #[arg(long, value_enum, default_value_t)]
         class: Class,
+        /// The chat account that whoever has the key can speak as: one of an approver's is given to no agent
+        #[arg(long, value_name = "PLATFORM/TENANT/USER")]
+        acts_as: Option<String>,
         /// Read the value from this file
         #[arg(long, value_name = "FILE")]
         from_file: Option<PathBuf>,
@@ -193,6 +196,9 @@ pub(crate) enum Approval {
         /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<State>,
+        /// In a table, those too that are counted with a similar one which waits
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         show: Show,
     },

@@ -1,6 +1,6 @@
 //! `countersign approval`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(context: &Context, command: Approval) -> Done {
     match command {
-        Approval::List { state, show } => list(context, state, &show).await,
+        Approval::List { state, all, show } => list(context, state, all, &show).await,
         Approval::Show { id, show } => {
             print_one(&fetch(&mut client::connect(context).await?, id).await?, &show)
         }
@@ -55,25 +55,38 @@ impl From<State> for v1::ApprovalState {
     }
 }
 
-async fn list(context: &Context, state: Option<State>, show: &Show) -> Done {
+async fn list(context: &Context, state: Option<State>, all: bool, show: &Show) -> Done {
     let mut admin = client::connect(context).await?;
     let state: i32 = state.map_or(v1::ApprovalState::Unspecified, Into::into).into();
     let approvals = every_page!(admin, list_approvals, ListApprovalsRequest { state }, approvals);
     if show.output == Output::Json {
         return print::json(&approvals.iter().map(Card::from).collect::<Vec<_>>());
     }
+    let pending: HashSet<&str> = approvals
+        .iter()
+        .filter(|approval| approval.state() == Pending)
+        .map(|approval| approval.approval_id.as_str())
+        .collect();
+    let counted = |approval: &&v1::Approval| {
+        approval.state() == Pending && pending.contains(approval.announced_with.as_str())
+    };
     let row = |approval: &v1::Approval| {
+        let similar = match approval.similar {
+            0 => String::new(),
+            similar if all => format!(" ({similar} similar)"),
+            similar => format!(" and {similar} similar: --all shows them"),
+        };
         vec![
             approval.approval_id.clone(),
             card::state_name(approval.state()).into(),
             approval.agent.clone(),
-            format!("{} {}", approval.method, card::url(approval)),
+            format!("{} {}{similar}", approval.method, card::url(approval)),
             format!("{} B", approval.body_bytes),
             approval.rule.clone(),
             print::time_or_dash(approval.created_at.as_ref()),
         ]
     };
-    let rows: Vec<_> = approvals.iter().map(row).collect();
+    let rows: Vec<_> = approvals.iter().filter(|a| all || !counted(a)).map(row).collect();
     print::table(
         &["ID", "STATE", "AGENT", "REQUEST", "BODY", "RULE", "CREATED"],
         &rows,

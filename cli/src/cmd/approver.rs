@@ -173,7 +173,7 @@ fn account_name(account: &v1::Account) -> String {
     format!("{}/{}/{}", account.platform, account.tenant, account.user)
 }
 
-fn parse_account(text: &str) -> Result<v1::Account, Failure> {
+pub(crate) fn parse_account(text: &str) -> Result<v1::Account, Failure> {
     let parts: Vec<_> = text.split('/').map(str::to_owned).collect();
     match <[String; 3]>::try_from(parts) {
         Ok([platform, tenant, user]) => Ok(v1::Account { platform, tenant, user }),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use countersign_proto::v1;
 use serde::Serialize;
 
+use super::approver::parse_account;
 use super::{every_page, part, yes_no};
 use crate::args::{Class, Credential, Output, Show};
 use crate::client;
@@ -16,7 +17,7 @@ use crate::{print, secret};
 pub(crate) async fn run(context: &Context, command: Credential) -> Done {
     let request_id = client::request_id();
     match command {
-        Credential::Create { name, host, slot, template, class, from_file, show } => {
+        Credential::Create { acts_as, name, host, slot, template, class, from_file, show } => {
             let value = value(from_file.as_deref())?;
             let template = template.unwrap_or_default();
             let class = v1::CredentialClass::from(class).into();
@@ -28,6 +29,7 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
                 template,
                 class,
                 value,
+                acts_as: acts_as.as_deref().map(parse_account).transpose()?,
             };
             let made =
                 client::connect(context).await?.create_credential(request).await?.into_inner();

@@ -40,11 +40,18 @@ pub(super) async fn unlink(
     let once = Once::of(asked, "UnlinkAccount", &request.request_id)?;
     let name = or_caller(asked, request.name);
     let account = request.account.ok_or_else(|| refuse::field("account", "is missing"))?;
-    let v1::Account { platform, tenant, user } = account;
-    let command = Command::UnlinkAccount {
-        principal: name.clone(),
-        account: Account { platform, tenant, user },
-    };
+    let command =
+        Command::UnlinkAccount { principal: name.clone(), account: account_from_proto(account) };
     let (approver, _) = changed(asked, &once, command, &name).await?;
     Ok(v1::UnlinkAccountResponse { approver })
+}
+
+pub(super) fn account_from_proto(account: v1::Account) -> Account {
+    let v1::Account { platform, tenant, user } = account;
+    Account { platform, tenant, user }
+}
+
+pub(super) fn account_to_proto(account: &Account) -> v1::Account {
+    let Account { platform, tenant, user } = account.clone();
+    v1::Account { platform, tenant, user }
 }

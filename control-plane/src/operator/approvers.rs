@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use countersign_proto::v1;
 use tonic::Status;
 
+use super::accounts::account_to_proto;
 use super::once::{Once, reused};
 use super::page::{Page, millis, timestamp};
 use super::refuse;
 use crate::access::Admitted;
-use crate::state::{Account, Command, Event, Principal, Role};
+use crate::state::{Command, Event, Principal, Role};
 
 pub(super) async fn add(
     asked: &Admitted,
@@ -153,9 +154,4 @@ fn to_proto(principal: &Principal) -> v1::Approver {
         }),
         accounts: principal.accounts.iter().map(account_to_proto).collect(),
     }
-}
-
-fn account_to_proto(account: &Account) -> v1::Account {
-    let Account { platform, tenant, user } = account.clone();
-    v1::Account { platform, tenant, user }
 }

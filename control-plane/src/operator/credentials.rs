@@ -7,6 +7,7 @@ use http::header::HeaderName;
 use tonic::Status;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::accounts::{account_from_proto, account_to_proto};
 use super::once::{Once, reused};
 use super::page::{Page, timestamp};
 use super::{fake, policy, refuse};
@@ -52,7 +53,6 @@ pub(super) async fn create(
         policy::refuse_leases_of_approved([request.name.as_str()], &policy::compiled(&text)?)?;
     }
     let mut credential = Credential {
-        acts_as: None,
         id: once.id("crd_"),
         name: request.name,
         version: 1,
@@ -65,6 +65,7 @@ pub(super) async fn create(
         payload: nothing_sealed(),
         active: true,
         created_at: 0,
+        acts_as: request.acts_as.map(account_from_proto),
     };
     credential.payload =
         house.vault.seal_payload(&Binding::of_credential(&cluster, &credential), &value);
@@ -281,5 +282,6 @@ fn to_proto(credential: &Credential) -> v1::Credential {
         class: class.into(),
         revoked: !credential.active,
         created_at: timestamp(credential.created_at),
+        acts_as: credential.acts_as.as_ref().map(account_to_proto),
     }
 }

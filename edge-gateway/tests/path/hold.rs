@@ -57,7 +57,7 @@ async fn the_agents_trace_goes_on_in_the_control_plane() {
 }
 
 #[tokio::test]
-async fn a_decision_that_is_sent_twice_releases_once() {
+async fn a_1_a_decision_that_is_sent_twice_releases_once() {
     let world = World::start().await;
     let waiting = delete(&world.agent, "");
     let open = world.control.open().await;
@@ -72,6 +72,28 @@ async fn a_decision_that_is_sent_twice_releases_once() {
     assert_eq!(world.agent.send("open.test", "GET /", "", "").await.status, 200);
     assert!(world.control.received().await.is_none(), "no second receipt");
     assert_eq!(world.origin.got().iter().filter(|got| got.method == "DELETE").count(), 1);
+}
+
+#[tokio::test]
+async fn a_1_a_recorded_decision_is_no_use_to_another_edge_or_process() {
+    let world = World::start().await;
+    let waiting = delete(&world.agent, "");
+    let open = world.control.open().await;
+    let recorded = world.control.decision(&open, |_| {});
+    world.control.say_decision(recorded.clone()).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+
+    // A process that holds the same bytes for the same agent, under an id of its own.
+    let other = World::start().await;
+    let held = delete(&other.agent, "");
+    let theirs = other.control.open().await;
+    other.control.say_decision(recorded).await;
+    assert_eq!(other.control.alarm().await.kind, "orphan_decision");
+    assert_eq!(other.agent.send("open.test", "GET /", "", "").await.status, 200);
+    assert!(!held.is_finished(), "it waits for a decision of its own");
+    assert!(other.origin.got().iter().all(|got| got.method != "DELETE"));
+    other.control.say_decision(other.control.decision(&theirs, |_| {})).await;
+    assert_eq!(held.await.expect("no panic").status, 200);
 }
 
 #[tokio::test]

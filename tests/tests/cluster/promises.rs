@@ -82,7 +82,7 @@ fn a_2_one_approval_and_the_same_request_at_two_edges_is_carried_out_once() {
 }
 
 #[test]
-fn an_acknowledged_vote_is_there_for_whoever_looks_next() {
+fn a_20_an_acknowledged_vote_is_there_for_whoever_looks_next() {
     let _turn = my_turn();
     let world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
     let robot = world.robot("robot");
