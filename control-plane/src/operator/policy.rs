@@ -182,8 +182,22 @@ fn warnings(state: &State, policy: &Policy) -> Vec<String> {
             format!("credential {name:?} is for {authority}, and no rule is about that host: it will never be used")
         })
     });
-    nobody.chain(credentials).collect()
+    let surer = policy.requirements().filter_map(|asked| {
+        let (strength, proof) = (asked.strength.word(), asked.proof.word());
+        let more = asked.strength > SUREST.0 || asked.proof > SUREST.1;
+        more.then(|| {
+            format!(
+                "rule {:?} asks for strength {strength} and proof {proof}, and nobody can answer so surely yet: what it holds will expire",
+                asked.rule
+            )
+        })
+    });
+    nobody.chain(credentials).chain(surer).collect()
 }
+
+/// The most that any face gives a vote today: a session.
+const SUREST: (countersign_policy::Strength, countersign_policy::Proof) =
+    (countersign_policy::Strength::L2, countersign_policy::Proof::None);
 
 fn in_text(wrong: &[Diagnostic]) -> Status {
     refuse::fields(

@@ -222,6 +222,7 @@ impl State {
                     approval.state = ApprovalState::Pending;
                     approval.due = now.saturating_add(approval.expires_ms);
                     self.deadlines.set(Due::Approval(*id), approval.due);
+                    self.announce_again(*id);
                 }
                 _ => {
                     self.approve_if_met(*id);

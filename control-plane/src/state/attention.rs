@@ -40,9 +40,21 @@ pub enum Nudge {
     Reminded,
 }
 
-/// When cards were sent, lately.
+/// What makes requests similar: not their bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Similar {
+    agent: String,
+    rule: String,
+    method: String,
+    host: String,
+    port: u16,
+}
+
+/// Which pending approvals have a card, and when cards were sent, lately.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Attention {
+    /// At most one for similar ones.
+    cards: BTreeMap<Similar, ApprovalId>,
     agents: BTreeMap<String, VecDeque<Millis>>,
     people: BTreeMap<String, VecDeque<Millis>>,
 }
@@ -60,15 +72,13 @@ impl State {
         )))
     }
 
-    /// Who is asked about a new approval, and how. `approval` is not among the approvals yet.
+    /// Who is asked about an approval that waits for people from now on, and how.
     pub(super) fn announce(&mut self, approval: &Approval) -> Announced {
-        let similar = self.pending_of.get(&approval.agent).into_iter().flatten();
-        let first = similar
-            .filter_map(|id| self.approvals.get(id))
-            .filter(|other| is_similar(other, approval))
-            .find(|other| matches!(other.announced, Announced::Card { .. }));
-        if let Some(first) = first {
-            return Announced::With(first.id);
+        let similar = Similar::of(approval);
+        if let Some(first) = self.attention.cards.get(&similar)
+            && *first != approval.id
+        {
+            return Announced::With(*first);
         }
         let now = self.log_time;
         let cards = self.attention.agents.entry(approval.agent.clone()).or_default();
@@ -76,7 +86,22 @@ impl State {
             return Announced::Together;
         }
         cards.push_back(now);
+        self.attention.cards.insert(similar, approval.id);
         Announced::Card { to: self.ask(approval) }
+    }
+
+    /// It waits for people again, who were not asked before or were told that it is done.
+    pub(super) fn announce_again(&mut self, id: ApprovalId) {
+        let Some(approval) = self.approvals.get(&id).cloned() else { return };
+        let announced = self.announce(&approval);
+        let now = self.log_time;
+        if let Some(approval) = self.approvals.get_mut(&id) {
+            approval.announced = announced;
+            approval.nudges.retain(|(at, _)| *at > now);
+            if let Some((at, _)) = approval.nudges.first() {
+                self.deadlines.set(Due::Nudge(id), *at);
+            }
+        }
     }
 
     /// The next step of a pending approval's way to people, now that it is due.
@@ -109,7 +134,8 @@ impl State {
 
     /// Pending approvals that are counted on the card of this one.
     pub fn counted_with(&self, id: ApprovalId) -> usize {
-        let Some(approval) = self.approvals.get(&id) else { return 0 };
+        let holds_card = |a: &&Approval| matches!(a.announced, Announced::Card { .. });
+        let Some(approval) = self.approvals.get(&id).filter(holds_card) else { return 0 };
         let others = self.pending_of.get(&approval.agent).into_iter().flatten();
         let others = others.filter_map(|id| self.approvals.get(id));
         others.filter(|other| other.announced == Announced::With(id)).count()
@@ -147,10 +173,22 @@ impl State {
         asked
     }
 
-    /// The approval waits for people, or does so no more.
+    /// Before it is judged by another rule: it is similar to others then.
+    pub(super) fn give_up_card(&mut self, id: ApprovalId) {
+        let Some(approval) = self.approvals.get_mut(&id) else { return };
+        let (agent, similar) = (approval.agent.clone(), Similar::of(approval));
+        approval.announced = Announced::Together;
+        if self.attention.cards.get(&similar) == Some(&id) {
+            self.attention.cards.remove(&similar);
+            self.pass_card_on(&agent, id);
+        }
+    }
+
+    /// The approval waits for people, or does so no more; then the next one that was counted on its card gets one.
     pub(super) fn count_pending(&mut self, id: ApprovalId) {
         let Some(approval) = self.approvals.get(&id) else { return };
         let agent = approval.agent.clone();
+        let similar = Similar::of(approval);
         if approval.state == ApprovalState::Pending {
             self.pending_of.entry(agent).or_default().insert(id);
         } else if let Some(pending) = self.pending_of.get_mut(&agent) {
@@ -159,6 +197,32 @@ impl State {
                 self.pending_of.remove(&agent);
             }
             self.deadlines.clear(Due::Nudge(id));
+            if self.attention.cards.get(&similar) == Some(&id) {
+                self.attention.cards.remove(&similar);
+                self.pass_card_on(&agent, id);
+            }
+        }
+    }
+
+    fn pass_card_on(&mut self, agent: &str, from: ApprovalId) {
+        let pending = self.pending_of.get(agent).into_iter().flatten();
+        let waiting = pending.filter_map(|id| self.approvals.get(id));
+        let mut counted: Vec<_> = waiting
+            .filter(|other| other.announced == Announced::With(from))
+            .map(|other| (other.created_at, other.id))
+            .collect();
+        counted.sort_unstable();
+        let Some((_, next)) = counted.first().copied() else { return };
+        self.announce_again(next);
+        let has_one = |a: &Approval| matches!(a.announced, Announced::Card { .. });
+        let follow = match self.approvals.get(&next).is_some_and(has_one) {
+            true => Announced::With(next),
+            false => Announced::Together,
+        };
+        for (_, id) in counted.into_iter().skip(1) {
+            if let Some(approval) = self.approvals.get_mut(&id) {
+                approval.announced = follow.clone();
+            }
         }
     }
 }
@@ -175,12 +239,16 @@ pub(super) fn nudges(open: &Open, created_at: Millis) -> Vec<(Millis, Nudge)> {
     nudges
 }
 
-fn is_similar(one: &Approval, other: &Approval) -> bool {
-    one.agent == other.agent
-        && one.rule == other.rule
-        && one.shown.method == other.shown.method
-        && one.shown.host == other.shown.host
-        && one.shown.port == other.shown.port
+impl Similar {
+    fn of(approval: &Approval) -> Self {
+        Self {
+            agent: approval.agent.clone(),
+            rule: approval.rule.clone(),
+            method: approval.shown.method.clone(),
+            host: approval.shown.host.clone(),
+            port: approval.shown.port,
+        }
+    }
 }
 
 fn has_room(sent: &mut VecDeque<Millis>, now: Millis, window: Millis, most: usize) -> bool {

@@ -227,6 +227,11 @@ impl State {
         if approval.rule == open.rule && approval.requirements == open.requirements {
             return;
         }
+        let another_rule = approval.rule != open.rule;
+        if another_rule {
+            self.give_up_card(id);
+        }
+        let Some(approval) = self.approvals.get_mut(&id) else { return };
         approval.rule.clone_from(&open.rule);
         approval.requirements.clone_from(&open.requirements);
         if let Some(reason) = self.impossible(&open.agent, &open.requirements) {
@@ -234,6 +239,7 @@ impl State {
         }
         let met = self.approvals.get(&id).is_some_and(|a| self.is_met(a));
         let expires = self.log_time.saturating_add(open.expires_ms);
+        let mut opened_again = false;
         if let Some(approval) = self.approvals.get_mut(&id)
             && approval.state == ApprovalState::Approved
             && !met
@@ -241,9 +247,12 @@ impl State {
             approval.state = ApprovalState::Pending;
             approval.due = expires;
             self.deadlines.set(Due::Approval(id), expires);
+            opened_again = true;
         }
-        self.approve_if_met(id);
-        self.count_pending(id);
+        let waits = self.approve_if_met(id) == ApprovalState::Pending;
+        if waits && (opened_again || another_rule) {
+            self.announce_again(id);
+        }
     }
 }
 

@@ -90,9 +90,10 @@ impl Requirement {
 
     /// Whether it can be asked of people at all.
     pub(super) fn is_sound(&self) -> bool {
+        let asked = |panel: &Panel| panel.quorum > 0 && !panel.of.is_empty();
         !self.panels.is_empty()
-            && self.panels.iter().all(|panel| panel.quorum > 0 && !panel.of.is_empty())
-            && !(self.critical && !self.break_glass.is_empty())
+            && self.panels.iter().all(asked)
+            && (!self.critical || self.break_glass.is_empty())
     }
 
     /// Whether each panel can be filled with distinct people; `people` says of each on which panels they may sit.

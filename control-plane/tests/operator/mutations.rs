@@ -266,6 +266,12 @@ async fn a_policy_is_warned_about_what_is_probably_not_meant() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("elsewhere.example"), "{warnings:?}");
     assert!(warnings[1].contains("one request at a time for both"), "{warnings:?}");
+
+    let surer = POLICY.replacen("then = \"approve\"", "then = \"approve\"\nstrength = \"L3\"", 1);
+    assert_ne!(surer, POLICY);
+    let surer = v1::SetPolicyRequest { text: surer, ..Default::default() };
+    let warnings = admin.set_policy(surer).await.unwrap().into_inner().warnings;
+    assert!(warnings.iter().any(|w| w.contains("nobody can answer so surely")), "{warnings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

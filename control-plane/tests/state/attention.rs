@@ -54,9 +54,46 @@ fn a_17_similar_requests_are_counted_on_one_card() {
     world.approve("ana", first).expect("counts");
     assert_eq!(world.state_of(first), ApprovalState::Approved);
     assert!(others.iter().all(|id| world.state_of(*id) == ApprovalState::Pending));
-    // And when the first is answered the next one is asked about by itself.
+    // When the first is answered the oldest of the others has the card.
+    assert!(matches!(announced(&world, others[0]), Announced::Card { .. }));
+    assert_eq!(world.state.counted_with(others[0]), others.len() - 1);
     let next = world.opened(other(40, true));
-    assert!(matches!(announced(&world, next), Announced::Card { .. }));
+    assert_eq!(announced(&world, next), Announced::With(others[0]));
+}
+
+#[test]
+fn what_waits_for_people_again_is_brought_to_them_again() {
+    let mut world = World::begun();
+    let first = world.opened(other(1, true));
+    let second = world.opened(other(2, true));
+    world.approve("ana", first).expect("counts");
+    assert!(matches!(announced(&world, second), Announced::Card { .. }));
+    world.system(Command::RemovePrincipal { name: "ana".into() }).expect("is removed");
+    assert_eq!(world.state_of(first), ApprovalState::Pending);
+    assert_eq!(announced(&world, first), Announced::With(second));
+    world.deny("ben", second).expect("counts");
+    assert_eq!(asked(&world, first), ["admin", "ben", "cat"]);
+}
+
+#[test]
+fn a_14_what_another_rule_asks_about_is_similar_to_others_then() {
+    let mut world = World::begun();
+    let first = world.opened(other(1, true));
+    let second = world.opened(other(2, true));
+    let version = world.set_policy();
+    let judged = Open {
+        policy_version: version,
+        rule: "refunds".into(),
+        requirements: vec![requirement(&["ops"], 1)],
+        ..other(1, true)
+    };
+    world.open(judged).expect("is judged again");
+    assert_eq!(asked(&world, first), ["ana", "ben"]);
+    assert!(matches!(announced(&world, second), Announced::Card { .. }));
+    // Nothing is counted on a card that is there no more.
+    let third = Open { policy_version: version, ..other(3, true) };
+    let third = world.opened(third);
+    assert_eq!(announced(&world, third), Announced::With(second));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::rules::{Methods, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
 use crate::{
-    Body, Decision, Explained, Explanation, Head, Match, Need, Subject, Then, Use, Written,
+    Body, Decision, Explained, Explanation, Head, Match, Need, Requirement, Subject, Then, Use,
+    Written,
 };
 
 /// A compiled policy. Share it in an `Arc`.
@@ -221,6 +222,12 @@ impl Policy {
     pub fn approvers(&self) -> BTreeSet<String> {
         let asking = self.rules.iter().filter(|rule| rule.then == Then::Approve);
         asking.flat_map(|rule| rule.asks.names().cloned()).collect()
+    }
+
+    /// What each approve rule asks of people, in the order of the file.
+    pub fn requirements(&self) -> impl Iterator<Item = Requirement> {
+        let asking = self.rules.iter().filter(|rule| rule.then == Then::Approve);
+        asking.map(|rule| rule.asks.requirement(&rule.name))
     }
 
     /// Every credential that rules name.

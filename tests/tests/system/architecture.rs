@@ -183,6 +183,8 @@ fn nothing_at_the_root_but_the_card() {
     let rooms = ["Cargo.toml", "proto", "control-plane", "edge-gateway", "cli", "tests", "deploy"];
     let documents = [
         "README.md",
+        "APPROVERS.md",
+        "POLICY.md",
         "ARCHITECTURE.md",
         "SECURITY.md",
         "CONTRIBUTING.md",
