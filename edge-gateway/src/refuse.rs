@@ -109,6 +109,10 @@ pub(crate) enum Refusal {
     PolicyFailed,
     ProxyCredential,
     Sealed,
+    /// As many of this agent's requests, or of this gateway's, wait for people as may.
+    TooManyPending {
+        detail: String,
+    },
     UpstreamFailed {
         why: String,
     },
@@ -198,6 +202,9 @@ impl Refusal {
                 (S::PROXY_AUTHENTICATION_REQUIRED, "proxy_credential", "Who is asking is not known")
             }
             Self::Sealed => (S::SERVICE_UNAVAILABLE, "sealed", "The vault is sealed"),
+            Self::TooManyPending { .. } => {
+                (S::TOO_MANY_REQUESTS, "too_many_pending", "Too many requests wait for approval")
+            }
             Self::UpstreamFailed { .. } => {
                 (S::BAD_GATEWAY, "upstream_failed", "The upstream could not be used")
             }
@@ -234,6 +241,7 @@ impl Refusal {
             Self::NoResult { code: "result_pending", .. } => Some(5),
             Self::Overloaded { .. } => Some(1),
             Self::Sealed => Some(30),
+            Self::TooManyPending { .. } => Some(15),
             _ => None,
         }
     }

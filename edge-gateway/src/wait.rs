@@ -307,7 +307,7 @@ fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refus
             Refusal::PolicyDenied { rule, detail: Some(detail) }
         }
         Reason::OutcomeUnknown => Refusal::OutcomeUnknown { approval_id },
-        Reason::Overloaded => Refusal::Overloaded { of: "requests waiting for approval" },
+        Reason::Overloaded => Refusal::TooManyPending { detail },
         Reason::Unavailable if detail.starts_with("sealed") => Refusal::Sealed,
         Reason::Unavailable => Refusal::ControlPlaneUnavailable,
     }

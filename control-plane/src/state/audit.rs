@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 62] = [
+const OWN: [&str; 63] = [
     "account.link",
     "account.offer",
     "account.refused",
@@ -65,6 +65,7 @@ const OWN: [&str; 62] = [
     "approval.escalate",
     "approval.expire",
     "approval.remind",
+    "approval.reopen",
     "approval.revoke",
     "approval.unknown",
     "approval.vote",

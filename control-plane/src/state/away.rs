@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::audit::Entry;
+use super::deadline::Due;
 use super::name::{REASON_BYTES, clipped};
-use super::{Actor, Done, Event, Millis, Principal, Refused, Role, State};
+use super::{
+    Actor, ApprovalId, ApprovalState, Done, Event, Millis, Principal, Refused, Role, State,
+};
 
 /// Nobody is away for ever: power that was lent comes back by itself.
 const LONGEST_MS: Millis = 60 * 24 * 60 * 60 * 1000;
@@ -61,8 +64,34 @@ impl State {
                 .with("stand_in", away.stand_in.as_deref().unwrap_or_default())
                 .with("reason", &away.reason),
         };
+        self.await_return();
         let approvals = self.reconsider();
         Ok(Done::changed(Event::PrincipalChanged { name: name.to_owned(), approvals }, entry))
+    }
+
+    /// What was approved in somebody's place, and is not any more, waits for people again.
+    pub(super) fn end_absences(&mut self) -> Vec<(ApprovalId, ApprovalState, Entry)> {
+        self.await_return();
+        let changed = self.reconsider();
+        let told = |id: ApprovalId| {
+            let approval = self.approvals.get(&id)?;
+            let entry = Entry::new("approval.reopen", id)
+                .with("intent_digest", hex::encode(approval.shown.intent_digest))
+                .with("state", approval.state)
+                .with("reason", "somebody who stood in for another one does so no more");
+            Some((id, approval.state, entry))
+        };
+        changed.into_iter().filter_map(told).collect()
+    }
+
+    /// When the next one is back who is away.
+    fn await_return(&mut self) {
+        let now = self.log_time;
+        let away = self.principals.values().filter(|p| p.active).filter_map(|p| p.away_at(now));
+        match away.map(|away| away.until).min() {
+            Some(next) => self.deadlines.set(Due::Return, next),
+            None => self.deadlines.clear(Due::Return),
+        }
     }
 
     /// Those in whose place a principal may vote now.

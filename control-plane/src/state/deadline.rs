@@ -22,6 +22,8 @@ pub(super) enum Due {
     Nudge(ApprovalId),
     /// Codes that link accounts.
     Offers,
+    /// Somebody who was away is back.
+    Return,
 }
 
 /// At most one deadline for each thing.

@@ -32,6 +32,12 @@ impl State {
                     records.push(entry);
                 }
                 Due::Offers => self.drop_old_offers(),
+                Due::Return => {
+                    for (id, state, entry) in self.end_absences() {
+                        settled.push((id, state));
+                        records.push(entry);
+                    }
+                }
                 Due::FormerEdgeCa => records.extend(self.drop_former_edge_ca()),
                 Due::Held(request_id) => {
                     if self.lose_track(&request_id) {

@@ -218,6 +218,10 @@ fn a_stand_in_votes_in_the_place_of_somebody_who_is_away_until_they_are_back() {
     // The power was lent, and the claim asks who has it then.
     world.pass(5 * MINUTE);
     assert!(matches!(world.claim(1), Err(Refused::Precondition(_))));
+    assert_eq!(world.tick(), vec![(id, ApprovalState::Pending)]);
+    assert!(world.actions_since(0).contains(&"approval.reopen"));
+    assert_eq!(world.approve("ana", id), Ok(ApprovalState::Approved));
+    assert!(world.claim(1).is_ok());
 }
 
 #[test]

@@ -120,6 +120,11 @@ impl Refusal {
             Self::Sealed => "Not sent: the vault is sealed, so no key can be used and nothing can be approved. An \
                  operator has to unseal it; try again later."
                 .into(),
+            Self::TooManyPending { detail } => format!(
+                "Not sent, and nobody was asked{}. Wait until people have answered what waits (GET \
+                 https://countersign.local/approvals shows it), then repeat this request; asking for more now changes nothing.",
+                after(detail)
+            ),
             Self::UpstreamFailed { why } => format!("Not carried out: {why}. Try again later."),
         }
     }

@@ -444,7 +444,7 @@ fn a_17_a_hundred_similar_requests_are_one_card_and_a_denial_is_not_asked_again(
     });
     let of = |code: &str| answers.iter().filter(|answer| *answer == code).count();
     assert_eq!(of("approval_pending"), 63, "{answers:?}");
-    assert_eq!(of("overloaded"), 37, "{answers:?}");
+    assert_eq!(of("too_many_pending"), 37, "{answers:?}");
     let shown = team.does("ana", &["approval", "show", &first]);
     assert!(shown.contains("63 similar requests of this agent wait beside it."), "{shown}");
     // Each is bound to its own bytes: the first one's yes is no other one's.
