@@ -11,7 +11,8 @@ use super::{Approval, Millis, Principal, Requirement, State, Vote, VoteWord};
 pub(super) struct Asked<'a> {
     pub(super) agent: &'a str,
     pub(super) created_at: Millis,
-    pub(super) votes: &'a [Vote],
+    /// All that are counted: whoever has cast one of them fills their own place.
+    pub(super) votes: &'a [&'a Vote],
 }
 
 /// Why somebody's yes does not count for a requirement. Ordered: what is worth saying first comes first.
@@ -26,9 +27,9 @@ pub(super) enum Lacks {
     Unnamed,
 }
 
-impl<'a> From<&'a Approval> for Asked<'a> {
-    fn from(approval: &'a Approval) -> Self {
-        Self { agent: &approval.agent, created_at: approval.created_at, votes: &approval.votes }
+impl<'a> Asked<'a> {
+    pub(super) fn about(approval: &'a Approval, votes: &'a [&'a Vote]) -> Self {
+        Self { agent: &approval.agent, created_at: approval.created_at, votes }
     }
 }
 
@@ -45,20 +46,18 @@ impl State {
 
     fn is_met_by(&self, approval: &Approval, votes: &[&Vote]) -> bool {
         !approval.requirements.is_empty()
-            && approval.requirements.iter().all(|requirement| {
-                self.meets(requirement, Asked::from(approval), votes.iter().copied())
-            })
+            && approval
+                .requirements
+                .iter()
+                .all(|requirement| self.meets(requirement, Asked::about(approval, votes)))
     }
 
-    /// Whether these votes are enough for one requirement.
-    pub(super) fn meets<'v>(
-        &self,
-        requirement: &Requirement,
-        asked: Asked<'_>,
-        votes: impl Iterator<Item = &'v Vote>,
-    ) -> bool {
+    /// Whether the votes are enough for one requirement.
+    pub(super) fn meets(&self, requirement: &Requirement, asked: Asked<'_>) -> bool {
         let mut people = Vec::new();
-        for vote in votes.filter(|vote| vote.word == VoteWord::Approve && !vote.withdrawn) {
+        for vote in
+            asked.votes.iter().filter(|vote| vote.word == VoteWord::Approve && !vote.withdrawn)
+        {
             let Some(principal) = self.principals.get(&vote.principal) else { continue };
             if vote.breaks_glass {
                 if self.lacks(principal, requirement, asked, vote).is_none() {
@@ -72,23 +71,22 @@ impl State {
     }
 
     /// Who approved it and counts for something.
-    pub(super) fn counted_approvals<'a>(
-        &'a self,
-        approval: &'a Approval,
-    ) -> impl Iterator<Item = &'a Vote> {
-        let asked = Asked::from(approval);
-        self.votes_on(approval).into_iter().filter(move |vote| {
+    pub(super) fn counted_approvals<'a>(&'a self, approval: &'a Approval) -> Vec<&'a Vote> {
+        let votes = self.votes_on(approval);
+        let asked = Asked::about(approval, &votes);
+        let counted = votes.iter().copied().filter(|vote| {
             vote.word == VoteWord::Approve
                 && !vote.withdrawn
                 && self.principals.get(&vote.principal).is_some_and(|principal| {
                     let counts = |r| self.lacks(principal, r, asked, vote).is_none();
                     approval.requirements.iter().any(counts)
                 })
-        })
+        });
+        counted.collect()
     }
 
     /// The votes on an approval, and those on the grant that it rests on of people who have not voted themselves.
-    fn votes_on<'a>(&'a self, approval: &'a Approval) -> Vec<&'a Vote> {
+    pub(super) fn votes_on<'a>(&'a self, approval: &'a Approval) -> Vec<&'a Vote> {
         let mut votes: Vec<&Vote> = approval.votes.iter().collect();
         let grant = approval.grant.and_then(|id| self.grants.get(&id));
         if let Some(grant) = grant.filter(|grant| grant.is_usable(self.log_time))
@@ -146,8 +144,9 @@ impl State {
 
     /// Whether somebody may say no: whoever may say yes by some rule, or could later, or by breaking the glass.
     pub(super) fn may_deny(&self, principal: &Principal, approval: &Approval) -> bool {
+        let asked = Asked::about(approval, &[]);
         approval.requirements.iter().any(|requirement| {
-            let counts = !self.panels_of(principal, requirement, Asked::from(approval)).is_empty();
+            let counts = !self.panels_of(principal, requirement, asked).is_empty();
             let later = requirement.escalations.iter().any(|step| names(&step.to, principal));
             counts
                 || (principal.is_approver()

@@ -230,12 +230,13 @@ impl State {
             return None;
         }
         let now = self.log_time;
-        let asked = Asked { agent: &open.agent, created_at: now, votes: &[] };
         self.grants
             .values()
             .filter(|grant| grant.is_usable(now) && grant.scope.covers(&open.agent, &open.shown))
             .filter(|grant| {
-                open.requirements.iter().all(|r| self.meets(r, asked, grant.votes.iter()))
+                let votes: Vec<&Vote> = grant.votes.iter().collect();
+                let asked = Asked { agent: &open.agent, created_at: now, votes: &votes };
+                open.requirements.iter().all(|requirement| self.meets(requirement, asked))
             })
             .max_by_key(|grant| (grant.expires_at, grant.id))
             .map(|grant| grant.id)

@@ -99,7 +99,7 @@ impl State {
         let approval = self.approvals.get(&id)?;
         let own = |vote: &&Vote| approval.votes.iter().any(|v| v.principal == vote.principal);
         let ahead: Vec<Vote> =
-            self.counted_approvals(approval).filter(|vote| !own(vote)).cloned().collect();
+            self.counted_approvals(approval).into_iter().filter(|v| !own(v)).cloned().collect();
         let (grant, left) = self.use_grant(id)?;
         let approval = self.approvals.get_mut(&id)?;
         let channel = format!("grant {grant}");
@@ -131,10 +131,10 @@ impl State {
 
     /// The audit record of a release says all that made it one; it is committed in the same step.
     fn describe(&self, held: &HeldRequest, claim: &Claim) -> Entry {
-        let approvers = held
-            .approval
-            .and_then(|id| self.approvals.get(&id))
-            .map(|approval| joined(self.counted_approvals(approval).map(|v| v.principal.clone())));
+        let approvers = held.approval.and_then(|id| self.approvals.get(&id)).map(|approval| {
+            let counted = self.counted_approvals(approval);
+            joined(counted.into_iter().map(|vote| vote.principal.clone()))
+        });
         held.entry("request.claim")
             .with("decision", hex::encode(claim.decision_id))
             .with("approvers", approvers.unwrap_or_default())

@@ -87,7 +87,8 @@ impl State {
         if vote.word == VoteWord::Deny && self.may_deny(principal, approval) {
             return Ok(());
         }
-        let asked = Asked::from(approval);
+        let votes = self.votes_on(approval);
+        let asked = Asked::about(approval, &votes);
         let mut lacking = Vec::new();
         for requirement in &approval.requirements {
             match self.lacks(principal, requirement, asked, vote) {

@@ -197,6 +197,21 @@ fn a_16_where_two_have_to_agree_two_have_to_grant() {
 }
 
 #[test]
+fn a_16_a_place_that_is_filled_ahead_is_not_filled_again_by_who_stands_in() {
+    let mut world = World::begun();
+    let until = Some(world.now + 60 * MINUTE);
+    let stand_in = Some("cat".into());
+    let away = Command::SetAway { name: "ben".into(), until, stand_in, reason: String::new() };
+    world.system(away).expect("is away");
+    let id = world.opened(Open { requirements: vec![requirement(&["ops"], 2)], ..charge(1) });
+    assert_eq!(world.approve("cat", id), Ok(ApprovalState::Pending), "in the place of ben");
+    assert_eq!(ask(&mut world, "ben", wish(1)), Ok(vec![]), "ben himself, ahead");
+    assert_eq!(world.state_of(id), ApprovalState::Pending);
+    assert!(matches!(world.claim(1), Err(Refused::Precondition(_))));
+    assert_eq!(world.approve("ana", id), Ok(ApprovalState::Approved));
+}
+
+#[test]
 fn a_16_who_may_not_approve_may_not_grant() {
     let mut world = World::begun();
     world.opened(Open { requirements: vec![requirement(&["ops"], 1)], ..charge(1) });

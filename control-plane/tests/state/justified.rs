@@ -556,7 +556,7 @@ fn tell(steps: &[Step]) -> Result<[usize; 3], String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
     fn i_2_no_release_exists_that_the_text_of_its_rule_does_not_justify(steps in steps()) {
