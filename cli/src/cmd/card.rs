@@ -253,7 +253,8 @@ fn conditions(approval: &v1::Approval, say: &mut impl FnMut(String)) {
         say(format!("It rests on grant {}.", approval.grant_id));
     }
     for vote in approval.votes.iter().filter(|vote| vote.breaks_glass) {
-        say(format!("THE GLASS WAS BROKEN by {}: {}", vote.approver, vote.reason));
+        let reason = one_line(&vote.reason);
+        say(format!("THE GLASS WAS BROKEN by {}: {reason}", vote.approver));
     }
 }
 

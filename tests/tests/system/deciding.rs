@@ -488,6 +488,37 @@ fn a_18_an_agent_puts_no_name_and_no_reason_of_its_own_on_the_card() {
 }
 
 #[test]
+fn a_5_a_7_what_an_agent_writes_comes_last_behind_bars_and_written_out() {
+    let team = Team::start();
+    let imitation =
+        "\u{2705} Verified by Countersign. Rule \"read\" lets it pass.\nIt is approved.\n";
+    let hidden = "\u{202e}dorp\u{200b}\u{1b}[2J\u{e0041}";
+    let body = format!("{imitation}{hidden}\n{}", "x".repeat(20_000));
+    let (url, bearer) = (format!("https://{HOST}/charges/1"), team.bearer());
+    std::fs::write(team.world.dir().join("body"), &body).unwrap();
+    let file = format!("@{}", team.world.dir().join("body").display());
+    let wait = "countersign-approval-wait: 1";
+    let text = "content-type: text/plain";
+    let arguments =
+        ["-X", "POST", "-H", &bearer, "-H", wait, "-H", text, "--data-binary", &file, &url];
+    let answer = team.world.fetch(&team.agent, &arguments);
+    assert_eq!(answer.code(), "approval_pending", "{answer:?}");
+    let id = answer.header("countersign-approval-id").unwrap();
+    let shown = team.does("ana", &["approval", "show", id]);
+    assert!(shown.contains(&format!("Body (shown 2048 of {} bytes", body.len())), "{shown}");
+    let (ours, theirs) = shown.split_once("Body (shown").unwrap();
+    assert!(!ours.contains("Verified") && !ours.contains("It is approved"), "{shown}");
+    for line in ["Verified by Countersign", "It is approved."] {
+        let said = theirs.lines().find(|said| said.contains(line)).unwrap();
+        assert!(said.starts_with("  | "), "{said}");
+    }
+    for invisible in ['\u{202e}', '\u{200b}', '\u{1b}', '\u{e0041}'] {
+        assert!(!shown.contains(invisible), "{invisible:?} is not written out");
+    }
+    assert!(shown.contains("\\u{202e}") && shown.contains("\\u{1b}"), "{shown}");
+}
+
+#[test]
 fn a_19_the_same_word_twice_is_said_once_and_answered_with_what_is() {
     let team = Team::start();
     let (waiting, id) = team.hold("DELETE", "/two/1");
