@@ -11,6 +11,7 @@ mod edge_ca;
 mod identity;
 mod mutations;
 mod pages;
+mod policies;
 mod reveal;
 mod seal;
 mod start;

@@ -150,6 +150,16 @@ impl Team {
         self.world.fetch(&self.agent, &self.arguments(method, &url, &bearer))
     }
 
+    /// A request whose client has gone; the approval stays.
+    fn send_and_leave(&self, method: &str, path: &str) -> String {
+        let (url, bearer) = (format!("https://{HOST}{path}"), self.bearer());
+        let wait = "countersign-approval-wait: 1";
+        let arguments = ["-X", method, "-H", &bearer, "-H", wait, &url];
+        let answer = self.world.fetch(&self.agent, &arguments);
+        assert_eq!((answer.status, answer.code().as_str()), (503, "approval_pending"));
+        answer.header("countersign-approval-id").unwrap().to_owned()
+    }
+
     fn bearer(&self) -> String {
         format!("authorization: Bearer {}", self.credential.fake_key)
     }
@@ -297,7 +307,7 @@ fn a_9_a_yes_and_a_no_at_once_come_to_one_outcome_everywhere() {
 #[test]
 fn a_12_whoever_is_removed_or_leaves_the_group_before_the_claim_has_not_approved() {
     let team = Team::start();
-    let gone = team.send_and_leave("/one/1");
+    let gone = team.send_and_leave("DELETE", "/one/1");
     team.does("ana", &["approval", "approve", &gone]);
     assert_eq!(team.state(&gone), "approved");
     team.world.ok(&["approver", "groups", "ana", "elsewhere"]);
@@ -311,18 +321,6 @@ fn a_12_whoever_is_removed_or_leaves_the_group_before_the_claim_has_not_approved
     assert_eq!(answer.code(), "approval_denied", "{answer:?}");
     assert!(answer.body.contains("nobody can approve"), "{answer:?}");
     assert!(team.origin.seen().is_empty());
-}
-
-impl Team {
-    /// A request whose client has gone; the approval stays.
-    fn send_and_leave(&self, path: &str) -> String {
-        let (url, bearer) = (format!("https://{HOST}{path}"), self.bearer());
-        let wait = "countersign-approval-wait: 1";
-        let arguments = ["-X", "DELETE", "-H", &bearer, "-H", wait, &url];
-        let answer = self.world.fetch(&self.agent, &arguments);
-        assert_eq!((answer.status, answer.code().as_str()), (503, "approval_pending"));
-        answer.header("countersign-approval-id").unwrap().to_owned()
-    }
 }
 
 #[test]
@@ -341,7 +339,7 @@ fn a_16_a_grant_lets_so_many_through_and_ends_when_it_is_revoked() {
     assert_eq!((&listed[0]["uses"], &listed[0]["usable"]), (&2.into(), &false.into()), "{listed}");
     assert_eq!(listed[0]["given_by"], serde_json::json!(["ana"]));
     // A third one, and another path, ask people.
-    let third = team.send_and_leave_post("/charges/3");
+    let third = team.send_and_leave("POST", "/charges/3");
     assert_eq!(team.state(&third), "pending");
     assert_eq!(team.origin.count(&Method::POST), 2);
     // Another grant, and it is revoked before it is used.
@@ -352,21 +350,10 @@ fn a_16_a_grant_lets_so_many_through_and_ends_when_it_is_revoked() {
     assert_eq!(team.state(&third), "approved");
     team.does("ana", &["grant", "revoke", second["grant"].as_str().unwrap()]);
     assert_eq!(team.state(&third), "pending");
-    let fourth = team.send_and_leave_post("/charges/4");
+    let fourth = team.send_and_leave("POST", "/charges/4");
     assert_eq!(team.state(&fourth), "pending");
     assert_eq!(team.origin.count(&Method::POST), 2);
     assert_ne!(grant_id, second["grant"]);
-}
-
-impl Team {
-    fn send_and_leave_post(&self, path: &str) -> String {
-        let (url, bearer) = (format!("https://{HOST}{path}"), self.bearer());
-        let wait = "countersign-approval-wait: 1";
-        let arguments = ["-X", "POST", "-H", &bearer, "-H", wait, &url];
-        let answer = self.world.fetch(&self.agent, &arguments);
-        assert_eq!((answer.status, answer.code().as_str()), (503, "approval_pending"));
-        answer.header("countersign-approval-id").unwrap().to_owned()
-    }
 }
 
 #[test]
@@ -431,7 +418,7 @@ fn a_stand_in_decides_while_somebody_is_away_and_no_longer() {
 #[test]
 fn a_17_a_hundred_similar_requests_are_one_card_and_a_denial_is_not_asked_again() {
     let team = Team::start();
-    let first = team.send_and_leave_post("/charges/0");
+    let first = team.send_and_leave("POST", "/charges/0");
     let answers: Vec<_> = std::thread::scope(|scope| {
         let ask = |n: usize| {
             let (url, bearer) = (format!("https://{HOST}/charges/{n}"), team.bearer());
