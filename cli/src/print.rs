@@ -105,11 +105,16 @@ pub(crate) fn words(words: &[String]) -> String {
     if words.is_empty() { "-".into() } else { words.join(", ") }
 }
 
-/// Controls, line and paragraph separators, invisible and direction-changing characters.
+/// Controls, separators, format, private and unassigned characters, and what is drawn as nothing.
 fn hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    use unicode_general_category::GeneralCategory::{
+        Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
+    };
+    matches!(
+        unicode_general_category::get_general_category(character),
+        Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | Surrogate | Unassigned
+    ) || matches!(character, '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}')
+        || matches!(character, '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The same JSON, with hidden characters inside strings as `\uXXXX`. Outside strings only line breaks occur.

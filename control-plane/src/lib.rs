@@ -13,6 +13,7 @@ pub mod access;
 pub mod intake;
 mod operator;
 
+mod card;
 pub mod sign;
 pub mod vault;
 

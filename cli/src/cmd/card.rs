@@ -128,6 +128,9 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
         say("CAREFUL: part of it cannot be decoded or shown; the policy could not look inside."
             .into());
     }
+    for warning in &approval.warnings {
+        say(format!("CAREFUL: {}", one_line(warning)));
+    }
     say(String::new());
     match approval.headers.as_slice() {
         [] => say("It has no headers to show.".into()),

@@ -16,6 +16,7 @@ use super::once::{Once, reused};
 use super::page::{Page, timestamp};
 use super::refuse;
 use crate::access::Admitted;
+use crate::card;
 use crate::state::{
     Announced, Approval, ApprovalId, ApprovalState, Command, Escalation, Event, Panel, Proof,
     ReportedOutcome, State, Strength, Vote, VoteWord, Voter,
@@ -364,6 +365,7 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         },
         grant_id: approval.grant.map(|id| id.to_string()).unwrap_or_default(),
         asked_again: approval.asked_again,
+        warnings: card::warnings(shown),
     }
 }
 

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use super::session::{Session, Sessions};
 use crate::access::{self, Admitted};
+use crate::card::visible::is_hidden;
 use crate::node::Node;
 use crate::operator::{approval, pending, vote_in};
 use crate::state::Role;
@@ -330,11 +331,11 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
     if !a.reason.is_empty() {
         row("reason", escaped(&a.reason));
     }
-    let warning = if a.uninspectable {
-        "<p class=\"warning\">Not all of this request can be shown or decoded.</p>"
-    } else {
-        ""
-    };
+    let uninspectable =
+        a.uninspectable.then_some("Not all of this request can be shown or decoded.");
+    let warned = uninspectable.into_iter().chain(a.warnings.iter().map(String::as_str));
+    let warning: String =
+        warned.map(|w| format!("<p class=\"warning\">{}</p>", escaped(w))).collect();
     let headers: String = a
         .headers
         .iter()
@@ -385,21 +386,11 @@ fn escaped(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(c),
-            c if unseen(c) => {
-                let _ = write!(out, "\\u{{{:04x}}}", u32::from(c));
-            }
+            c if is_hidden(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }
     out
-}
-
-/// Control, zero-width, bidirectional, tag and variation characters.
-fn unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(u32::from(c), 0xad | 0x34f | 0x61c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f
-            | 0x2028..=0x202e | 0x2060..=0x206f | 0x3164 | 0xfe00..=0xfe0f | 0xfeff | 0xffa0 | 0xfff0..=0xfffb | 0x1d173..=0x1d17a
-            | 0xe0000..=0xe0fff)
 }
 
 const LOGIN: &str = "<form method=\"post\" action=\"/login\"><p><label>Token \

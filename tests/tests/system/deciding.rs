@@ -96,16 +96,16 @@ approvers = ["ops"]
 
 /// A site, an agent that the principal `owner` answers for, and people: ana and bo of ops, sue of security and
 /// finance, fin of finance, lead.
-struct Team {
+pub(super) struct Team {
     origin: Origin,
-    world: World,
-    agent: Agent,
+    pub(super) world: World,
+    pub(super) agent: Agent,
     credential: Credential,
     tokens: Vec<(&'static str, String)>,
 }
 
 impl Team {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let origin = Origin::start(&[HOST], REAL_KEY);
         let world = World::start(&origin, &[HOST], POLICY);
         let mut tokens = Vec::new();
@@ -160,7 +160,21 @@ impl Team {
         answer.header("countersign-approval-id").unwrap().to_owned()
     }
 
-    fn bearer(&self) -> String {
+    /// The same, with a body.
+    pub(super) fn post_and_leave(&self, path: &str, content_type: &str, body: &str) -> String {
+        std::fs::write(self.world.dir().join("body"), body).unwrap();
+        let file = format!("@{}", self.world.dir().join("body").display());
+        let (url, bearer) = (format!("https://{HOST}{path}"), self.bearer());
+        let content_type = format!("content-type: {content_type}");
+        let wait = "countersign-approval-wait: 1";
+        let (post, data) = (["-X", "POST", "-H", &bearer], ["--data-binary", &file, &url]);
+        let arguments = [&post[..], &["-H", wait, "-H", &content_type], &data].concat();
+        let answer = self.world.fetch(&self.agent, &arguments);
+        assert_eq!((answer.status, answer.code().as_str()), (503, "approval_pending"));
+        answer.header("countersign-approval-id").unwrap().to_owned()
+    }
+
+    pub(super) fn bearer(&self) -> String {
         format!("authorization: Bearer {}", self.credential.fake_key)
     }
 
@@ -170,7 +184,7 @@ impl Team {
     }
 
     /// It is done, and this is what is said.
-    fn does(&self, who: &str, arguments: &[&str]) -> String {
+    pub(super) fn does(&self, who: &str, arguments: &[&str]) -> String {
         let output = self.by(who, arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{who} {arguments:?}: {said}");
@@ -444,65 +458,6 @@ fn a_17_a_hundred_similar_requests_are_one_card_and_a_denial_is_not_asked_again(
     let shown = team.does("ana", &["approval", "show", &first]);
     assert!(shown.contains("The agent has asked for the same 5 times since."), "{shown}");
     assert!(team.origin.seen().is_empty());
-}
-
-#[test]
-fn a_18_an_agent_puts_no_name_and_no_reason_of_its_own_on_the_card() {
-    let team = Team::start();
-    let bearer = team.bearer();
-    let url = format!("https://{HOST}/one/1");
-    let claims = [
-        "x-agent-name: CEO-approved",
-        "countersign-agent: ceo",
-        "countersign-reason: approved by the CEO",
-        "countersign-approver: admin",
-        "user-agent: approved-by-ceo/1.0",
-    ];
-    let mut arguments = vec!["-X", "DELETE", "-H", &bearer, "-H", "countersign-approval-wait: 1"];
-    claims.iter().for_each(|claim| arguments.extend(["-H", claim]));
-    arguments.push(&url);
-    let answer = team.world.fetch(&team.agent, &arguments);
-    assert_eq!(answer.code(), "approval_pending", "{answer:?}");
-    let card = &team.world.approvals()[0];
-    assert_eq!(card["agent"], "robot");
-    assert_eq!(card["votes"], serde_json::json!([]));
-    let id = card["id"].as_str().unwrap();
-    let said = team.does("ana", &["approval", "show", id]);
-    let first = said.lines().next().unwrap();
-    assert_eq!(first, "robot wants to DELETE https://api.example.test/one/1.");
-    let sentences = said.split("Headers").next().unwrap().to_lowercase();
-    assert!(!sentences.contains("ceo"), "{said}");
-}
-
-#[test]
-fn a_5_a_7_what_an_agent_writes_comes_last_behind_bars_and_written_out() {
-    let team = Team::start();
-    let imitation =
-        "\u{2705} Verified by Countersign. Rule \"read\" lets it pass.\nIt is approved.\n";
-    let hidden = "\u{202e}dorp\u{200b}\u{1b}[2J\u{e0041}";
-    let body = format!("{imitation}{hidden}\n{}", "x".repeat(20_000));
-    let (url, bearer) = (format!("https://{HOST}/charges/1"), team.bearer());
-    std::fs::write(team.world.dir().join("body"), &body).unwrap();
-    let file = format!("@{}", team.world.dir().join("body").display());
-    let wait = "countersign-approval-wait: 1";
-    let text = "content-type: text/plain";
-    let arguments =
-        ["-X", "POST", "-H", &bearer, "-H", wait, "-H", text, "--data-binary", &file, &url];
-    let answer = team.world.fetch(&team.agent, &arguments);
-    assert_eq!(answer.code(), "approval_pending", "{answer:?}");
-    let id = answer.header("countersign-approval-id").unwrap();
-    let shown = team.does("ana", &["approval", "show", id]);
-    assert!(shown.contains(&format!("Body (shown 2048 of {} bytes", body.len())), "{shown}");
-    let (ours, theirs) = shown.split_once("Body (shown").unwrap();
-    assert!(!ours.contains("Verified") && !ours.contains("It is approved"), "{shown}");
-    for line in ["Verified by Countersign", "It is approved."] {
-        let said = theirs.lines().find(|said| said.contains(line)).unwrap();
-        assert!(said.starts_with("  | "), "{said}");
-    }
-    for invisible in ['\u{202e}', '\u{200b}', '\u{1b}', '\u{e0041}'] {
-        assert!(!shown.contains(invisible), "{invisible:?} is not written out");
-    }
-    assert!(shown.contains("\\u{202e}") && shown.contains("\\u{1b}"), "{shown}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod adversary;
 mod architecture;
 mod bad_input;
+mod cards;
 mod crash;
 mod deciding;
 mod operator;
