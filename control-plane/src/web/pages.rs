@@ -21,10 +21,10 @@ use tonic::{Code, Status};
 
 use super::session::{Session, Sessions};
 use crate::access::{self, Admitted};
-use crate::card::visible::is_hidden;
 use crate::node::Node;
 use crate::operator::{approval, pending, vote_in};
 use crate::state::Role;
+use countersign_chat::visible::is_hidden;
 
 const FORM_BYTES: usize = 16 * 1024;
 

@@ -3,7 +3,7 @@
 /// `text` with every character that a reader would not see, or that moves what they see, as its number:
 /// `\u{202e}`. Controls (line breaks and tabs too), format characters, separators of lines and paragraphs, private
 /// use, unassigned, and what Unicode says to ignore by default (DerivedCoreProperties, Default_Ignorable_Code_Point).
-pub(crate) fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut seen, character| {
         if is_hidden(character) {
             seen.extend(character.escape_unicode());
@@ -15,7 +15,7 @@ pub(crate) fn visible(text: &str) -> String {
 }
 
 /// Whether a reader does not see it as a mark of its own, in its place.
-pub(crate) fn is_hidden(character: char) -> bool {
+pub fn is_hidden(character: char) -> bool {
     use unicode_general_category::GeneralCategory::{
         Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
     };

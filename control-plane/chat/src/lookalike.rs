@@ -11,43 +11,38 @@ use percent_encoding::percent_decode_str;
 use unicode_script::{Script, UnicodeScript as _};
 use unicode_security::{MixedScript as _, skeleton};
 
-use super::visible::{is_hidden, visible};
-use crate::state::Shown;
+use crate::visible::{is_hidden, visible};
 
 /// As many words are named of each part.
 const NAMED: usize = 3;
 
+/// A part of a request, under the name that people know it by.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// As it is.
+    Plain { name: &'a str, text: &'a str },
+    /// With `%D1%80` for what it means.
+    PercentEncoded { name: &'a str, text: &'a str },
+}
+
 /// What a reader is warned of, a sentence each; the words in it are made visible.
-pub(crate) fn warnings(shown: &Shown) -> Vec<String> {
+pub fn warnings(host: &str, parts: &[Part<'_>]) -> Vec<String> {
     let mut warnings = Vec::new();
-    host(&shown.host, &mut warnings);
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    part("path", &decoded(&shown.path), &mut warnings);
-    if let Some(query) = &shown.query {
-        part("query", &decoded(query), &mut warnings);
-    }
-    for (name, value) in &shown.headers {
-        part(&format!("header {name}"), value, &mut warnings);
-    }
-    if let Some(text) = text(&shown.body_preview) {
-        part("body", text, &mut warnings);
+    host_warnings(host, &mut warnings);
+    for part in parts {
+        match part {
+            Part::Plain { name, text } => part_warnings(name, text, &mut warnings),
+            Part::PercentEncoded { name, text } => {
+                let decoded = percent_decode_str(text).decode_utf8_lossy();
+                part_warnings(name, &decoded, &mut warnings);
+            }
+        }
     }
     warnings
 }
 
-/// What is shown as text: all of it, or all but a character that was cut in half at the end.
-fn text(body: &[u8]) -> Option<&str> {
-    match std::str::from_utf8(body) {
-        Ok(text) => Some(text),
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&body[..error.valid_up_to()]).ok()
-        }
-        Err(_) => None,
-    }
-}
-
 /// A host whose ASCII form stands for other letters: what they are, and what they look like.
-fn host(host: &str, warnings: &mut Vec<String>) {
+fn host_warnings(host: &str, warnings: &mut Vec<String>) {
     let encoded = |label: &str| label.get(..4).is_some_and(|p| p.eq_ignore_ascii_case("xn--"));
     if !host.split('.').any(encoded) {
         return;
@@ -67,7 +62,7 @@ fn host(host: &str, warnings: &mut Vec<String>) {
     ));
 }
 
-fn part(name: &str, text: &str, warnings: &mut Vec<String>) {
+fn part_warnings(name: &str, text: &str, warnings: &mut Vec<String>) {
     if text.is_ascii() && !text.bytes().any(|b| b.is_ascii_control() && !b.is_ascii_whitespace()) {
         return;
     }
@@ -131,25 +126,12 @@ fn scripts(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn shown(host: &str, path: &str, query: Option<&str>, body: &str) -> Shown {
-        Shown {
-            intent_digest: [1; 32],
-            method: "POST".into(),
-            scheme: "https".into(),
-            host: host.into(),
-            port: 443,
-            path: path.into(),
-            query: query.map(str::to_owned),
-            headers: vec![("accept".into(), "*/*".into())],
-            body_bytes: body.len() as u64,
-            body_sha256: [2; 32],
-            body_preview: body.as_bytes().to_vec(),
-            uninspectable: false,
-        }
-    }
-
     fn warned(host: &str, path: &str, query: Option<&str>, body: &str) -> Vec<String> {
-        warnings(&shown(host, path, query, body))
+        let query = query.map(|text| Part::PercentEncoded { name: "query", text });
+        let path = Part::PercentEncoded { name: "path", text: path };
+        let body = Part::Plain { name: "body", text: body };
+        let parts: Vec<_> = [path].into_iter().chain(query).chain([body]).collect();
+        warnings(host, &parts)
     }
 
     #[test]

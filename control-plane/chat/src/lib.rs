@@ -1,0 +1,45 @@
+//! Cards and taps: what each chat platform is sent, and how its answers are verified.
+//!
+//! ```text
+//! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
+//! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
+//! ```
+//!
+//! One file is one platform. Nothing here opens a socket, reads a clock or decides anything: adapters turn cards into
+//! requests and verified requests into what somebody said. Who may say it, and whether it is in time, is decided where
+//! the vote is applied.
+//!
+//! # Invariants
+//!
+//! * An agent's words reach a platform only as [`Text`], which is made visible once, and then only where the platform reads
+//!   no markup: plain-text fields, or escaped as its documentation says.
+//! * Nothing is cut silently. What does not fit is shown as "N of M bytes", and what a rule wants whole and is not loses its
+//!   buttons; a card whose head does not fit is not rendered at all.
+//! * What is heard is verified over the raw bytes before any of it is parsed.
+//! * A [`Token`] is worth something on one channel, in one place, for one word about one delivery.
+//! * URLs inside what is heard are never called.
+
+mod card;
+mod http;
+mod lookalike;
+mod platform;
+mod secret;
+mod text;
+mod token;
+mod typed;
+pub mod verify;
+pub mod visible;
+
+mod slack;
+
+pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
+pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+pub use lookalike::{Part, warnings};
+pub use platform::{
+    Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, PLATFORMS,
+    Platform, Polled, Said, Setting, TooLarge, Unfit, User, What, Words, platform,
+};
+pub use secret::Secret;
+pub use text::Text;
+pub use token::{Code, Handle, TapKey, Token};
+pub use typed::Typed;
