@@ -1,5 +1,6 @@
 //! What can be typed: the one source of `--help`, of shell completions and of man pages.
 
+mod channel;
 mod cluster;
 mod local;
 mod policy;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use channel::{AddChannel, Channel, Delivered};
 pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Mcp, Word};
 pub(crate) use policy::Policy;
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// Changes that wait for a second administrator
     #[command(subcommand)]
     Change(Change),
+    /// Channels: the chats that cards go to and answers come from
+    #[command(subcommand)]
+    Channel(Channel),
     /// The cluster: the nodes of the control plane
     #[command(subcommand)]
     Cluster(Cluster),

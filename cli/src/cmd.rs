@@ -6,6 +6,7 @@ pub(crate) mod approver;
 pub(crate) mod audit;
 pub(crate) mod card;
 pub(crate) mod change;
+pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod credential;
 pub(crate) mod doctor;

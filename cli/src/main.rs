@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Approval, Args, Command};
+use crate::args::{Approval, Args, Channel, Command};
 use crate::context::Context;
 use crate::failure::{Done, Failure};
 
@@ -65,6 +65,10 @@ async fn run(args: Args) -> Done {
         }
         Command::Approval(command) => cmd::approval::run(&context()?, command).await,
         Command::Approver(command) => cmd::approver::run(&context()?, command).await,
+        Command::Channel(Channel::Guide { platform, hook_url }) => {
+            cmd::channel::guide(platform.as_deref(), hook_url.as_deref())
+        }
+        Command::Channel(command) => cmd::channel::run(&context()?, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,
         Command::Change(command) => cmd::change::run(&context()?, command).await,
         Command::Cluster(command) => cmd::cluster::run(context, command).await,

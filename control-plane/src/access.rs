@@ -55,9 +55,8 @@ pub fn who_may(path: &str) -> Option<Who> {
             "RevokeGrant" => Who::Roles(&[Role::Admin, Role::Approver]),
 
             "ExportAudit" | "GetCluster" | "GetTrust" | "ListAgents" | "ListApprovers"
-            | "ListAudit" | "ListChanges" | "ListCredentials" | "ListEdges" | "VerifyAudit" => {
-                READERS
-            }
+            | "ListAudit" | "ListChanges" | "ListChannels" | "ListCredentials"
+            | "ListDeliveries" | "ListEdges" | "VerifyAudit" => READERS,
 
             "AddApprover"
             | "AddNode"
@@ -74,6 +73,7 @@ pub fn who_may(path: &str) -> Option<Who> {
             | "FinishEdgeCaRotation"
             | "RejectChange"
             | "RemoveApprover"
+            | "RemoveChannel"
             | "RemoveNode"
             | "RevokeAgent"
             | "RevokeCredential"
@@ -86,9 +86,11 @@ pub fn who_may(path: &str) -> Option<Who> {
             | "Seal"
             | "SetAgentOwner"
             | "SetApproverGroups"
+            | "SetChannel"
             | "SetPolicy"
             | "SetTrust"
             | "StartRekey"
+            | "TestChannel"
             | "TransferLeadership"
             | "VerifyRekey" => ADMIN,
 

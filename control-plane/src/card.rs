@@ -1,8 +1,156 @@
-//! What people are shown before they answer.
+//! What people are shown of an approval: composed from what the state has of the captured bytes, and from nothing that an
+//! agent says about itself.
 
-use countersign_chat::{Part, warnings};
+use countersign_chat as chat;
+use countersign_chat::{Body, Card, Face, Part, Text, warnings};
+use sha2::{Digest as _, Sha256};
 
-use crate::state::Shown;
+use crate::state::{Approval, ApprovalState, Millis, ReportedOutcome, Shown, State, VoteWord};
+
+/// The whole of it.
+pub(crate) fn of(state: &State, approval: &Approval) -> Card {
+    let shown = &approval.shown;
+    let agent = state.agent(&approval.agent);
+    let name = agent.map_or(approval.agent.as_str(), |agent| agent.name.as_str());
+    let owner = agent.and_then(|agent| agent.owner.as_deref());
+    let who = owner.map_or_else(|| name.to_owned(), |owner| format!("{name} (of {owner})"));
+    let usual = matches!((shown.scheme.as_str(), shown.port), ("https", 443) | ("http", 80));
+    let port = if usual { String::new() } else { format!(":{}", shown.port) };
+    let sentence = format!("{who} wants to {} {}{port}{}", shown.method, shown.host, shown.path);
+    let keys: Vec<_> = approval
+        .credentials
+        .iter()
+        .map(|(id, _)| state.credential(id).map_or(id.as_str(), |it| it.name.as_str()))
+        .collect();
+    let mut facts = vec![
+        ("Method", shown.method.clone()),
+        ("To", format!("{}, {}, port {}", shown.scheme, shown.host, shown.port)),
+        ("Path", shown.path.clone()),
+    ];
+    let decoded = decoded(&shown.path);
+    if decoded != shown.path {
+        facts.push(("Path, decoded", decoded));
+    }
+    match shown.query.as_deref() {
+        None => facts.push(("Query", "none".into())),
+        Some(query) => {
+            facts.push(("Query", if query.is_empty() { "empty".into() } else { query.into() }));
+            let pairs: Vec<_> =
+                query.split('&').map(|pair| self::decoded(&pair.replace('+', " "))).collect();
+            if pairs.join("&") != query {
+                facts.push(("Query, decoded", pairs.join(", ")));
+            }
+        }
+    }
+    facts.push(("Real keys", if keys.is_empty() { "none".into() } else { keys.join(", ") }));
+    facts.push(("Rule", approval.rule.clone()));
+    facts.push(("Needs", needs(approval)));
+    facts.push(("Until", time(approval.due)));
+    Card {
+        approval: approval.id.to_string(),
+        sentence: Text::of(&sentence),
+        facts: facts.into_iter().map(|(name, value)| (name, Text::of(&value))).collect(),
+        warnings: careful(shown).iter().map(|warning| Text::of(warning)).collect(),
+        fingerprint: chat::fingerprint(&shown.intent_digest),
+        body: body(shown),
+        demands_whole: approval.requirements.iter().any(|requirement| requirement.critical),
+    }
+}
+
+/// A card about nothing, to see whether a channel works.
+pub(crate) fn test(by: &str) -> Card {
+    Card {
+        approval: "none: this is a test".into(),
+        sentence: Text::of(&format!(
+            "{by} tests this channel. Nothing happens, whichever you choose."
+        )),
+        facts: Vec::new(),
+        warnings: Vec::new(),
+        fingerprint: "none".into(),
+        body: Body::default(),
+        demands_whole: false,
+    }
+}
+
+/// Where it stands.
+pub(crate) fn face(state: &State, approval: &Approval) -> Face {
+    let settled = |words: String| Face::Settled { words: vec![Text::of(&words)] };
+    let by = |word: VoteWord| {
+        let votes = approval.votes.iter().filter(|vote| vote.word == word && !vote.withdrawn);
+        let names: Vec<_> = votes.map(|vote| vote.principal.as_str()).collect();
+        names.join(" and ")
+    };
+    let approved = match (by(VoteWord::Approve), approval.grant) {
+        (names, _) if !names.is_empty() => format!("Approved by {names}"),
+        (_, Some(grant)) => format!("Approved by grant {grant}"),
+        _ => "Approved".into(),
+    };
+    let because =
+        |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    match approval.state {
+        ApprovalState::Pending => {
+            let mut standing = Vec::new();
+            let names = by(VoteWord::Approve);
+            if !names.is_empty() {
+                standing.push(format!("{names} said yes; others have to agree."));
+            }
+            match state.counted_with(approval.id) {
+                0 => {}
+                1 => standing.push("One similar request of this agent waits beside it.".into()),
+                count => {
+                    standing.push(format!("{count} similar requests of this agent wait beside it."))
+                }
+            }
+            if approval.asked_again > 0 {
+                standing.push(format!(
+                    "The agent has asked for the same {} times since.",
+                    approval.asked_again
+                ));
+            }
+            Face::Asking { standing: standing.iter().map(|words| Text::of(words)).collect() }
+        }
+        ApprovalState::Approved => {
+            settled(format!("{approved}. It can be used once, until {}.", time(approval.due)))
+        }
+        ApprovalState::Denied => {
+            settled(format!("Denied{}. Nothing was sent.", because(&approval.reason)))
+        }
+        ApprovalState::Expired => settled("Expired. Nothing was sent.".into()),
+        ApprovalState::Cancelled => {
+            settled(format!("Cancelled{}. Nothing was sent.", because(&approval.reason)))
+        }
+        ApprovalState::Revoked => {
+            settled(format!("Taken back{}. Nothing was sent.", because(&approval.reason)))
+        }
+        ApprovalState::Released => settled(format!("{approved}. It is being carried out.")),
+        ApprovalState::Completed => settled(match approval.outcome {
+            Some((ReportedOutcome::Completed, status, _)) => {
+                format!("{approved}. Carried out once; the other side answered {status}.")
+            }
+            Some((ReportedOutcome::NotSent, ..)) => {
+                format!("{approved}. It could not be sent, and is not tried again.")
+            }
+            _ => format!("{approved}. Carried out once."),
+        }),
+        ApprovalState::Unknown => settled(format!(
+            "{approved}. It was released, and nobody knows whether it arrived; it is never sent again by itself."
+        )),
+    }
+}
+
+/// The same face, the same digest.
+pub(crate) fn face_digest(face: &Face) -> [u8; 32] {
+    let (kind, words) = match face {
+        Face::Asking { standing } => ("asking", standing),
+        Face::Settled { words } => ("settled", words),
+    };
+    let mut digest = Sha256::new().chain_update(kind);
+    for line in words {
+        digest.update((line.as_str().len() as u64).to_be_bytes());
+        digest.update(line.as_str());
+    }
+    digest.finalize().into()
+}
 
 /// What a reader could take for something else: look-alike letters, and what cannot be seen. A sentence each.
 pub(crate) fn careful(shown: &Shown) -> Vec<String> {
@@ -16,6 +164,32 @@ pub(crate) fn careful(shown: &Shown) -> Vec<String> {
     warnings(&shown.host, &parts)
 }
 
+fn body(shown: &Shown) -> Body {
+    let kept = shown.body_preview.len();
+    Body {
+        text: text(&shown.body_preview).map(str::to_owned),
+        kept,
+        // What was kept may have been decoded; it is all of it unless the request is uninspectable.
+        total: if shown.uninspectable || kept == 0 {
+            shown.body_bytes.max(kept as u64)
+        } else {
+            kept as u64
+        },
+        uninspectable: shown.uninspectable,
+    }
+}
+
+/// Whom it takes.
+fn needs(approval: &Approval) -> String {
+    let panels = approval.requirements.iter().flat_map(|requirement| &requirement.panels);
+    let each = panels.map(|panel| {
+        let anyone = panel.of.is_empty() || panel.of.iter().any(|name| name == "*");
+        let who = if anyone { "whoever may approve".to_owned() } else { panel.of.join(" or ") };
+        format!("{} of {who}", panel.quorum)
+    });
+    each.collect::<Vec<_>>().join(", and ")
+}
+
 /// What is shown as text: all of it, or all but a character that was cut in half at the end.
 fn text(body: &[u8]) -> Option<&str> {
     match std::str::from_utf8(body) {
@@ -25,4 +199,14 @@ fn text(body: &[u8]) -> Option<&str> {
         }
         Err(_) => None,
     }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// RFC 3339, to the second, in UTC.
+fn time(at: Millis) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at / 1000);
+    humantime::format_rfc3339_seconds(at).to_string()
 }

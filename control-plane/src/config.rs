@@ -29,6 +29,8 @@ pub struct Config {
     pub gateway_advertise: Option<String>,
     /// `/healthz`, `/readyz`, `/metrics` and the approvals page; not served when absent.
     pub web_listen: Option<SocketAddr>,
+    /// Where chat platforms reach the web listener, `https://host`, from outside; absent: they are told where it listens.
+    pub web_public_url: Option<String>,
     pub seal: SealConfig,
     pub cluster: ClusterConfig,
     /// Whose agents these are; part of every digest that is signed. Taken at the first start only.
@@ -52,6 +54,7 @@ impl Default for Config {
             gateway_listen: loopback(8444),
             gateway_advertise: None,
             web_listen: None,
+            web_public_url: None,
             seal: SealConfig::Passphrase,
             cluster: ClusterConfig::default(),
             org_id: "default".into(),
@@ -104,6 +107,7 @@ impl Config {
             gateway_listen: source.address("gateway.listen").unwrap_or(default.gateway_listen),
             gateway_advertise: source.host_and_port("gateway.advertise"),
             web_listen: source.address("web.listen"),
+            web_public_url: source.text(PUBLIC_URL),
             seal: seal::read(&mut source),
             cluster: cluster::read(&mut source),
             org_id: source.text("org").unwrap_or(default.org_id),
@@ -117,13 +121,18 @@ impl Config {
         if config.max_pending_per_agent == 0 {
             source.mistake(MAX_PENDING, "must be at least 1");
         }
+        let usable = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+        if !config.web_public_url.as_ref().is_none_or(usable) {
+            source
+                .mistake(PUBLIC_URL, "must be an address such as https://countersign.example.com");
+        }
         cluster::check(&mut source, &config);
         source.finish(config)
     }
 }
 
 /// Every key, and the variable that overrides it.
-pub const VARIABLES: [(&str, &str); 26] = [
+pub const VARIABLES: [(&str, &str); 27] = [
     ("api.advertise", "COUNTERSIGN_API_ADVERTISE"),
     ("api.listen", "COUNTERSIGN_API_LISTEN"),
     ("api.server_names", "COUNTERSIGN_SERVER_NAMES"),
@@ -150,8 +159,10 @@ pub const VARIABLES: [(&str, &str); 26] = [
     ("seal.pkcs11_token_label", "COUNTERSIGN_SEAL_PKCS11_TOKEN_LABEL"),
     ("seal.provider", "COUNTERSIGN_SEAL_PROVIDER"),
     ("web.listen", "COUNTERSIGN_WEB_LISTEN"),
+    (PUBLIC_URL, "COUNTERSIGN_WEB_PUBLIC_URL"),
 ];
 
+const PUBLIC_URL: &str = "web.public_url";
 const MAX_PENDING: &str = "approvals.max_pending_per_agent";
 
 fn loopback(port: u16) -> SocketAddr {

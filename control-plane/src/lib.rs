@@ -6,6 +6,7 @@ pub mod node;
 pub mod peers;
 
 mod listen;
+mod tap;
 mod tls;
 mod web;
 
@@ -14,6 +15,7 @@ pub mod intake;
 mod operator;
 
 mod card;
+mod notify;
 pub mod sign;
 pub mod vault;
 

@@ -10,6 +10,7 @@ mod approvers;
 mod audit;
 mod backup;
 mod changes;
+mod channels;
 mod cluster;
 mod credentials;
 mod edges;
@@ -262,6 +263,41 @@ impl AdminService for Operator {
         request: Request<SetAgentOwnerRequest>,
     ) -> Result<Response<SetAgentOwnerResponse>, Status> {
         admitted_to!(request, agents::set_owner)
+    }
+
+    async fn set_channel(
+        &self,
+        request: Request<SetChannelRequest>,
+    ) -> Result<Response<SetChannelResponse>, Status> {
+        admitted_to!(request, channels::set)
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<ListChannelsRequest>,
+    ) -> Result<Response<ListChannelsResponse>, Status> {
+        admitted_to!(request, channels::list)
+    }
+
+    async fn remove_channel(
+        &self,
+        request: Request<RemoveChannelRequest>,
+    ) -> Result<Response<RemoveChannelResponse>, Status> {
+        admitted_to!(request, channels::remove)
+    }
+
+    async fn test_channel(
+        &self,
+        request: Request<TestChannelRequest>,
+    ) -> Result<Response<TestChannelResponse>, Status> {
+        admitted_to!(request, channels::test)
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<ListDeliveriesRequest>,
+    ) -> Result<Response<ListDeliveriesResponse>, Status> {
+        admitted_to!(request, channels::deliveries)
     }
 
     async fn create_credential(

@@ -1,6 +1,7 @@
 //! What is served over plain HTTP on its own listener: is it alive, is it ready, how does it do, and [`pages`] for
-//! people who approve in a browser.
+//! people who approve in a browser, and [`hooks`] for the chats of others.
 
+mod hooks;
 mod pages;
 mod session;
 
@@ -28,7 +29,8 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: Cancella
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(node.clone())
-        .merge(pages::router(node));
+        .merge(pages::router(node.clone()))
+        .merge(hooks::router(node));
     let told = stop.clone();
     let serving = axum::serve(listener, router).with_graceful_shutdown(told.cancelled_owned());
     let too_long = async {

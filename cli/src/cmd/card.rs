@@ -144,7 +144,7 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
     say(String::new());
     body(approval, &mut say);
     say(String::new());
-    say(format!("Intent {}.", approval.intent_digest));
+    say(format!("Intent {}, in four words: {}.", approval.intent_digest, approval.fingerprint));
     for vote in &approval.votes {
         let verb = match vote.decision() {
             v1::VoteDecision::Approve => "approved",

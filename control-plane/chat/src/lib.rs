@@ -20,6 +20,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
+mod fingerprint;
 mod http;
 mod lookalike;
 mod platform;
@@ -33,6 +34,7 @@ pub mod visible;
 mod slack;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
+pub use fingerprint::fingerprint;
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 pub use lookalike::{Part, warnings};
 pub use platform::{

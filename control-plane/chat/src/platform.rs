@@ -296,6 +296,12 @@ impl Configuration {
         self.setting(name).trim_end_matches('/').to_owned()
     }
 
+    /// Every address that the channel may call: what is not under one of them is not called.
+    pub fn bases(&self) -> Vec<String> {
+        let urls = self.settings.iter().filter(|(name, _)| name.ends_with("url"));
+        urls.map(|(_, base)| base.trim_end_matches('/').to_owned()).collect()
+    }
+
     pub fn secret(&self, name: &str) -> Result<Secret, Unfit> {
         let secret = self.secrets.get(name).filter(|secret| !secret.expose().is_empty()).cloned();
         secret.ok_or_else(|| Unfit(format!("the secret {name} is missing")))

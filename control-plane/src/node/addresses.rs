@@ -12,6 +12,8 @@ pub(crate) struct Addresses {
     pub(super) cluster: Option<SocketAddr>,
     /// Of this node, beside those that every node has.
     pub(super) names: Vec<String>,
+    /// Where chat platforms reach the web listener; empty: nowhere.
+    pub(super) hooks: String,
     told: state::Addresses,
 }
 
@@ -61,7 +63,9 @@ impl Addresses {
             gateway: told_or_bound(advertised[1], gateway),
             own: own.collect(),
         };
-        Self { api, gateway, cluster, names, told }
+        let bound = web.map(|web| format!("http://{web}"));
+        let hooks = config.web_public_url.clone().or(bound).unwrap_or_default();
+        Self { api, gateway, cluster, names, hooks, told }
     }
 
     /// As the cluster keeps them.

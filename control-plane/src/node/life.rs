@@ -16,6 +16,7 @@ use super::settle::Settled;
 use super::upkeep::Readiness;
 use super::{Node, join};
 use crate::cluster::{Clock as _, Cluster, Committed, Settings, Start, SystemClock, Timing};
+use crate::notify::channels::Channels;
 use crate::operator::Rekeying;
 use crate::sign::{Signer, Witness};
 use crate::state::{Event, Role};
@@ -45,10 +46,22 @@ pub(crate) struct Unsealed {
     /// How many other nodes of the cluster answered, unsealed, when they were asked last.
     pub(super) neighbours: AtomicUsize,
     pub(super) settled: OnceLock<Settled>,
+    pub(crate) channels: Arc<Channels>,
     pub(super) tasks: TaskTracker,
 }
 
 impl Unsealed {
+    /// Goes on until it is done or the node is sealed, which waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Ids of the edges that are attached now.
     pub(crate) fn connected_edges(&self) -> BTreeSet<String> {
         let edges = self.settled.get().map(|settled| settled.intake.connected_edges());
@@ -198,6 +211,7 @@ impl Node {
             out_of_touch: std::sync::Mutex::new(Some("it was unsealed just now".into())),
             neighbours: AtomicUsize::new(0),
             settled: OnceLock::new(),
+            channels: Arc::new(Channels::new(self.addresses.hooks.clone())?),
             tasks: TaskTracker::new(),
         });
         match self.move_in(&house, joined.is_some(), secrets).await {

@@ -11,9 +11,11 @@ use super::edge_ca::follow_edge_ca;
 use super::figures::count_approvals;
 use super::{Node, Unsealed};
 use crate::intake::{Intake, IntakeSettings};
+use crate::notify;
 use crate::peers;
 use crate::sign::{self, Signer, Witness};
 use crate::state::{Actor, Command, EdgeCa, Genesis};
+use crate::tap;
 use crate::tls::{self, write_public};
 
 /// What there is once the state is here.
@@ -80,6 +82,8 @@ impl Node {
         let max_pending_per_agent = self.config.max_pending_per_agent;
         let settings = IntakeSettings { max_pending_per_agent, ..IntakeSettings::default() };
         let intake = Intake::new(cluster, vault, signer.clone(), settings);
+        house.tasks.spawn(notify::run(house.clone(), house.channels.clone()));
+        house.tasks.spawn(tap::listen(house.clone(), house.channels.clone()));
         house.tasks.spawn(count_approvals(self.clone(), house.clone()));
         self.open_gateway(&edge_ca_pem, Routes::new(intake.clone().into_service()).prepare())?;
         house.tasks.spawn(follow_edge_ca(self.clone(), house.clone(), events, edge_ca_pem));

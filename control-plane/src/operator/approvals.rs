@@ -366,6 +366,7 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         grant_id: approval.grant.map(|id| id.to_string()).unwrap_or_default(),
         asked_again: approval.asked_again,
         warnings: card::careful(shown),
+        fingerprint: countersign_chat::fingerprint(&shown.intent_digest),
     }
 }
 

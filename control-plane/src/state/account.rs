@@ -85,8 +85,7 @@ impl State {
         }
         account.check()?;
         let now = self.log_time;
-        let tries = self.offers.wrong.get(account).filter(|(_, until)| now < *until);
-        if tries.is_some_and(|(tries, _)| *tries >= TRIES) {
+        if self.has_guessed_too_often(account) {
             return Err(Refused::Denied(
                 "the account was not linked: too many wrong codes; try again in ten minutes".into(),
             ));
@@ -97,9 +96,7 @@ impl State {
                 && self.principals.get(&offer.principal).is_some_and(|p| p.active)
         });
         let Some(principal) = offer.map(|offer| offer.principal.clone()) else {
-            let tries = tries.map_or(1, |(tries, _)| tries + 1);
-            self.offers.wrong.insert(account.clone(), (tries, now.saturating_add(OFFER_MS)));
-            self.deadlines.set(Due::Offers, now.saturating_add(OFFER_MS));
+            let tries = self.count_wrong_code(account);
             let entry = account.entry("account.refused").with("tries", tries);
             return Ok(Done::changed(Event::LinkRefused, entry));
         };
@@ -147,6 +144,22 @@ impl State {
     /// Whether an agent can act as this account, because a credential that is in use acts as it.
     pub(super) fn is_in_an_agents_hands(&self, account: &Account) -> bool {
         self.credentials.values().any(|c| c.active && c.acts_as.as_ref() == Some(account))
+    }
+
+    pub(super) fn has_guessed_too_often(&self, account: &Account) -> bool {
+        let wrong = self.offers.wrong.get(account);
+        wrong.is_some_and(|(tries, until)| self.log_time < *until && *tries >= TRIES)
+    }
+
+    /// How often, lately, this account has said a code that is none.
+    pub(super) fn count_wrong_code(&mut self, account: &Account) -> u32 {
+        let now = self.log_time;
+        let until = now.saturating_add(OFFER_MS);
+        let before = self.offers.wrong.get(account).filter(|(_, until)| now < *until);
+        let tries = before.map_or(1, |(tries, _)| tries.saturating_add(1));
+        self.offers.wrong.insert(account.clone(), (tries, until));
+        self.deadlines.set(Due::Offers, until);
+        tries
     }
 
     pub(super) fn drop_old_offers(&mut self) {

@@ -277,6 +277,7 @@ impl State {
         if self.ended.len() > KEPT
             && let Some(approval) = self.ended.pop_front().and_then(|id| self.approvals.remove(&id))
         {
+            self.drop_deliveries_of(approval.id);
             let intent = (approval.agent, approval.shown.intent_digest);
             if self.youngest.get(&intent) == Some(&approval.id) {
                 self.youngest.remove(&intent);

@@ -102,6 +102,7 @@ impl State {
                 self.deadlines.set(Due::Nudge(id), *at);
             }
         }
+        self.deliver_cards(id);
     }
 
     /// The next step of a pending approval's way to people, now that it is due.
@@ -128,6 +129,10 @@ impl State {
             && let Announced::Card { to: before } = &mut approval.announced
         {
             before.extend(to);
+        }
+        self.deliver_cards(id);
+        if nudge == Nudge::Reminded {
+            self.tell_of(id, "It still waits for an answer, and will expire.");
         }
         Some((nudge, entry))
     }
@@ -197,6 +202,7 @@ impl State {
                 self.pending_of.remove(&agent);
             }
             self.deadlines.clear(Due::Nudge(id));
+            self.call_off(id);
             if self.attention.cards.get(&similar) == Some(&id) {
                 self.attention.cards.remove(&similar);
                 self.pass_card_on(&agent, id);

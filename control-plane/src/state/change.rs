@@ -114,6 +114,8 @@ impl State {
                 let had = self.principals.get(name).map(|p| &p.groups);
                 had.is_some_and(|had| groups.iter().any(|group| !had.contains(group)))
             }
+            // Whoever chose the secrets of a channel could answer in the names of others.
+            Command::SetChannel(_) => true,
             Command::SetAway { name, stand_in, .. } => name != by && stand_in.is_some(),
             Command::SetOwner { .. } => true,
             Command::SetPolicy { narrows, expected_version, .. } => {
@@ -176,6 +178,16 @@ impl Change {
                 text.len(),
                 hex::encode(sha256)
             ),
+            Command::SetChannel(channel) => {
+                let settings =
+                    channel.settings.iter().map(|(name, value)| format!("{name}={value}"));
+                format!(
+                    "connect channel {} of {} with {}",
+                    channel.name,
+                    channel.platform,
+                    list(settings)
+                )
+            }
             // Nothing else is ever put aside.
             _ => "something else".to_owned(),
         }

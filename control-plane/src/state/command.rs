@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::SignedCheckpoint;
 use super::{
-    Account, Addresses, ApprovalId, Credential, GrantId, GrantWish, Millis, Node, Payload, Proof,
-    Requirement, Role, Shown, SignedBytes, Strength, VoteWord,
+    Account, Addresses, ApprovalId, Channel, Credential, DeliveryId, GrantId, GrantWish, Millis,
+    Node, Payload, Proof, Recipient, Requirement, Role, Shown, SignedBytes, Strength, Tap,
+    VoteWord,
 };
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.
@@ -102,6 +103,53 @@ pub enum Command {
     RejectChange {
         id: u64,
         reason: String,
+    },
+
+    /// Makes a channel, or changes the one of that name: `version` is one more than the one that is there.
+    SetChannel(Box<Channel>),
+    RemoveChannel {
+        name: String,
+    },
+    /// A harmless card.
+    TestChannel {
+        channel: String,
+        to: Recipient,
+    },
+    /// A delivery is about to be attempted.
+    AttemptDelivery {
+        delivery: DeliveryId,
+        handle: [u8; 16],
+        place: String,
+    },
+    Delivered {
+        handle: [u8; 16],
+        place: String,
+        message: String,
+        rendered_sha256: [u8; 32],
+        face: [u8; 32],
+    },
+    NotDelivered {
+        delivery: DeliveryId,
+        why: String,
+        not_before: Option<Millis>,
+        for_good: bool,
+    },
+    /// The platform shows this face now; or will not, and why.
+    Faced {
+        delivery: DeliveryId,
+        face: [u8; 32],
+        why_not: String,
+    },
+    /// An account has answered a card.
+    Tap(Box<Tap>),
+    /// An account has typed a code that is no card's.
+    WrongCode {
+        account: Account,
+    },
+    /// A channel was listened to until there.
+    SetCursor {
+        channel: String,
+        cursor: String,
     },
 
     CreateAgent {

@@ -87,7 +87,7 @@ impl Payload {
     }
 
     /// What is left of a revoked key: nothing that any keyring opens.
-    fn dropped() -> Self {
+    pub(super) fn dropped() -> Self {
         Self::Sealed { keyring_term: 0, wrapped_key: Vec::new(), ciphertext: Vec::new() }
     }
 }

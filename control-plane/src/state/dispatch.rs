@@ -53,6 +53,25 @@ impl State {
             Command::ConfirmChange { id } => self.confirm_change(actor, *id),
             Command::RejectChange { id, reason } => self.reject_change(actor, *id, reason),
 
+            Command::SetChannel(channel) => self.set_channel(actor, channel),
+            Command::RemoveChannel { name } => self.remove_channel(actor, name),
+            Command::TestChannel { channel, to } => self.test_channel(actor, channel, to),
+            Command::AttemptDelivery { delivery, handle, place } => {
+                self.attempt_delivery(actor, *delivery, handle, place)
+            }
+            Command::Delivered { handle, place, message, rendered_sha256, face } => {
+                self.delivered(actor, handle, place, message, rendered_sha256, face)
+            }
+            Command::NotDelivered { delivery, why, not_before, for_good } => {
+                self.not_delivered(actor, *delivery, why, *not_before, *for_good)
+            }
+            Command::Faced { delivery, face, why_not } => {
+                self.faced(actor, *delivery, face, why_not)
+            }
+            Command::Tap(tap) => self.tap(actor, tap),
+            Command::WrongCode { account } => self.wrong_code(actor, account),
+            Command::SetCursor { channel, cursor } => self.set_cursor(actor, channel, cursor),
+
             Command::CreateAgent { id, name, owner, token_sha256 } => {
                 self.create_agent(actor, id, name, owner.as_deref(), token_sha256)
             }
@@ -200,6 +219,13 @@ pub(super) fn worth_a_record(command: &Command, refused: &Refused) -> Option<Ent
                 )
                 .with("word", word)
                 .with("channel", name::clipped(channel, name::CHANNEL_BYTES))
+                .with("why", refused),
+        ),
+        Command::Tap(tap) => Some(
+            Entry::new("vote.refused", hex::encode(tap.handle))
+                .with("principal", format!("account {}", tap.account))
+                .with("word", tap.word)
+                .with("channel", name::clipped(&tap.channel, name::CHANNEL_BYTES))
                 .with("why", refused),
         ),
         Command::Claim { request_id, decision_id, policy_version } => Some(

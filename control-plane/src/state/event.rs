@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, ApprovalState, Claim, ClockJump, GrantId, Millis, Nudge};
+use super::{ApprovalId, ApprovalState, Claim, ClockJump, DeliveryId, GrantId, Millis, Nudge};
 
 /// What a command did. Read the state for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,12 @@ pub enum Event {
     GrantChanged {
         id: GrantId,
         approvals: Vec<ApprovalId>,
+    },
+    ChannelChanged {
+        name: String,
+    },
+    DeliveryChanged {
+        id: DeliveryId,
     },
     CredentialChanged {
         id: String,

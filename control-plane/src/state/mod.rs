@@ -17,6 +17,7 @@ mod name;
 mod open;
 mod release;
 mod restore;
+mod tap;
 mod tick;
 mod vote;
 
@@ -30,7 +31,9 @@ pub mod approver;
 pub mod audit;
 pub mod away;
 pub mod change;
+pub mod channel;
 pub mod credential;
+pub mod delivery;
 pub mod edge;
 pub mod edge_ca;
 pub mod grant;
@@ -52,11 +55,13 @@ pub use attention::{Announced, Nudge};
 pub use audit::Record;
 pub use away::Away;
 pub use change::Change;
+pub use channel::Channel;
 pub use clock::ClockJump;
 pub use command::{
     Actor, Batch, Command, CommandId, Genesis, Open, Position, Proposal, ReportedOutcome, Voter,
 };
 pub use credential::{Credential, Fake, Payload, ReleaseClass};
+pub use delivery::{Attempt, Delivery, DeliveryId, DeliveryStatus, Message, Recipient};
 pub use edge::Edge;
 pub use edge_ca::{EdgeCa, FormerCa};
 pub use event::{Event, Outcome, Refused};
@@ -67,6 +72,7 @@ pub use node::{Addresses, Invitation, Node};
 pub use policy::PolicyVersion;
 pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 pub use restore::Newcomer;
+pub use tap::Tap;
 pub use trust::{KeySignature, SignedBytes};
 
 use answered::Answered;
@@ -113,6 +119,15 @@ pub struct State {
     last_change: u64,
     offers: account::Offers,
     attention: attention::Attention,
+    #[serde(default)]
+    channels: BTreeMap<String, Channel>,
+    #[serde(default)]
+    outbox: delivery::Outbox,
+    #[serde(default)]
+    heard: tap::HeardEvents,
+    /// By channel: how far it was listened to, where nobody calls us.
+    #[serde(default)]
+    cursors: BTreeMap<String, String>,
     deadlines: Deadlines,
     audit: audit::Log,
     answered: Answered,

@@ -207,6 +207,7 @@ impl State {
         self.youngest.insert((open.agent.clone(), open.shown.intent_digest), approval.id);
         self.approvals.insert(approval.id, approval);
         self.count_pending(open.approval);
+        self.deliver_cards(open.approval);
         match impossible {
             Some(reason) => self.settle(open.approval, ApprovalState::Denied, reason),
             None => {

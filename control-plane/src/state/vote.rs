@@ -117,6 +117,12 @@ impl State {
             .with("proof", vote.proof)
             .with("reason", &vote.reason);
         let denied = vote.word == VoteWord::Deny;
+        let broken_glass = vote.breaks_glass.then(|| {
+            format!(
+                "THE GLASS WAS BROKEN by {}, who approved it alone: {}",
+                vote.principal, vote.reason
+            )
+        });
         if denied
             && crate::planted::planted(8)
             && self.approvals[&id].state == ApprovalState::Approved
@@ -139,6 +145,9 @@ impl State {
         } else {
             self.approve_if_met(id)
         };
+        if let Some(words) = broken_glass {
+            self.tell_of(id, &words);
+        }
         Done::changed(Event::Voted { approval: id, state }, entry.with("state", state))
     }
 

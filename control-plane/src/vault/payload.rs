@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::SealError;
 use super::cipher;
 use super::keyring::Keyring;
-use crate::state::{Credential, Payload, ReleaseClass};
+use crate::state::{Channel, Credential, Payload, ReleaseClass};
 
 /// What a secret is for; authenticated with it. Whoever moves a ciphertext under another record, or changes the
 /// host of its record, gets nothing opened.
@@ -45,6 +45,11 @@ impl Binding {
     pub fn of_credential(cluster: &str, credential: &Credential) -> Self {
         let Credential { id, version, host, port, slot, template, class, .. } = credential;
         Self::credential(cluster, id, *version, host, *port, slot, template, *class)
+    }
+
+    /// The secrets of a channel, for the platform and the addresses that it has.
+    pub fn of_channel(cluster: &str, channel: &Channel) -> Self {
+        Self::of(cluster, "channel", &channel.name, channel.version, &channel.settings_sha256())
     }
 
     /// A key of the cluster itself, such as a node's signing key.

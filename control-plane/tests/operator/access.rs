@@ -22,7 +22,7 @@ const APPROVER: &[Role] = &[Role::Approver];
 const READERS: &[Role] = &[Role::Admin, Role::Auditor];
 
 /// Written down a second time, on purpose: a method that is not here, or whose line differs, fails the test.
-const EXPECTED: [(&str, Option<&[Role]>); 61] = [
+const EXPECTED: [(&str, Option<&[Role]>); 66] = [
     ("AddApprover", Some(ADMIN)),
     ("AddNode", Some(ADMIN)),
     ("AuthorizeRekey", Some(ADMIN)),
@@ -52,11 +52,14 @@ const EXPECTED: [(&str, Option<&[Role]>); 61] = [
     ("ListApprovers", Some(READERS)),
     ("ListAudit", Some(READERS)),
     ("ListChanges", Some(READERS)),
+    ("ListChannels", Some(READERS)),
     ("ListCredentials", Some(READERS)),
+    ("ListDeliveries", Some(READERS)),
     ("ListEdges", Some(READERS)),
     ("ListGrants", Some(ALL)),
     ("RejectChange", Some(ADMIN)),
     ("RemoveApprover", Some(ADMIN)),
+    ("RemoveChannel", Some(ADMIN)),
     ("RemoveNode", Some(ADMIN)),
     ("RevokeAgent", Some(ADMIN)),
     ("RevokeCredential", Some(ADMIN)),
@@ -71,10 +74,12 @@ const EXPECTED: [(&str, Option<&[Role]>); 61] = [
     ("SetAgentOwner", Some(ADMIN)),
     ("SetApproverAway", Some(ALL)),
     ("SetApproverGroups", Some(ADMIN)),
+    ("SetChannel", Some(ADMIN)),
     ("SetPolicy", Some(ADMIN)),
     ("SetTrust", Some(ADMIN)),
     ("StartAccountLink", Some(ALL)),
     ("StartRekey", Some(ADMIN)),
+    ("TestChannel", Some(ADMIN)),
     ("SupportGrant", Some(APPROVER)),
     ("TransferLeadership", Some(ADMIN)),
     ("UnlinkAccount", Some(ALL)),

@@ -3,6 +3,7 @@
 mod approvals;
 mod attention;
 mod audit;
+mod channels;
 mod checkpoints;
 mod clock;
 mod consent;

@@ -70,9 +70,11 @@ impl News {
             | Event::Began
             | Event::ChangeProposed { .. }
             | Event::ChangeSettled { .. }
+            | Event::ChannelChanged { .. }
             | Event::ClockSuspected(_)
             | Event::CredentialChanged { .. }
             | Event::CredentialResealed { .. }
+            | Event::DeliveryChanged { .. }
             | Event::Detached { .. }
             | Event::EdgeRenewed { .. }
             | Event::JoinRefused { .. }

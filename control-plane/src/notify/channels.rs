@@ -1,0 +1,223 @@
+//! Channels as they are open on this node: adapters with their secrets, made anew whenever the state says otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use countersign_chat::{
+    Adapter, Answer, Call, Configuration, Failure, Keys, Secret, TapKey, Unfit, platform,
+};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::client::Client;
+use super::pace::Pace;
+use crate::state::{Account, Channel};
+use crate::vault::{Binding, Vault};
+
+/// A key set is fetched again after so long, and for a key that it has not, no more often than this.
+const KEYS_AGE: Duration = Duration::from_secs(6 * 60 * 60);
+const KEYS_PAUSE: Duration = Duration::from_secs(30);
+/// An access token is not used in the last of its time.
+const GRANT_MARGIN: Duration = Duration::from_secs(60);
+
+/// All of them.
+pub(crate) struct Channels {
+    client: Client,
+    hook_base: String,
+    open: RwLock<BTreeMap<String, Arc<OpenChannel>>>,
+}
+
+/// One of them.
+pub(crate) struct OpenChannel {
+    pub(crate) name: String,
+    pub(crate) platform: &'static str,
+    pub(crate) adapter: Box<dyn Adapter>,
+    pub(crate) taps: TapKey,
+    pub(crate) pace: Pace,
+    version: u64,
+    bases: Vec<String>,
+    client: Client,
+    granted: AsyncMutex<Option<(Secret, Instant)>>,
+    keys: AsyncMutex<(Arc<Keys>, Option<Instant>)>,
+    /// Direct conversations that were opened.
+    places: Mutex<BTreeMap<Account, String>>,
+}
+
+impl Channels {
+    /// `hook_base`: where platforms reach this node, such as `https://countersign.example.com`; empty: nowhere.
+    pub(crate) fn new(hook_base: String) -> anyhow::Result<Self> {
+        Ok(Self { client: Client::new()?, hook_base, open: RwLock::default() })
+    }
+
+    /// Where the platform of a channel is to call.
+    pub(crate) fn hook_url(&self, name: &str) -> String {
+        match self.hook_base.trim_end_matches('/') {
+            "" => String::new(),
+            base => format!("{base}/hooks/{name}"),
+        }
+    }
+
+    /// The channel as the state has it.
+    ///
+    /// # Errors
+    /// A sentence: a secret is missing, a setting is none of the platform's.
+    pub(crate) fn open(
+        &self,
+        vault: &Vault,
+        cluster: &str,
+        channel: &Channel,
+    ) -> Result<Arc<OpenChannel>, Unfit> {
+        let known =
+            self.open.read().unwrap_or_else(PoisonError::into_inner).get(&channel.name).cloned();
+        if let Some(open) = known.filter(|open| open.version == channel.version) {
+            return Ok(open);
+        }
+        let opened = Arc::new(OpenChannel::open(self.client.clone(), vault, cluster, channel)?);
+        let mut all = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(channel.name.clone(), opened.clone());
+        Ok(opened)
+    }
+}
+
+impl OpenChannel {
+    fn open(
+        client: Client,
+        vault: &Vault,
+        cluster: &str,
+        channel: &Channel,
+    ) -> Result<Self, Unfit> {
+        let known = platform(&channel.platform)
+            .ok_or_else(|| Unfit(format!("there is no platform {}", channel.platform)))?;
+        let sealed = vault.open_payload(&Binding::of_channel(cluster, channel), &channel.secrets);
+        let sealed = sealed.map_err(|error| Unfit(format!("its secrets do not open: {error}")))?;
+        let secrets =
+            read_secrets(&sealed).ok_or_else(|| Unfit("its secrets cannot be read".into()))?;
+        let configuration = Configuration::of(known, channel.settings.clone(), secrets)?;
+        let bases = configuration.bases();
+        let adapter = (known.open)(configuration)?;
+        let caps = adapter.caps();
+        Ok(Self {
+            name: channel.name.clone(),
+            platform: known.name,
+            adapter,
+            taps: TapKey::new(*vault.derive("tap-key", &[&channel.name])),
+            pace: Pace::new(caps.per_second, caps.per_second_and_place),
+            version: channel.version,
+            bases,
+            client,
+            granted: AsyncMutex::default(),
+            keys: AsyncMutex::default(),
+            places: Mutex::default(),
+        })
+    }
+
+    /// Sends a call, with an access token where it wants one.
+    pub(crate) async fn send(&self, call: Call) -> Result<Answer, Failure> {
+        let token = match call.auth {
+            countersign_chat::Auth::Granted => Some(self.token().await?),
+            _ => None,
+        };
+        let answer = self.client.send(call, &self.bases, token.as_ref(), false).await?;
+        if token.is_some() && answer.status == http::StatusCode::UNAUTHORIZED {
+            // It was taken back before its time: the next call gets another.
+            *self.granted.lock().await = None;
+        }
+        if let Err(Failure::Later { after: Some(after), .. }) = answer.done() {
+            self.pace.hold_back(Instant::now() + after);
+        }
+        Ok(answer)
+    }
+
+    /// Waits on the platform's side for what people say.
+    pub(crate) async fn poll(&self, call: Call) -> Result<Answer, Failure> {
+        self.client.send(call, &self.bases, None, true).await
+    }
+
+    /// Where an account is spoken to directly.
+    pub(crate) async fn place(&self, account: &Account) -> Result<String, Failure> {
+        let known =
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
+        if let Some(place) = known {
+            return Ok(place);
+        }
+        let user =
+            countersign_chat::User { tenant: account.tenant.clone(), id: account.user.clone() };
+        let place = match self.adapter.converse(&user) {
+            None => account.user.clone(),
+            Some(call) => self.adapter.conversed(&self.send(call).await?)?,
+        };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.insert(account.clone(), place.clone());
+        Ok(place)
+    }
+
+    /// The platform's public keys; fetched anew when they are old, or `missing` one.
+    pub(crate) async fn keys(&self, missing: bool) -> Arc<Keys> {
+        let Some(call) = self.adapter.key_set() else { return Arc::default() };
+        let mut held = self.keys.lock().await;
+        let age = held.1.map(|at| at.elapsed());
+        let old = age.is_none_or(|age| age > KEYS_AGE || (missing && age > KEYS_PAUSE));
+        if old {
+            match self
+                .client
+                .send(call, &self.bases, None, false)
+                .await
+                .and_then(|answer| Keys::parse(&answer))
+            {
+                Ok(keys) => *held = (Arc::new(keys), Some(Instant::now())),
+                Err(failure) => tracing::warn!(
+                    channel = self.name,
+                    ?failure,
+                    "the platform's keys were not fetched"
+                ),
+            }
+        }
+        held.0.clone()
+    }
+
+    async fn token(&self) -> Result<Secret, Failure> {
+        let mut granted = self.granted.lock().await;
+        if let Some((token, until)) = granted.as_ref()
+            && Instant::now() + GRANT_MARGIN < *until
+        {
+            return Ok(token.clone());
+        }
+        let none = || Failure::Never { why: "the platform gives no access tokens".into() };
+        let call = self.adapter.grant(SystemTime::now()).ok_or_else(none)?;
+        let answer = self.client.send(call, &self.bases, None, false).await?;
+        let (token, good_for) = self.adapter.granted(&answer)?;
+        *granted = Some((token.clone(), Instant::now() + good_for));
+        Ok(token)
+    }
+}
+
+/// Secrets as they are sealed: name, NUL, value, NUL. No secret of a platform has a NUL in it.
+pub(crate) fn write_secrets(secrets: &BTreeMap<String, Secret>) -> Zeroizing<Vec<u8>> {
+    let room = secrets.iter().map(|(name, it)| name.len() + it.expose().len() + 2).sum();
+    let mut sealed = Zeroizing::new(Vec::with_capacity(room));
+    for (name, secret) in secrets {
+        for part in [name.as_str(), secret.expose()] {
+            sealed.extend_from_slice(part.as_bytes());
+            sealed.push(0);
+        }
+    }
+    sealed
+}
+
+pub(crate) fn read_secrets(sealed: &[u8]) -> Option<BTreeMap<String, Secret>> {
+    let mut secrets = BTreeMap::new();
+    let mut rest = sealed;
+    while !rest.is_empty() {
+        let mut part = || {
+            let end = rest.iter().position(|b| *b == 0)?;
+            let text = std::str::from_utf8(&rest[..end]).ok()?;
+            rest = &rest[end + 1..];
+            Some(text.to_owned())
+        };
+        let (name, value) = (part()?, part()?);
+        secrets.insert(name, Secret::new(value));
+    }
+    Some(secrets)
+}

@@ -1,0 +1,242 @@
+//! One delivery, one try: its card, words, or new face.
+
+use countersign_chat::{Answers, Failure, Handle, Message as Posted, Notice, Text, Words};
+use sha2::{Digest as _, Sha256};
+
+use super::Errand;
+use super::channels::{Channels, OpenChannel};
+use crate::card;
+use crate::cluster::{Clock as _, SystemClock};
+use crate::node::Unsealed;
+use crate::state::{
+    Actor, Command, Delivery, DeliveryId, DeliveryStatus, Message, Recipient, State,
+};
+
+/// Whether there is nothing left to do about it now.
+pub(super) async fn carry_out(
+    house: &Unsealed,
+    channels: &Channels,
+    id: DeliveryId,
+    errand: Errand,
+) -> bool {
+    let found = house.cluster.peek(|state| {
+        let delivery = state.delivery(id)?.clone();
+        let channel = state.channel(&delivery.channel)?.clone();
+        Some((delivery, channel, state.genesis()?.cluster_id.clone()))
+    });
+    let Some((delivery, channel, cluster)) = found else { return true };
+    let open = match channels.open(&house.vault, &cluster, &channel) {
+        Ok(open) => open,
+        Err(unfit) => {
+            let why = format!("the channel cannot be opened: {unfit}");
+            return failed(house, &delivery, Failure::Never { why }).await;
+        }
+    };
+    match errand {
+        Errand::Face => show_face(house, &open, &delivery).await,
+        Errand::Send => match send(house, &open, &delivery).await {
+            Ok(()) => true,
+            Err(failure) => failed(house, &delivery, failure).await,
+        },
+    }
+}
+
+/// What a delivery says, and how it is to look.
+enum Rendering {
+    Card(Box<countersign_chat::Card>, countersign_chat::Face),
+    Words(Text),
+}
+
+async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Result<(), Failure> {
+    let place = match &delivery.to {
+        Recipient::Room(room) => room.clone(),
+        Recipient::Account(account) => open.place(account).await?,
+    };
+    open.pace.turn(&place).await;
+    if !house.cluster.is_leader() {
+        return Ok(());
+    }
+    let rendering = house.cluster.peek(|state| rendering(state, delivery));
+    let Some(rendering) = rendering else {
+        return Err(Failure::Never { why: "there is nothing to say any more".into() });
+    };
+    // Where the platform takes the same key once, a try in doubt is made again; elsewhere it stays in doubt.
+    let doubtful = delivery
+        .attempts
+        .iter()
+        .find(|attempt| attempt.message.is_none() && attempt.place == place);
+    let handle = match doubtful.filter(|_| open.adapter.caps().keyed_send) {
+        Some(attempt) => attempt.handle,
+        None => {
+            let handle = rand::random();
+            let attempt =
+                Command::AttemptDelivery { delivery: delivery.id, handle, place: place.clone() };
+            if !record(house, attempt).await {
+                return Ok(());
+            }
+            handle
+        }
+    };
+    let key = hex::encode(handle);
+    let (call, face, is_card) = match &rendering {
+        Rendering::Words(words) => (open.adapter.say(&place, None, words), [0; 32], false),
+        Rendering::Card(card, face) => {
+            let answers = Some(answers(open, &place, handle, card));
+            let notice = Notice { card, face: face.clone(), answers };
+            let digest = card::face_digest(face);
+            match open.adapter.post(&place, &notice, &key) {
+                Ok(call) => (call, digest, true),
+                Err(countersign_chat::TooLarge) => {
+                    let words = Text::of(&format!(
+                        "An agent asks for your consent, and its request does not fit here. Read and answer it with: {}",
+                        elsewhere(&card.approval)
+                    ));
+                    (open.adapter.say(&place, None, &words), digest, false)
+                }
+            }
+        }
+    };
+    let rendered_sha256 = Sha256::digest(&call.body).into();
+    let answer = open.send(call).await?;
+    let posted = match is_card {
+        true => open.adapter.posted(&place, &answer)?,
+        false => {
+            open.adapter.spoke(&answer)?;
+            Posted { place, id: String::new() }
+        }
+    };
+    let delivered = Command::Delivered {
+        handle,
+        place: posted.place,
+        message: posted.id,
+        rendered_sha256,
+        face,
+    };
+    record(house, delivered).await;
+    Ok(())
+}
+
+/// Every message of a card is brought to where the approval stands; those that cannot change are followed by words.
+async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> bool {
+    let Some(Rendering::Card(card, face)) = house.cluster.peek(|state| rendering(state, delivery))
+    else {
+        return true;
+    };
+    let is_last = matches!(face, countersign_chat::Face::Settled { .. });
+    let mut why_not = String::new();
+    for attempt in &delivery.attempts {
+        open.pace.turn(&attempt.place).await;
+        if !house.cluster.is_leader() {
+            return true;
+        }
+        let message = attempt.message.clone().filter(|id| !id.is_empty());
+        let message = message.map(|id| Posted { place: attempt.place.clone(), id });
+        let answers = Some(answers(open, &attempt.place, attempt.handle, &card));
+        let notice = Notice { card: &card, face: face.clone(), answers };
+        let edit = message.as_ref().and_then(|message| open.adapter.edit(message, &notice));
+        let shown = match edit {
+            Some(Ok(call)) => match open.send(call).await {
+                Ok(answer) => open.adapter.edited(&answer),
+                Err(failure) => Err(failure),
+            },
+            // Too large to be edited, or not to be edited at all, or perhaps there: words follow, once it is settled.
+            _ if is_last => {
+                let said: Vec<_> = notice.standing().iter().map(Text::as_str).collect();
+                let words = format!("{} ({})", said.join(" "), card.sentence);
+                match open
+                    .send(open.adapter.say(&attempt.place, message.as_ref(), &Text::of(&words)))
+                    .await
+                {
+                    Ok(answer) => open.adapter.spoke(&answer),
+                    Err(failure) => Err(failure),
+                }
+            }
+            _ => Ok(()),
+        };
+        match shown {
+            Ok(()) => {}
+            Err(Failure::Later { why, .. }) => {
+                tracing::debug!(
+                    channel = open.name,
+                    why,
+                    "a card does not show yet where its approval stands"
+                );
+                return false;
+            }
+            Err(Failure::Never { why }) => why_not = why,
+        }
+    }
+    if !why_not.is_empty() {
+        tracing::warn!(
+            channel = open.name,
+            why = why_not,
+            "a card will not show where its approval stands"
+        );
+    }
+    record(house, Command::Faced { delivery: delivery.id, face: card::face_digest(&face), why_not })
+        .await
+}
+
+/// None: what it is about is gone, or settled before anybody was asked.
+fn rendering(state: &State, delivery: &Delivery) -> Option<Rendering> {
+    match &delivery.what {
+        Message::Words { words, .. } => Some(Rendering::Words(Text::of(words))),
+        Message::Test { by, .. } => {
+            let face = countersign_chat::Face::Asking { standing: Vec::new() };
+            Some(Rendering::Card(Box::new(card::test(by)), face))
+        }
+        Message::Card(about) => {
+            let approval = state.approval(*about)?;
+            let face = card::face(state, approval);
+            let asks = matches!(face, countersign_chat::Face::Asking { .. });
+            let is_there = matches!(delivery.status, DeliveryStatus::Sent { .. })
+                || !delivery.attempts.is_empty();
+            (asks || is_there).then(|| Rendering::Card(Box::new(card::of(state, approval)), face))
+        }
+    }
+}
+
+fn answers(
+    open: &OpenChannel,
+    place: &str,
+    handle: [u8; 16],
+    card: &countersign_chat::Card,
+) -> Answers {
+    let handle = Handle(handle);
+    Answers {
+        approve: open.taps.token(&open.name, place, handle, Words::Approve),
+        deny: open.taps.token(&open.name, place, handle, Words::Deny),
+        code: open.taps.code(&open.name, place, handle),
+        elsewhere: Text::of(&elsewhere(&card.approval)),
+    }
+}
+
+fn elsewhere(approval: &str) -> String {
+    format!("countersign approval show {approval}")
+}
+
+async fn failed(house: &Unsealed, delivery: &Delivery, failure: Failure) -> bool {
+    if !matches!(delivery.status, DeliveryStatus::Due { .. }) {
+        return true;
+    }
+    let (why, after, for_good) = match failure {
+        Failure::Later { after, why } => (why, after, false),
+        Failure::Never { why } => (why, None, true),
+    };
+    tracing::warn!(channel = delivery.channel, to = %delivery.to, why, for_good, "a card was not delivered");
+    let not_before = after.map(|after| {
+        SystemClock.wall().saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+    });
+    record(house, Command::NotDelivered { delivery: delivery.id, why, not_before, for_good }).await
+}
+
+/// What could not be recorded is done again by whoever leads then.
+async fn record(house: &Unsealed, command: Command) -> bool {
+    match house.cluster.propose(Actor::System, command).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "what became of a card is not on record");
+            false
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The face for people's answers from chats: a webhook, or what was polled, becomes a proposal; what came of it is told to
+//! whoever answered, and to nobody before it is committed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use countersign_chat::{
+    Code, Evidence, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text, Typed, What, Wire,
+    Words,
+};
+use http::StatusCode;
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+
+use crate::cluster::Cluster;
+use crate::node::Unsealed;
+use crate::notify::channels::{Channels, OpenChannel};
+use crate::state::{
+    Account, Actor, ApprovalState, Command, Delivery, DeliveryStatus, Event, Message, Recipient,
+    State, Tap, VoteWord,
+};
+
+/// Platforms wait three seconds for an answer.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// Between two polls that failed.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Answers a webhook of a channel. Whoever is not the platform learns nothing but that.
+pub(crate) async fn hook(
+    house: &Arc<Unsealed>,
+    channels: &Channels,
+    name: &str,
+    inbound: &Inbound<'_>,
+) -> Reply {
+    let open = match opened(house, channels, name) {
+        Some(Ok(open)) => open,
+        Some(Err(())) => return Reply::empty(StatusCode::SERVICE_UNAVAILABLE),
+        None => return Reply::empty(StatusCode::NOT_FOUND),
+    };
+    let keys = open.keys(false).await;
+    let mut heard = open.adapter.hear(inbound, &keys, SystemTime::now());
+    if heard == Err(Forged::Key) {
+        let keys = open.keys(true).await;
+        heard = open.adapter.hear(inbound, &keys, SystemTime::now());
+    }
+    match heard {
+        Ok(Heard::Challenge(reply)) => reply,
+        Ok(Heard::Nothing) => Reply::empty(StatusCode::OK),
+        Ok(Heard::Said(said)) => {
+            let mut reply = Reply::empty(StatusCode::OK);
+            for said in said {
+                reply = answer(house, &open, &said).await;
+            }
+            reply
+        }
+        Err(forged) => {
+            tracing::warn!(channel = name, why = %forged, "a webhook was refused");
+            Reply::empty(StatusCode::UNAUTHORIZED)
+        }
+    }
+}
+
+/// Listens where nobody calls us, until the node is sealed; only the leader does.
+pub(crate) async fn listen(house: Arc<Unsealed>, channels: Arc<Channels>) {
+    let mut listening: std::collections::BTreeMap<String, tokio::task::JoinHandle<()>> =
+        Default::default();
+    let mut looks = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            () = house.closing.cancelled() => break,
+            _ = looks.tick() => {}
+        }
+        let names: Vec<_> = match house.cluster.is_leader() {
+            true => house
+                .cluster
+                .peek(|state| state.channels().map(|channel| channel.name.clone()).collect()),
+            false => Vec::new(),
+        };
+        listening.retain(|name, task| {
+            let goes_on = names.contains(name) && !task.is_finished();
+            if !goes_on {
+                task.abort();
+            }
+            goes_on
+        });
+        for name in
+            names.into_iter().filter(|name| !listening.contains_key(name)).collect::<Vec<_>>()
+        {
+            let Some(Ok(open)) = opened(&house, &channels, &name) else { continue };
+            if open.adapter.caps().wire == Wire::Poll {
+                let (house, channels) = (house.clone(), channels.clone());
+                listening.insert(name, tokio::spawn(poll(house, channels, open)));
+            }
+        }
+    }
+    listening.values().for_each(tokio::task::JoinHandle::abort);
+}
+
+async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenChannel>) {
+    loop {
+        // It may have been changed meanwhile.
+        match opened(&house, &channels, &open.name) {
+            Some(Ok(now)) if house.cluster.is_leader() => open = now,
+            _ => return,
+        }
+        let since = house.cluster.peek(|state| state.cursor(&open.name).map(str::to_owned));
+        let Some(call) = open.adapter.poll(since.as_deref()) else { return };
+        let polled = match open.poll(call).await {
+            Ok(answer) => open.adapter.polled(&answer),
+            Err(failure) => Err(failure),
+        };
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(failure) => {
+                tracing::warn!(channel = open.name, ?failure, "nothing could be heard");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        for said in &polled.said {
+            answer(&house, &open, said).await;
+        }
+        // After what was said is committed: a leader that dies in between hears it again, and it counts once.
+        if since.as_deref() != Some(&polled.since) {
+            let cursor = Command::SetCursor { channel: open.name.clone(), cursor: polled.since };
+            if house.cluster.propose(Actor::System, cursor).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What is answered to one who said something; what is told to them alone goes on by itself.
+async fn answer(house: &Arc<Unsealed>, open: &Arc<OpenChannel>, said: &Said) -> Reply {
+    let outcome = match timeout(PATIENCE, take(&house.cluster, open, said)).await {
+        Ok(outcome) => outcome,
+        Err(_) => refused(
+            "It is not recorded yet: look at the card, and answer again if it does not change.",
+        ),
+    };
+    let (reply, private) = open.adapter.reply(said, &outcome);
+    if let Some(call) = private {
+        let open = open.clone();
+        house.spawn(async move {
+            if let Err(failure) = open.send(call).await {
+                tracing::debug!(
+                    channel = open.name,
+                    ?failure,
+                    "a private answer was not delivered"
+                );
+            }
+        });
+    }
+    reply
+}
+
+async fn take(cluster: &Cluster, open: &OpenChannel, said: &Said) -> Outcome {
+    let account = Account {
+        platform: open.platform.to_owned(),
+        tenant: said.by.tenant.clone(),
+        user: said.by.id.clone(),
+    };
+    let tap = match &said.what {
+        What::Typed(Typed::Link(code)) => return link(cluster, code, account).await,
+        What::Tap(token) => match open.taps.open(&open.name, &said.message.place, token) {
+            Some((Handle(handle), word)) => tap(open, said, account, handle, word, String::new()),
+            None => {
+                return refused(
+                    "This vote does not count: the card is not one that was sent here.",
+                );
+            }
+        },
+        What::Reaction(word) => match cluster.peek(|state| reacted_to(state, open, said)) {
+            Some(handle) => tap(open, said, account, handle, *word, String::new()),
+            None => return refused("There is nothing to answer."),
+        },
+        What::Typed(Typed::Answer { word, code, reason }) => {
+            match cluster.peek(|state| coded(state, open, &account, &said.message.place, code)) {
+                Some(handle) => tap(open, said, account, handle, *word, reason.clone()),
+                None => {
+                    // On record, and counted: codes are not to be guessed.
+                    let _ = cluster.propose(Actor::System, Command::WrongCode { account }).await;
+                    return refused(
+                        "This vote does not count: the code is none of a card that was sent to you.",
+                    );
+                }
+            }
+        }
+    };
+    match cluster.propose(Actor::System, Command::Tap(Box::new(tap))).await {
+        Ok(event) => Outcome::Taken(match &*event {
+            Event::Voted { approval, state } => {
+                Text::of(&cluster.peek(|now| taken(now, *approval, *state)))
+            }
+            _ => Text::of("It was heard."),
+        }),
+        Err(error) => Outcome::Refused(Text::of(&error.to_string())),
+    }
+}
+
+fn tap(
+    open: &OpenChannel,
+    said: &Said,
+    account: Account,
+    handle: [u8; 16],
+    word: Words,
+    reason: String,
+) -> Tap {
+    let typed = matches!(said.what, What::Typed(_));
+    Tap {
+        channel: open.name.clone(),
+        handle,
+        word: match word {
+            Words::Approve => VoteWord::Approve,
+            Words::Deny => VoteWord::Deny,
+        },
+        account,
+        place: said.message.place.clone(),
+        message: (!typed).then(|| said.message.id.clone()),
+        button: matches!(said.what, What::Tap(_)),
+        event: said.event.clone(),
+        reason,
+        evidence: match open.adapter.caps().evidence {
+            Evidence::Asymmetric => "asymmetric",
+            Evidence::SharedMac => "shared-mac",
+            Evidence::StaticSecret => "static-secret",
+            Evidence::TransportOnly => "transport-only",
+        }
+        .into(),
+    }
+}
+
+async fn link(cluster: &Cluster, code: &str, account: Account) -> Outcome {
+    let code = code.replace('-', "").to_ascii_uppercase();
+    let code_sha256 = Sha256::digest(&code).into();
+    match cluster.propose(Actor::System, Command::LinkAccount { code_sha256, account }).await {
+        Ok(event) => match &*event {
+            Event::PrincipalChanged { name, .. } => {
+                Outcome::Taken(Text::of(&format!("This account is {name}'s from now on.")))
+            }
+            _ => refused(
+                "The account was not linked: the code is wrong or too old. Get one with: countersign approver link",
+            ),
+        },
+        Err(error) => Outcome::Refused(Text::of(&error.to_string())),
+    }
+}
+
+/// The card that a reaction is on.
+fn reacted_to(state: &State, open: &OpenChannel, said: &Said) -> Option<[u8; 16]> {
+    let of_channel = state.deliveries().rev().filter(|delivery| delivery.channel == open.name);
+    let attempts = of_channel.flat_map(|delivery| &delivery.attempts);
+    let is_it = |message: &Option<String>| message.as_deref() == Some(said.message.id.as_str());
+    attempts
+        .filter(|attempt| attempt.place == said.message.place && is_it(&attempt.message))
+        .map(|attempt| attempt.handle)
+        .next()
+}
+
+/// The card whose code was typed: one that was sent to this account, or into the room where it was typed.
+fn coded(
+    state: &State,
+    open: &OpenChannel,
+    account: &Account,
+    place: &str,
+    code: &Code,
+) -> Option<[u8; 16]> {
+    let may_answer = |delivery: &&Delivery| {
+        delivery.channel == open.name
+            && matches!(delivery.what, Message::Card(_) | Message::Test { .. })
+            && matches!(delivery.status, DeliveryStatus::Sent { .. })
+            && match &delivery.to {
+                Recipient::Account(to) => to == account,
+                Recipient::Room(_) => true,
+            }
+    };
+    let attempts = state.deliveries().rev().filter(may_answer).flat_map(|delivery| {
+        let is_room = matches!(delivery.to, Recipient::Room(_));
+        delivery.attempts.iter().filter(move |attempt| !is_room || attempt.place == place)
+    });
+    attempts
+        .filter(|attempt| {
+            open.taps.code(&open.name, &attempt.place, Handle(attempt.handle)).is(code)
+        })
+        .map(|attempt| attempt.handle)
+        .next()
+}
+
+/// What came of a vote, to whoever gave it.
+fn taken(state: &State, approval: crate::state::ApprovalId, reached: ApprovalState) -> String {
+    let rule = state.approval(approval).map(|a| a.rule.clone()).unwrap_or_default();
+    match reached {
+        ApprovalState::Pending => {
+            format!("Your word is recorded. Others have to agree (rule {rule:?}).")
+        }
+        ApprovalState::Approved => {
+            "Approved. It is carried out once, now or when the agent asks again.".into()
+        }
+        ApprovalState::Denied => "Denied. Nothing was sent.".into(),
+        other => format!("It is {other} already."),
+    }
+}
+
+/// None: there is no such channel. An error is on the log.
+fn opened(
+    house: &Unsealed,
+    channels: &Channels,
+    name: &str,
+) -> Option<Result<Arc<OpenChannel>, ()>> {
+    let (channel, cluster) = house
+        .cluster
+        .peek(|state| Some((state.channel(name)?.clone(), state.genesis()?.cluster_id.clone())))?;
+    Some(channels.open(&house.vault, &cluster, &channel).map_err(|unfit| {
+        tracing::error!(channel = name, %unfit, "the channel cannot be opened");
+    }))
+}
+
+fn refused(words: &str) -> Outcome {
+    Outcome::Refused(Text::of(words))
+}
