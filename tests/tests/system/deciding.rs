@@ -134,7 +134,7 @@ impl Team {
     }
 
     /// Sends a request and leaves it held.
-    fn hold(&self, method: &str, path: &str) -> (Waiting, String) {
+    pub(super) fn hold(&self, method: &str, path: &str) -> (Waiting, String) {
         let (url, bearer) = (format!("https://{HOST}{path}"), self.bearer());
         let waiting = self.world.fetch_later(&self.agent, &self.arguments(method, &url, &bearer));
         let id = eventually("that it is held", || {
@@ -199,16 +199,21 @@ impl Team {
         said
     }
 
-    fn state(&self, id: &str) -> String {
+    pub(super) fn state(&self, id: &str) -> String {
         self.shown(id)["state"].as_str().unwrap().to_owned()
     }
 
-    fn shown(&self, id: &str) -> Value {
+    pub(super) fn shown(&self, id: &str) -> Value {
         self.world.json(&["approval", "show", id])
     }
 
+    /// How many requests have arrived at the site.
+    pub(super) fn requests(&self) -> usize {
+        self.origin.seen().len()
+    }
+
     /// Actions on the record.
-    fn actions(&self) -> Vec<String> {
+    pub(super) fn actions(&self) -> Vec<String> {
         let records = self.world.json(&["audit", "list"]);
         let records = records.as_array().unwrap().iter();
         records.map(|record| record["action"].as_str().unwrap().to_owned()).collect()

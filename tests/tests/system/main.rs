@@ -6,6 +6,7 @@ mod adversary;
 mod architecture;
 mod bad_input;
 mod cards;
+mod chat;
 mod crash;
 mod deciding;
 mod operator;
