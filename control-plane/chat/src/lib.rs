@@ -30,6 +30,7 @@ mod typed;
 pub mod verify;
 pub mod visible;
 
+mod discord;
 mod slack;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};

@@ -19,6 +19,16 @@ impl Text {
         words.split('\n').map(|line| Self::of(line.strip_suffix('\r').unwrap_or(line))).collect()
     }
 
+    /// As much of it as fits into so many bytes, and then how much that is.
+    pub fn within(&self, room: usize) -> Self {
+        if self.0.len() <= room {
+            return self.clone();
+        }
+        let label = |shown: usize| format!(" (shown {shown} of {} bytes)", self.0.len());
+        let kept = self.0.floor_char_boundary(room.saturating_sub(label(self.0.len()).len()));
+        Self(format!("{}{}", &self.0[..kept], label(kept)))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

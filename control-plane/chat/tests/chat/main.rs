@@ -4,4 +4,5 @@
 
 mod support;
 
+mod discord;
 mod slack;

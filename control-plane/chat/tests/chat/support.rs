@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_chat::{
-    Adapter, Answer, Answers, Body, Card, Configuration, Face, Forged, Handle, Heard, Inbound,
-    Keys, Notice, Said, Secret, TapKey, Text, Words, platform,
+    Adapter, Answer, Answers, Body, Call, Card, Configuration, Face, Forged, Handle, Heard,
+    Inbound, Keys, Notice, Said, Secret, TapKey, Text, Words, platform, visible,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -99,6 +99,25 @@ pub(crate) fn answer(status: u16, body: &Value) -> Answer {
     Answer { status, headers: HeaderMap::new(), body: body.to_string().into() }
 }
 
+/// What a call sends.
+pub(crate) fn body(call: &Call) -> Value {
+    serde_json::from_slice(&call.body).unwrap()
+}
+
+/// Nothing that is sent holds a character that a reader does not see; save for line breaks, which are ours.
+pub(crate) fn no_hidden_character(sent: &Value) {
+    match sent {
+        Value::Array(array) => array.iter().for_each(no_hidden_character),
+        Value::Object(object) => object.values().for_each(no_hidden_character),
+        Value::String(text) => {
+            let hidden: Vec<_> =
+                text.chars().filter(|c| *c != '\n' && visible::is_hidden(*c)).collect();
+            assert!(hidden.is_empty(), "{hidden:?} in {text}");
+        }
+        _ => {}
+    }
+}
+
 /// A webhook as somebody sends it.
 #[derive(Clone, Debug)]
 pub(crate) struct Webhook {
@@ -126,6 +145,17 @@ impl Webhook {
     pub(crate) fn add(&mut self, name: &str, value: &str) {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         self.headers.append(name, HeaderValue::from_str(value).unwrap());
+    }
+
+    /// As a judge is told of it.
+    pub(crate) fn shown(&self) -> Value {
+        let headers: serde_json::Map<_, _> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap())))
+            .collect();
+        let body = String::from_utf8(self.body.clone()).unwrap();
+        serde_json::json!({ "headers": headers, "body": body })
     }
 
     pub(crate) fn heard(
