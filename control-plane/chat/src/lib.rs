@@ -32,6 +32,7 @@ pub mod visible;
 
 mod discord;
 mod slack;
+mod telegram;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};

@@ -82,10 +82,14 @@ impl Telegram {
             "webhook" => Some(configuration.secret("webhook_secret")?),
             other => return Err(Unfit(format!("inbound is webhook or poll, not {other:?}"))),
         };
-        let telegrams =
-            |secret: &str| secret.len() <= 256 && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let telegrams = |secret: &str| {
+            secret.len() <= 256
+                && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        };
         if webhook_secret.as_ref().is_some_and(|secret| !telegrams(secret.expose())) {
-            return Err(Unfit("webhook_secret is of A-Z, a-z, 0-9, _ and -, at most 256 of them".into()));
+            return Err(Unfit(
+                "webhook_secret is of A-Z, a-z, 0-9, _ and -, at most 256 of them".into(),
+            ));
         }
         let bot_token = configuration.secret("bot_token")?;
         let bot = bot_token.expose().split_once(':').and_then(|(bot, _)| bot.parse().ok());
@@ -160,8 +164,9 @@ impl Adapter for Telegram {
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
         let body = accepted(answer)?;
-        place(&body["result"])
-            .map_err(|_| Failure::Never { why: "Telegram's answer does not name the message".into() })
+        place(&body["result"]).map_err(|_| Failure::Never {
+            why: "Telegram's answer does not name the message".into(),
+        })
     }
 
     fn edit(&self, message: &Message, notice: &Notice<'_>) -> Option<Result<Call, TooLarge>> {
@@ -272,12 +277,14 @@ fn message(notice: &Notice<'_>, excerpt: &Excerpt) -> Option<Value> {
         let button = |label: &str, token: &Token| json!({ "text": label, "callback_data": token.as_str() });
         [button("Approve", &answers.approve), button("Deny", &answers.deny)]
     }).collect();
-    (second + units(&body) <= MESSAGE).then(|| json!({
-        "text": format!("{title}\n{head}\n{body}"),
-        "entities": entities,
-        "link_preview_options": { "is_disabled": true },
-        "reply_markup": { "inline_keyboard": keyboard },
-    }))
+    (second + units(&body) <= MESSAGE).then(|| {
+        json!({
+            "text": format!("{title}\n{head}\n{body}"),
+            "entities": entities,
+            "link_preview_options": { "is_disabled": true },
+            "reply_markup": { "inline_keyboard": keyboard },
+        })
+    })
 }
 
 fn words_of(words: &Text) -> Value {

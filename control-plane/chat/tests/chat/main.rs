@@ -6,3 +6,4 @@ mod support;
 
 mod discord;
 mod slack;
+mod telegram;
