@@ -233,9 +233,9 @@ fn command(body: &Value) -> Result<Heard, Forged> {
 
 fn said(body: &Value, what: What, message: Message) -> Result<Heard, Forged> {
     // In a server there is a member, elsewhere a user; an id is one account's all over Discord.
-    let user = match (&body["member"]["user"], &body["user"]) {
-        (Value::Null, user) | (user, Value::Null) => user,
-        _ => return Err(Forged::Shape),
+    let users = (&body["member"]["user"], &body["user"]);
+    let ((Value::Null, user) | (user, Value::Null)) = users else {
+        return Err(Forged::Shape);
     };
     let by = User { tenant: String::new(), id: text(&user["id"])? };
     if user["bot"] == true {

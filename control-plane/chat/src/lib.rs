@@ -31,6 +31,7 @@ pub mod verify;
 pub mod visible;
 
 mod discord;
+mod matrix;
 mod slack;
 mod telegram;
 

@@ -13,8 +13,12 @@ use crate::token::Token;
 use crate::typed::Typed;
 
 /// Every platform there is, in the order that people look for them.
-pub static PLATFORMS: &[&Platform] =
-    &[&crate::slack::PLATFORM, &crate::discord::PLATFORM, &crate::telegram::PLATFORM];
+pub static PLATFORMS: &[&Platform] = &[
+    &crate::slack::PLATFORM,
+    &crate::discord::PLATFORM,
+    &crate::telegram::PLATFORM,
+    &crate::matrix::PLATFORM,
+];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
     PLATFORMS.iter().copied().find(|platform| platform.name == name)
@@ -203,7 +207,8 @@ pub struct Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Tap(Token),
-    /// A reaction to one of our messages.
+    /// A reaction to one of our messages. It carries nothing that only a whole card shows: where a rule demands it whole, it
+    /// is no answer.
     Reaction(Words),
     Typed(Typed),
 }

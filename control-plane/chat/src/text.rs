@@ -29,6 +29,11 @@ impl Text {
         Self(format!("{}{}", &self.0[..kept], label(kept)))
     }
 
+    /// For where links are made of plain text and nothing says not to: no address in it has its scheme.
+    pub fn defanged(&self) -> Self {
+        Self(self.0.replace("://", "[:]//"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

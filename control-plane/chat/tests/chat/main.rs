@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod homeserver;
 mod support;
 
 mod discord;
+mod matrix;
 mod slack;
 mod telegram;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_chat::{
-    Adapter, Answer, Answers, Body, Call, Card, Configuration, Face, Forged, Handle, Heard,
+    Adapter, Answer, Answers, Auth, Body, Call, Card, Configuration, Face, Forged, Handle, Heard,
     Inbound, Keys, Notice, Said, Secret, TapKey, Text, Words, platform, visible,
 };
 use http::header::HeaderName;
@@ -102,6 +102,34 @@ pub(crate) fn answer(status: u16, body: &Value) -> Answer {
 /// What a call sends.
 pub(crate) fn body(call: &Call) -> Value {
     serde_json::from_slice(&call.body).unwrap()
+}
+
+/// Does what the control plane's sender does, with curl.
+pub(crate) fn carry_out(call: &Call) -> Answer {
+    let (header, secret) = match &call.auth {
+        Auth::Bearer(secret) => (Some("authorization: Bearer ".to_owned()), secret.expose()),
+        Auth::Header(name, secret) => (Some(format!("{name}: ")), secret.expose()),
+        Auth::InPath(secret) => (None, secret.expose()),
+        Auth::None => (None, ""),
+        other => panic!("{other:?}"),
+    };
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code}"]);
+    curl.args(["--request", call.method.as_str(), "--data-binary", "@-"]);
+    for (name, value) in &call.headers {
+        curl.arg("--header").arg(format!("{name}: {}", value.to_str().unwrap()));
+    }
+    if let Some(header) = header {
+        curl.arg("--header").arg(header + secret);
+    }
+    curl.arg(call.url.replace("{secret}", secret));
+    let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&call.body).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "curl: {}", output.status);
+    let at = output.stdout.iter().rposition(|b| *b == b'\n').unwrap();
+    let status = StatusCode::from_bytes(&output.stdout[at + 1..]).unwrap();
+    Answer { status, headers: HeaderMap::new(), body: output.stdout[..at].to_vec().into() }
 }
 
 /// Nothing that is sent holds a character that a reader does not see; save for line breaks, which are ours.
