@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::card::{Excerpt, Notice};
+use crate::fence::fenced;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -177,7 +178,7 @@ impl Adapter for Discord {
 
     fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
         let mut body = quiet(words, SUPPRESS_EMBEDS);
-        if let Some(message) = under {
+        if let Some(message) = under.filter(|message| !message.id.is_empty()) {
             body["message_reference"] =
                 json!({ "message_id": message.id, "fail_if_not_exists": false });
         }
@@ -265,20 +266,13 @@ fn message(notice: &Notice<'_>, excerpt: &Excerpt, text: &str) -> Value {
 /// A text display, in which Discord reads markup save between fences. Only our own words are outside of them.
 fn face(notice: &Notice<'_>, excerpt: &Excerpt) -> String {
     let head = notice.head(excerpt.whole);
-    let head = fenced(head.iter());
+    let head = fenced(&head);
     let body = fenced(std::iter::once(&excerpt.label).chain(&excerpt.lines));
     format!("{}\n{head}\n{body}", notice.title())
 }
 
-/// A block of code, in which there are no mentions, links or markup, and which ends at three backticks: so three in a row
-/// are never within it.
-fn fenced<'a>(lines: impl Iterator<Item = &'a Text>) -> String {
-    let lines: Vec<_> = lines.map(|line| line.as_str().replace("```", r"``\u{60}")).collect();
-    format!("```text\n{}\n```", lines.join("\n"))
-}
-
 fn quiet(words: &Text, flags: u64) -> Value {
-    let content = fenced([&words.within(WORDS)].into_iter());
+    let content = fenced([&words.within(WORDS)]);
     json!({ "content": content, "flags": flags, "allowed_mentions": { "parse": [], "replied_user": false } })
 }
 

@@ -20,6 +20,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
+mod fence;
 mod http;
 mod lookalike;
 mod platform;
@@ -32,6 +33,7 @@ pub mod visible;
 
 mod discord;
 mod matrix;
+mod mattermost;
 mod slack;
 mod telegram;
 

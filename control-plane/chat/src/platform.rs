@@ -18,6 +18,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::discord::PLATFORM,
     &crate::telegram::PLATFORM,
     &crate::matrix::PLATFORM,
+    &crate::mattermost::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {

@@ -25,6 +25,14 @@ pub fn hmac_sha256_hex(key: &[u8], parts: &[&[u8]], mac: &str) -> Result<(), For
     demand_mac::<Hmac<Sha256>>(key, parts, &mac)
 }
 
+/// What [`hmac_sha256_hex`] takes: for what we send out and want to know again.
+pub fn made_hmac_sha256_hex(key: &[u8], parts: &[&[u8]]) -> String {
+    // Any length of key will do for HMAC.
+    let mut made = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!());
+    parts.iter().for_each(|part| made.update(part));
+    hex::encode(made.finalize().into_bytes())
+}
+
 /// The same, against base64.
 pub fn hmac_sha256_base64(key: &[u8], parts: &[&[u8]], mac: &str) -> Result<(), Forged> {
     let mac = STANDARD.decode(mac).map_err(|_| Forged::Signature)?;

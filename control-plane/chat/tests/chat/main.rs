@@ -7,5 +7,6 @@ mod support;
 
 mod discord;
 mod matrix;
+mod mattermost;
 mod slack;
 mod telegram;
