@@ -36,6 +36,7 @@ mod matrix;
 mod mattermost;
 mod slack;
 mod telegram;
+mod webex;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};

@@ -19,6 +19,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::telegram::PLATFORM,
     &crate::matrix::PLATFORM,
     &crate::mattermost::PLATFORM,
+    &crate::webex::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
@@ -143,6 +144,16 @@ pub trait Adapter: Send + Sync {
     /// Reads a webhook: verifies its raw bytes, then its time, then parses them.
     fn hear(&self, inbound: &Inbound<'_>, keys: &Keys, now: SystemTime) -> Result<Heard, Forged>;
 
+    /// Asks for what a webhook only named.
+    fn fetch(&self, _named: &str) -> Option<Call> {
+        None
+    }
+
+    /// What that was; never another name.
+    fn fetched(&self, _named: &str, _answer: &Answer) -> Result<Heard, Failure> {
+        Err(Failure::Never { why: "this platform says in its webhooks what was said".into() })
+    }
+
     /// What a webhook is answered with once it is known what became of what it said; and what is told to that person alone,
     /// where that takes a call.
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>);
@@ -187,6 +198,8 @@ pub enum Words {
 pub enum Heard {
     /// The platform asks whether we are here: this is the answer.
     Challenge(Reply),
+    /// It names what was said, and does not say it: [`Adapter::fetch`] asks for it. The answer is empty.
+    Named(String),
     /// Nothing that means anything to us; the answer is empty.
     Nothing,
     Said(Vec<Said>),

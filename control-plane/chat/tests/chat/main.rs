@@ -10,3 +10,4 @@ mod matrix;
 mod mattermost;
 mod slack;
 mod telegram;
+mod webex;
