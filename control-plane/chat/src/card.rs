@@ -129,7 +129,7 @@ impl Body {
         rows: usize,
         face: impl Fn(&Excerpt) -> Option<Face>,
     ) -> Result<Face, TooLarge> {
-        let smaller = |room: &usize| (*room > 0).then(|| room * 3 / 4);
+        let smaller = |room: &usize| (*room > 0).then(|| room / 2);
         let mut rooms = std::iter::successors(Some(room), smaller);
         rooms.find_map(|room| face(&self.excerpt(room, rows))).ok_or(TooLarge)
     }

@@ -57,8 +57,9 @@ pub(crate) static PLATFORM: Platform = Platform {
     }],
     guide: "Create an application at https://discord.com/developers/applications; copy its application id, its public key and\n\
             the token of its bot.\n\
-            Install it with the scopes bot and applications.commands, and the permissions View Channels and Send Messages.\n\
-            Register the global command with the bot token, POST /applications/{application id}/commands:\n\
+            Install it with the scopes bot and applications.commands, and the permissions View Channels and Send Messages;\n\
+            whoever is to be asked in private has to be in a server with the bot.\n\
+            Register the global command with the bot token, POST /applications/<application id>/commands:\n\
             {\"name\": \"countersign\", \"description\": \"Link this account, or answer\", \"options\": [{\"type\": 3, \"name\": \"words\",\n\
             \"description\": \"link CODE, approve CODE or deny CODE because\", \"required\": true}]}\n\
             Interactions Endpoint URL: {hook}",

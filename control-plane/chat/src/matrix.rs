@@ -203,9 +203,12 @@ impl Adapter for Matrix {
         (Reply::empty(StatusCode::OK), Some(call))
     }
 
-    /// Of a hundred messages in one room between two polls, those before the last hundred are not heard.
+    /// From nowhere, it is from now on: what was said long ago is no answer. Of more than a hundred messages in one room
+    /// between two polls, only the last hundred are heard.
     fn poll(&self, since: Option<&str>) -> Option<Call> {
+        let since = since.filter(|since| !since.is_empty());
         let nothing = json!({ "types": [] });
+        let heard = since.map_or(&[][..], |_| &["m.reaction", "m.room.message"][..]);
         let filter = json!({
             "account_data": nothing,
             "presence": nothing,
@@ -214,14 +217,13 @@ impl Adapter for Matrix {
                 "ephemeral": nothing,
                 "state": nothing,
                 "timeline": {
-                    "types": ["m.reaction", "m.room.message"],
+                    "types": heard,
                     "not_senders": [self.user],
                     "limit": 100,
                 },
             },
         });
         let filter = segment(&filter.to_string());
-        let since = since.filter(|since| !since.is_empty());
         let since = since.map_or_else(String::new, |since| format!("&since={}", segment(since)));
         let query = format!("sync?timeout={}&filter={filter}{since}", WAIT.as_millis());
         Some(Call::get(self.url(&query), self.auth()))

@@ -53,9 +53,9 @@ pub(crate) static PLATFORM: Platform = Platform {
         },
     ],
     guide: "Let @BotFather make a bot (/newbot) and copy its token. Everybody who is to be asked writes /start to it once.\n\
-            With inbound=webhook, make up a long secret and tell Telegram of it: POST /bot{token}/setWebhook with\n\
+            With inbound=webhook, make up a long secret and tell Telegram of it: POST /bot<token>/setWebhook with\n\
             {\"url\": \"{hook}\", \"secret_token\": \"…\", \"allowed_updates\": [\"message\", \"callback_query\"]}\n\
-            With inbound=poll, see that no webhook is set: POST /bot{token}/deleteWebhook",
+            With inbound=poll, see that no webhook is set: POST /bot<token>/deleteWebhook",
     open: |configuration| Ok(Box::new(Telegram::open(&configuration)?)),
 };
 
@@ -328,6 +328,10 @@ fn accepted(answer: &Answer) -> Result<Value, Failure> {
     let said = Text::of(body["description"].as_str().unwrap_or("no reason"));
     match answer.done() {
         Ok(()) if body["ok"] == true => Ok(body),
+        // Another node has asked for updates just now, or a webhook is set.
+        Err(_) if answer.status == StatusCode::CONFLICT => {
+            Err(Failure::Later { after: None, why: format!("Telegram refused it: {said}") })
+        }
         Err(Failure::Later { after, why }) => {
             let seconds = body["parameters"]["retry_after"].as_u64().map(Duration::from_secs);
             Err(Failure::Later { after: seconds.or(after), why: format!("{why}: {said}") })

@@ -44,3 +44,31 @@ impl fmt::Display for Text {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_cut_says_how_much_of_it_is_shown(words in "\\PC{0,200}", room in 64_usize..300) {
+            let (whole, cut) = (Text::of(&words), Text::of(&words).within(room));
+            prop_assert!(cut.as_str().len() <= room);
+            if whole.as_str().len() <= room {
+                prop_assert_eq!(cut, whole);
+            } else {
+                let (kept, label) = cut.as_str().rsplit_once(" (shown ").unwrap();
+                prop_assert!(whole.as_str().starts_with(kept));
+                prop_assert_eq!(label, format!("{} of {} bytes)", kept.len(), whole.as_str().len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_8_no_address_has_its_scheme() {
+        let words = Text::of("http://a.example, matrix://b and https://c");
+        assert_eq!(words.defanged().as_str(), "http[:]//a.example, matrix[:]//b and https[:]//c");
+    }
+}

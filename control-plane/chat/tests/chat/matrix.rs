@@ -62,6 +62,13 @@ fn c_10_matrix_a_real_homeserver_takes_cards_once_and_says_who_answers() {
     let room = adapter.conversed(&opened).unwrap();
     let joined = homeserver.asks(Method::POST, &format!("join/{room}"), &json!({}), Some(&ana));
     assert_eq!(joined["room_id"], *room);
+    let write = |text: &str| {
+        let path = format!("rooms/{room}/send/m.room.message/{}", text.len());
+        let content = json!({ "msgtype": "m.text", "body": text });
+        homeserver.asks(Method::PUT, &path, &content, Some(&ana))
+    };
+    // What was said before it has begun to listen is not heard.
+    write("link before");
     let begun = adapter.polled(&carry_out(&adapter.poll(None).unwrap())).unwrap();
     assert_eq!(begun.said, []);
     let mut since = begun.since;
@@ -78,6 +85,14 @@ fn c_10_matrix_a_real_homeserver_takes_cards_once_and_says_who_answers() {
     let stored = homeserver.asks(Method::GET, &event, &Value::Null, Some(&ana));
     assert_eq!(stored["content"], body(&call), "it is stored as it was sent");
 
+    // So is the largest card that is rendered, and its last face, which is in an edit twice.
+    let large = crate::support::card(&format!("/{}", "p".repeat(14_400)), &"x".repeat(10_000));
+    let call = adapter.post(&room, &asking(&large, "c", &room), "large").unwrap();
+    let posted = adapter.posted(&room, &carry_out(&call)).unwrap();
+    let edit = adapter.edit(&posted, &settled(&large, "Denied by bo: no")).unwrap().unwrap();
+    assert!(edit.body.len() > 59_000, "{}", edit.body.len());
+    assert_eq!(adapter.edited(&carry_out(&edit)), Ok(()));
+
     // A reaction is heard, by whom and on what; the bot's own are not.
     let relation = json!({ "rel_type": "m.annotation", "event_id": first.id, "key": "✅" });
     let react = |token: &str| {
@@ -92,15 +107,6 @@ fn c_10_matrix_a_real_homeserver_takes_cards_once_and_says_who_answers() {
     assert_eq!(reacted["event_id"], *said.event);
 
     // So is a code.
-    let write = |text: &str| {
-        let path = format!("rooms/{room}/send/m.room.message/{}", text.len());
-        homeserver.asks(
-            Method::PUT,
-            &path,
-            &json!({ "msgtype": "m.text", "body": text }),
-            Some(&ana),
-        )
-    };
     write("hello");
     write(&format!("deny {} because no", key().code("c", &room, HANDLE).shown()));
     let said = hears(&*adapter, &mut since);

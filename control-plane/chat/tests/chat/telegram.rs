@@ -210,7 +210,7 @@ fn what_is_polled_goes_on_after_the_last_and_passes_over_what_is_not_understood(
     let Ok(Heard::Said(hooked)) = heard(&tapped(7001)) else { panic!() };
     assert_eq!(got.said[0], hooked[0], "the same event, whichever way it comes");
     let two = json!({ "ok": false, "error_code": 409, "description": "Conflict: terminated by other getUpdates request" });
-    assert!(matches!(polled.polled(&answer(409, &two)), Err(Failure::Never { .. })));
+    assert!(matches!(polled.polled(&answer(409, &two)), Err(Failure::Later { .. })));
 }
 
 /// Text outside of preformatted entities, and that all of them lie within the text, one after another.
