@@ -54,9 +54,9 @@ pub(crate) static PLATFORM: Platform = Platform {
         required: true,
     }],
     guide: "Register an account for the bot, log it in once (POST /_matrix/client/v3/login) and copy its access token.\n\
-            People are asked in rooms that the bot opens for them. To link an account, people write to the bot in a room that it\n\
-            is in: join it to one, or let the homeserver accept its invitations (Synapse: auto_accept_invites).\n\
-            Rooms must not be encrypted: the bot reads no encrypted messages (Synapse: encryption_enabled_by_default_for_room_type).\n\
+            People are asked in rooms that the bot opens for them. To link an account, they write to it in a room that it is in:\n\
+            join it to one, or let the homeserver accept its invitations (Synapse: auto_accept_invites).\n\
+            Rooms must not be encrypted, for it reads no encrypted messages (Synapse: encryption_enabled_by_default_for_room_type).\n\
             Nothing calls {hook}: one node asks the homeserver.",
     open: |configuration| Ok(Box::new(Matrix::open(&configuration)?)),
 };
@@ -108,6 +108,14 @@ impl Matrix {
         let (room, transaction) = (segment(room), segment(transaction));
         let url = self.url(&format!("rooms/{room}/send/m.room.message/{transaction}"));
         Call::json(Method::PUT, url, content, self.auth())
+    }
+
+    fn tell(&self, room: &str, under: &str, words: &Text, once: &[&str]) -> Call {
+        let mut content = message("m.notice", words.within(WORDS).defanged().as_str());
+        if !under.is_empty() {
+            content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": under } });
+        }
+        self.send(room, &transaction(once), &content)
     }
 
     fn said(&self, room: &str, event: &Value) -> Option<Said> {
@@ -175,12 +183,8 @@ impl Adapter for Matrix {
 
     /// What is said twice about the same thing, in the same words, is said once.
     fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
-        let mut content = message("m.notice", words.within(WORDS).defanged().as_str());
-        let id = under.map_or("", |message| &message.id);
-        if !id.is_empty() {
-            content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": id } });
-        }
-        self.send(place, &transaction(&["say", place, id, words.as_str()]), &content)
+        let under = under.map_or("", |message| &message.id);
+        self.tell(place, under, words, &["say", place, under, words.as_str()])
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -199,7 +203,8 @@ impl Adapter for Matrix {
 
     /// Under what was said, in the room where it was said.
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>) {
-        let call = self.say(&said.message.place, Some(&said.message), outcome.words());
+        let Message { place, id } = &said.message;
+        let call = self.tell(place, id, outcome.words(), &["reply", place, &said.event]);
         (Reply::empty(StatusCode::OK), Some(call))
     }
 

@@ -109,7 +109,10 @@ impl Telegram {
         if tap.is_object() {
             return self.tap(tap);
         }
-        let Some(typed) = message["text"].as_str().and_then(command) else { return Ok(None) };
+        // What is forwarded, or chosen from another bot, somebody else has written.
+        let own = ["forward_origin", "via_bot"].iter().all(|of| message[*of].is_null());
+        let typed = message["text"].as_str().filter(|_| own).and_then(command);
+        let Some(typed) = typed else { return Ok(None) };
         let Some(by) = person(&message["from"])? else { return Ok(None) };
         Ok(Some(Said {
             reply_to: format!("user {}", by.id),

@@ -292,4 +292,13 @@ fn a_room_is_never_another_path_and_the_same_words_are_said_once() {
     assert_eq!(say("$a", "no"), say("$a", "no"));
     assert_ne!(say("$a", "no"), say("$b", "no"));
     assert_ne!(say("$a", "no"), say("$a", "yes"));
+    // Two people who are told the same are both told it.
+    let reply = |event: &str| {
+        let mut reaction = reaction("@ana:countersign.test", "✅");
+        reaction["event_id"] = event.into();
+        let said = &polled(json!([reaction])).said[0];
+        matrix().reply(said, &Outcome::Refused(Text::of("no"))).1.unwrap().url
+    };
+    assert_eq!(reply("$1"), reply("$1"));
+    assert_ne!(reply("$1"), reply("$2"));
 }

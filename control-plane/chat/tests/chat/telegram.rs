@@ -187,6 +187,11 @@ fn a_code_is_written_to_the_bot_and_answered_in_private() {
         assert_eq!(body(&call.unwrap())["chat_id"], "55");
     }
     assert_eq!(heard(&written("hello @everyone")), Ok(Heard::Nothing));
+    for of in ["forward_origin", "via_bot"] {
+        let mut others = written("/link abc");
+        others["message"][of] = json!({ "id": 9 });
+        assert_eq!(heard(&others), Ok(Heard::Nothing), "{of}");
+    }
     let mut bot = written("/link abc");
     bot["message"]["from"]["is_bot"] = true.into();
     assert_eq!(heard(&bot), Ok(Heard::Nothing));
