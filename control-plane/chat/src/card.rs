@@ -1,5 +1,6 @@
 //! What people are shown, before a platform has its way with it.
 
+use crate::platform::TooLarge;
 use crate::text::Text;
 use crate::token::{Code, Token};
 
@@ -96,6 +97,20 @@ impl Notice<'_> {
         }
     }
 
+    /// What has to be seen of a card, line by line, most important first: all but the title and the body. For platforms where
+    /// a message is lines.
+    pub(crate) fn head(&self, whole: bool) -> Vec<Text> {
+        let card = self.card;
+        let mut lines = self.standing().to_vec();
+        lines.push(card.sentence.clone());
+        lines.extend(card.warnings.iter().map(|it| Text::of(&format!("CAREFUL: {it}"))));
+        lines.extend(card.facts.iter().map(|(name, it)| Text::of(&format!("{name}: {it}"))));
+        let identity = format!("Fingerprint: {}. Approval {}.", card.fingerprint, card.approval);
+        lines.push(Text::of(&identity));
+        lines.extend(self.elsewhere(whole));
+        lines
+    }
+
     /// How a card is headed: with what the control plane says, never with what an agent does.
     pub fn title(&self) -> &'static str {
         match self.face {
@@ -106,6 +121,19 @@ impl Notice<'_> {
 }
 
 impl Body {
+    /// The face with as much of the body as there is room for; none where there is none even without the body. What a
+    /// platform escapes takes more room than the excerpt knows of, so less and less of it is tried.
+    pub(crate) fn fitted<Face>(
+        &self,
+        room: usize,
+        rows: usize,
+        face: impl Fn(&Excerpt) -> Option<Face>,
+    ) -> Result<Face, TooLarge> {
+        let smaller = |room: &usize| (*room > 0).then(|| room / 2);
+        let mut rooms = std::iter::successors(Some(room), smaller);
+        rooms.find_map(|room| face(&self.excerpt(room, rows))).ok_or(TooLarge)
+    }
+
     /// The beginning, in at most `room` bytes of visible text and at most `rows` lines; what it takes to write a character
     /// out counts too.
     pub fn excerpt(&self, room: usize, rows: usize) -> Excerpt {

@@ -3,6 +3,7 @@
 //! ```text
 //! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
 //! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
+//!   … or Heard::Named ─ Adapter::fetch ─▶ Call ─▶ Answer ─ Adapter::fetched ─▶ Heard::Said
 //! ```
 //!
 //! One file is one platform. Nothing here opens a socket, reads a clock or decides anything: adapters turn cards into
@@ -12,7 +13,7 @@
 //! # Invariants
 //!
 //! * An agent's words reach a platform only as [`Text`], which is made visible once, and then only where the platform reads
-//!   no markup: plain-text fields, or escaped as its documentation says.
+//!   no markup: plain-text fields, blocks of code that it cannot end, or escaped as its documentation says.
 //! * Nothing is cut silently. What does not fit is shown as "N of M bytes", and what a rule wants whole and is not loses its
 //!   buttons; a card whose head does not fit is not rendered at all.
 //! * What is heard is verified over the raw bytes before any of it is parsed.
@@ -20,6 +21,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
+mod fence;
 mod fingerprint;
 mod http;
 mod lookalike;
@@ -31,7 +33,12 @@ mod typed;
 pub mod verify;
 pub mod visible;
 
+mod discord;
+mod matrix;
+mod mattermost;
 mod slack;
+mod telegram;
+mod webex;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use fingerprint::fingerprint;

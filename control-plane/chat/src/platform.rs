@@ -13,7 +13,14 @@ use crate::token::Token;
 use crate::typed::Typed;
 
 /// Every platform there is, in the order that people look for them.
-pub static PLATFORMS: &[&Platform] = &[&crate::slack::PLATFORM];
+pub static PLATFORMS: &[&Platform] = &[
+    &crate::slack::PLATFORM,
+    &crate::discord::PLATFORM,
+    &crate::telegram::PLATFORM,
+    &crate::matrix::PLATFORM,
+    &crate::mattermost::PLATFORM,
+    &crate::webex::PLATFORM,
+];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
     PLATFORMS.iter().copied().find(|platform| platform.name == name)
@@ -137,6 +144,16 @@ pub trait Adapter: Send + Sync {
     /// Reads a webhook: verifies its raw bytes, then its time, then parses them.
     fn hear(&self, inbound: &Inbound<'_>, keys: &Keys, now: SystemTime) -> Result<Heard, Forged>;
 
+    /// Asks for what a webhook only named.
+    fn fetch(&self, _named: &str) -> Option<Call> {
+        None
+    }
+
+    /// What that was; never another name.
+    fn fetched(&self, _named: &str, _answer: &Answer) -> Result<Heard, Failure> {
+        Err(Failure::Never { why: "this platform says in its webhooks what was said".into() })
+    }
+
     /// What a webhook is answered with once it is known what became of what it said; and what is told to that person alone,
     /// where that takes a call.
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>);
@@ -181,6 +198,8 @@ pub enum Words {
 pub enum Heard {
     /// The platform asks whether we are here: this is the answer.
     Challenge(Reply),
+    /// It names what was said, and does not say it: [`Adapter::fetch`] asks for it. The answer is empty.
+    Named(String),
     /// Nothing that means anything to us; the answer is empty.
     Nothing,
     Said(Vec<Said>),
@@ -202,7 +221,8 @@ pub struct Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Tap(Token),
-    /// A reaction to one of our messages.
+    /// A reaction to one of our messages. It carries nothing that only a whole card shows: where a rule demands it whole, it
+    /// is no answer.
     Reaction(Words),
     Typed(Typed),
 }

@@ -19,6 +19,21 @@ impl Text {
         words.split('\n').map(|line| Self::of(line.strip_suffix('\r').unwrap_or(line))).collect()
     }
 
+    /// As much of it as fits into so many bytes, and then how much that is.
+    pub fn within(&self, room: usize) -> Self {
+        if self.0.len() <= room {
+            return self.clone();
+        }
+        let label = |shown: usize| format!(" (shown {shown} of {} bytes)", self.0.len());
+        let kept = self.0.floor_char_boundary(room.saturating_sub(label(self.0.len()).len()));
+        Self(format!("{}{}", &self.0[..kept], label(kept)))
+    }
+
+    /// For where links are made of plain text and nothing says not to: no address in it has its scheme.
+    pub fn defanged(&self) -> Self {
+        Self(self.0.replace("://", "[:]//"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -27,5 +42,33 @@ impl Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_cut_says_how_much_of_it_is_shown(words in "\\PC{0,200}", room in 64_usize..300) {
+            let (whole, cut) = (Text::of(&words), Text::of(&words).within(room));
+            prop_assert!(cut.as_str().len() <= room);
+            if whole.as_str().len() <= room {
+                prop_assert_eq!(cut, whole);
+            } else {
+                let (kept, label) = cut.as_str().rsplit_once(" (shown ").unwrap();
+                prop_assert!(whole.as_str().starts_with(kept));
+                prop_assert_eq!(label, format!("{} of {} bytes)", kept.len(), whole.as_str().len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_8_no_address_has_its_scheme() {
+        let words = Text::of("http://a.example, matrix://b and https://c");
+        assert_eq!(words.defanged().as_str(), "http[:]//a.example, matrix[:]//b and https[:]//c");
     }
 }

@@ -25,6 +25,14 @@ pub fn hmac_sha256_hex(key: &[u8], parts: &[&[u8]], mac: &str) -> Result<(), For
     demand_mac::<Hmac<Sha256>>(key, parts, &mac)
 }
 
+/// What [`hmac_sha256_hex`] takes: for what we send out and want to know again.
+pub fn made_hmac_sha256_hex(key: &[u8], parts: &[&[u8]]) -> String {
+    // Any length of key will do for HMAC.
+    let mut made = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!());
+    parts.iter().for_each(|part| made.update(part));
+    hex::encode(made.finalize().into_bytes())
+}
+
 /// The same, against base64.
 pub fn hmac_sha256_base64(key: &[u8], parts: &[&[u8]], mac: &str) -> Result<(), Forged> {
     let mac = STANDARD.decode(mac).map_err(|_| Forged::Signature)?;
@@ -74,6 +82,11 @@ pub fn fresh_at(seconds: u64, now: SystemTime) -> Result<SystemTime, Forged> {
     if apart <= FRESH { Ok(at) } else { Err(Forged::Stale) }
 }
 
+/// The same, as RFC 3339 writes it in universal time: `2027-01-15T08:00:00.000Z`.
+pub fn fresh_rfc3339(text: &str, now: SystemTime) -> Result<SystemTime, Forged> {
+    fresh_at(rfc3339(text).ok_or(Forged::Stale)?, now)
+}
+
 /// A JSON Web Token (RFC 7519), signed with RS256 by one of `keys`, from `issuer`, for `audience`, in its time. No other
 /// algorithm is looked at, and a key is only ever found by its id in the set that was fetched beforehand.
 pub fn jwt<Claims: DeserializeOwned + Clone>(
@@ -115,8 +128,68 @@ struct Times {
     iat: Option<u64>,
 }
 
+/// Seconds since 1970; what is less than one is dropped.
+fn rfc3339(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let number = |text: &str, digits: usize| {
+        let only_digits = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+        if only_digits { text.parse::<u64>().ok() } else { None }
+    };
+    number(fraction, fraction.len())?;
+    let [year, month, day] = *date.split('-').collect::<Vec<_>>() else { return None };
+    let [hour, minute, second] = *time.split(':').collect::<Vec<_>>() else { return None };
+    let (year, month, day) = (number(year, 4)?, number(month, 2)?, number(day, 2)?);
+    let (hour, minute, second) = (number(hour, 2)?, number(minute, 2)?, number(second, 2)?);
+    let sensible = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (hour < 24 && minute < 60 && second <= 60);
+    if !sensible {
+        return None;
+    }
+    // Years that begin in March end with the leap day; 719,468 days are before 1970 in that calendar.
+    let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days =
+        years * 365 + years / 4 - years / 100 + years / 400 + (153 * months + 2) / 5 + day - 1;
+    Some((days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
 fn demand_mac<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]], mac: &[u8]) -> Result<(), Forged> {
     let mut made = <M as KeyInit>::new_from_slice(key).map_err(|_| Forged::Signature)?;
     parts.iter().for_each(|part| made.update(part));
     made.verify_slice(mac).map_err(|_| Forged::Signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written_and_nothing_else_is() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1999-12-31T23:59:59.999Z", 946_684_799),
+            ("2000-02-29T00:00:00Z", 951_782_400),
+            ("2027-01-15T08:00:00.123Z", 1_800_000_000),
+            ("2100-03-01T00:00:00Z", 4_107_542_400),
+        ] {
+            assert_eq!(rfc3339(text), Some(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "2027-01-15T08:00:00",
+            "2027-01-15T08:00:00+00:00",
+            "2027-01-15 08:00:00Z",
+            "2027-13-15T08:00:00Z",
+            "2027-00-15T08:00:00Z",
+            "2027-01-15T24:00:00Z",
+            "2027-1-15T08:00:00Z",
+            "+027-01-15T08:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2027-01-15T08:00:00.Z!",
+        ] {
+            assert_eq!(rfc3339(text), None, "{text}");
+        }
+    }
 }

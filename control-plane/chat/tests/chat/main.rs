@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod homeserver;
 mod support;
 
+mod discord;
+mod matrix;
+mod mattermost;
 mod slack;
+mod telegram;
+mod webex;
