@@ -5,10 +5,12 @@ use countersign_chat as chat;
 use countersign_chat::{Body, Card, Face, Part, Text, warnings};
 use sha2::{Digest as _, Sha256};
 
-use crate::state::{Approval, ApprovalState, Millis, ReportedOutcome, Shown, State, VoteWord};
+use crate::state::{
+    Approval, ApprovalState, Millis, ReportedOutcome, Shown, State, Strength, VoteWord,
+};
 
-/// The whole of it.
-pub(crate) fn of(state: &State, approval: &Approval) -> Card {
+/// The whole of it, for where an answer is worth so much.
+pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
     let shown = &approval.shown;
     let agent = state.agent(&approval.agent);
     let name = agent.map_or(approval.agent.as_str(), |agent| agent.name.as_str());
@@ -54,6 +56,10 @@ pub(crate) fn of(state: &State, approval: &Approval) -> Card {
         fingerprint: chat::fingerprint(&shown.intent_digest),
         body: body(shown),
         demands_whole: approval.requirements.iter().any(|requirement| requirement.critical),
+        answered_elsewhere: approval
+            .requirements
+            .iter()
+            .any(|requirement| requirement.strength > worth),
     }
 }
 
@@ -69,6 +75,7 @@ pub(crate) fn test(by: &str) -> Card {
         fingerprint: "none".into(),
         body: Body::default(),
         demands_whole: false,
+        answered_elsewhere: false,
     }
 }
 

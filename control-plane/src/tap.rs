@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Code, Evidence, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text, Typed, What, Wire,
-    Words,
+    Code, Evidence, Failure, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text, Typed,
+    What, Wire, Words,
 };
 use http::StatusCode;
 use sha2::{Digest as _, Sha256};
@@ -43,9 +43,23 @@ pub(crate) async fn hook(
         let keys = open.keys(true).await;
         heard = open.adapter.hear(inbound, &keys, SystemTime::now());
     }
+    if let Ok(Heard::Named(named)) = &heard {
+        heard = Ok(match fetched(&open, named).await {
+            Ok(heard) => heard,
+            Err(failure) => {
+                // The platform sends it again.
+                tracing::warn!(
+                    channel = name,
+                    ?failure,
+                    "what a webhook names could not be fetched"
+                );
+                return Reply::empty(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        });
+    }
     match heard {
         Ok(Heard::Challenge(reply)) => reply,
-        Ok(Heard::Nothing) => Reply::empty(StatusCode::OK),
+        Ok(Heard::Named(_) | Heard::Nothing) => Reply::empty(StatusCode::OK),
         Ok(Heard::Said(said)) => {
             let mut reply = Reply::empty(StatusCode::OK);
             for said in said {
@@ -96,6 +110,14 @@ pub(crate) async fn listen(house: Arc<Unsealed>, channels: Arc<Channels>) {
     listening.values().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// What a webhook only named, by a call of ours.
+async fn fetched(open: &OpenChannel, named: &str) -> Result<Heard, Failure> {
+    match open.adapter.fetch(named) {
+        Some(call) => open.adapter.fetched(named, &open.send(call).await?),
+        None => Ok(Heard::Nothing),
+    }
+}
+
 async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenChannel>) {
     loop {
         // It may have been changed meanwhile.
@@ -121,7 +143,7 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
             answer(&house, &open, said).await;
         }
         // After what was said is committed: a leader that dies in between hears it again, and it counts once.
-        if since.as_deref() != Some(&polled.since) {
+        if !polled.since.is_empty() && since.as_deref() != Some(&polled.since) {
             let cursor = Command::SetCursor { channel: open.name.clone(), cursor: polled.since };
             if house.cluster.propose(Actor::System, cursor).await.is_err() {
                 tokio::time::sleep(PAUSE).await;
@@ -246,7 +268,7 @@ async fn link(cluster: &Cluster, code: &str, account: Account) -> Outcome {
     }
 }
 
-/// The card that a reaction is on.
+/// The card that a reaction is on; not one that has to be seen whole, for a reaction does not tell what was seen.
 fn reacted_to(state: &State, open: &OpenChannel, said: &Said) -> Option<[u8; 16]> {
     let of_channel = state.deliveries().rev().filter(|delivery| delivery.channel == open.name);
     let attempts = of_channel.flat_map(|delivery| &delivery.attempts);
@@ -254,7 +276,12 @@ fn reacted_to(state: &State, open: &OpenChannel, said: &Said) -> Option<[u8; 16]
     attempts
         .filter(|attempt| attempt.place == said.message.place && is_it(&attempt.message))
         .map(|attempt| attempt.handle)
-        .next()
+        .find(|handle| {
+            let about = state.attempt(handle).and_then(|(delivery, _)| delivery.what.about());
+            let approval = about.and_then(|id| state.approval(id));
+            approval
+                .is_none_or(|it| it.requirements.iter().all(|requirement| !requirement.critical))
+        })
 }
 
 /// The card whose code was typed: one that was sent to this account, or into the room where it was typed.

@@ -21,6 +21,8 @@ pub struct Card {
     pub body: Body,
     /// A rule wants the request to be seen whole: a card that shows less has no buttons.
     pub demands_whole: bool,
+    /// What is said on this channel is worth less than the rule asks for: it is answered elsewhere, and has no buttons here.
+    pub answered_elsewhere: bool,
 }
 
 /// The content chosen by the agent.
@@ -75,7 +77,7 @@ pub struct Answers {
 impl Notice<'_> {
     /// The buttons, if this much of the request is enough for the rule.
     pub fn buttons(&self, whole: bool) -> Option<&Answers> {
-        let enough = whole || !self.card.demands_whole;
+        let enough = (whole || !self.card.demands_whole) && !self.card.answered_elsewhere;
         self.answers.as_ref().filter(|_| enough && matches!(self.face, Face::Asking { .. }))
     }
 
@@ -83,10 +85,11 @@ impl Notice<'_> {
     pub fn elsewhere(&self, whole: bool) -> Option<Text> {
         let asked = matches!(self.face, Face::Asking { .. }) && self.buttons(whole).is_none();
         let answers = self.answers.as_ref().filter(|_| asked)?;
-        Some(Text::of(&format!(
-            "Not all of it is shown here, and the rule wants it seen whole. Answer it elsewhere: {}",
-            answers.elsewhere
-        )))
+        let why = match self.card.answered_elsewhere {
+            true => "The rule asks for a stronger proof of who answers than there is here",
+            false => "Not all of it is shown here, and the rule wants it seen whole",
+        };
+        Some(Text::of(&format!("{why}. Answer it elsewhere: {}", answers.elsewhere)))
     }
 
     /// "Approved by ana.", or who has said what so far.

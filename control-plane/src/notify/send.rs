@@ -9,7 +9,7 @@ use crate::card;
 use crate::cluster::{Clock as _, SystemClock};
 use crate::node::Unsealed;
 use crate::state::{
-    Actor, Command, Delivery, DeliveryId, DeliveryStatus, Message, Recipient, State,
+    Actor, Command, Delivery, DeliveryId, DeliveryStatus, Message, Recipient, State, Strength,
 };
 
 /// Whether there is nothing left to do about it now.
@@ -56,7 +56,7 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
     if !house.cluster.is_leader() {
         return Ok(());
     }
-    let rendering = house.cluster.peek(|state| rendering(state, delivery));
+    let rendering = house.cluster.peek(|state| rendering(state, delivery, worth(open)));
     let Some(rendering) = rendering else {
         return Err(Failure::Never { why: "there is nothing to say any more".into() });
     };
@@ -118,7 +118,8 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
 
 /// Every message of a card is brought to where the approval stands; those that cannot change are followed by words.
 async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> bool {
-    let Some(Rendering::Card(card, face)) = house.cluster.peek(|state| rendering(state, delivery))
+    let Some(Rendering::Card(card, face)) =
+        house.cluster.peek(|state| rendering(state, delivery, worth(open)))
     else {
         return true;
     };
@@ -178,7 +179,7 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
 }
 
 /// None: what it is about is gone, or settled before anybody was asked.
-fn rendering(state: &State, delivery: &Delivery) -> Option<Rendering> {
+fn rendering(state: &State, delivery: &Delivery, worth: Strength) -> Option<Rendering> {
     match &delivery.what {
         Message::Words { words, .. } => Some(Rendering::Words(Text::of(words))),
         Message::Test { by, .. } => {
@@ -191,9 +192,15 @@ fn rendering(state: &State, delivery: &Delivery) -> Option<Rendering> {
             let asks = matches!(face, countersign_chat::Face::Asking { .. });
             let is_there = matches!(delivery.status, DeliveryStatus::Sent { .. })
                 || !delivery.attempts.is_empty();
-            (asks || is_there).then(|| Rendering::Card(Box::new(card::of(state, approval)), face))
+            (asks || is_there)
+                .then(|| Rendering::Card(Box::new(card::of(state, approval, worth)), face))
         }
     }
+}
+
+/// What an answer on this channel is worth.
+fn worth(open: &OpenChannel) -> Strength {
+    if open.adapter.caps().buttons { Strength::L1 } else { Strength::L0 }
 }
 
 fn answers(

@@ -70,6 +70,7 @@ pub(crate) fn card(path: &str, body: &str) -> Card {
             uninspectable: false,
         },
         demands_whole: false,
+        answered_elsewhere: false,
     }
 }
 
