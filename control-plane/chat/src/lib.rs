@@ -22,6 +22,7 @@
 mod card;
 mod http;
 mod lookalike;
+mod plain;
 mod platform;
 mod secret;
 mod text;
@@ -31,6 +32,9 @@ pub mod verify;
 pub mod visible;
 
 mod slack;
+
+mod meta;
+mod whatsapp;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};

@@ -22,6 +22,11 @@ impl Text {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// For platforms that make links of plain text and cannot be told not to: no address keeps its scheme.
+    pub fn defanged(&self) -> String {
+        self.0.replace("://", "[:]//")
+    }
 }
 
 impl fmt::Display for Text {

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_chat::{
-    Adapter, Answer, Answers, Body, Card, Configuration, Face, Forged, Handle, Heard, Inbound,
-    Keys, Notice, Said, Secret, TapKey, Text, Words, platform,
+    Adapter, Answer, Answers, Body, Call, Card, Configuration, Face, Forged, Handle, Heard,
+    Inbound, Keys, Notice, Said, Secret, TapKey, Text, Words, platform,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use proptest::prelude::*;
 use serde_json::Value;
 
 /// When all of this happens.
@@ -73,6 +74,13 @@ pub(crate) fn card(path: &str, body: &str) -> Card {
     }
 }
 
+/// Any path and any body, with what is hidden and what is markup in them.
+pub(crate) fn any_card() -> impl Strategy<Value = Card> {
+    let text = "(\\PC|[a-z]|\n|`|://|\u{202e}|\u{0}|\u{1f980}|\u{6771}){0,1500}";
+    ("(\\PC|[a-z]|`|://|\u{202e}){0,300}", text, any::<bool>())
+        .prop_map(|(path, body, whole)| Card { demands_whole: whole, ..card(&path, &body) })
+}
+
 pub(crate) fn key() -> TapKey {
     TapKey::new([9; 32])
 }
@@ -97,6 +105,17 @@ pub(crate) fn settled<'a>(card: &'a Card, words: &str) -> Notice<'a> {
 pub(crate) fn answer(status: u16, body: &Value) -> Answer {
     let status = StatusCode::from_u16(status).unwrap();
     Answer { status, headers: HeaderMap::new(), body: body.to_string().into() }
+}
+
+/// What a call would send.
+pub(crate) fn body(call: &Call) -> Value {
+    serde_json::from_slice(&call.body).unwrap()
+}
+
+/// As a judge is told of them.
+pub(crate) fn headers(hook: &Webhook) -> Value {
+    let headers = hook.headers.iter();
+    headers.map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap()))).collect()
 }
 
 /// A webhook as somebody sends it.

@@ -1,0 +1,133 @@
+//! What Meta's platforms have in common: how webhooks are signed and set up, and how errors are told.
+//!
+//! developers.facebook.com: Graph API, "Webhooks: Getting Started" (verification requests, X-Hub-Signature-256) and "Handle
+//! Errors".
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::http::{Answer, Failure, Form, Inbound, Reply};
+use crate::platform::{Configuration, Forged, Heard, Said, Setting, Unfit};
+use crate::secret::Secret;
+use crate::text::Text;
+use crate::verify;
+
+/// What a webhook of an app is checked by.
+pub(crate) struct Hooks {
+    app_secret: Secret,
+    verify_token: Secret,
+}
+
+pub(crate) enum Verified {
+    Challenge(Reply),
+    Body(Value),
+}
+
+pub(crate) const APP_SECRET: Setting = Setting {
+    name: "app_secret",
+    help: "of the app's Settings, Basic: webhooks are signed with it",
+    default: None,
+    required: true,
+};
+
+pub(crate) const VERIFY_TOKEN: Setting = Setting {
+    name: "verify_token",
+    help: "made up by you, and repeated where the webhook is configured",
+    default: None,
+    required: true,
+};
+
+impl Hooks {
+    pub(crate) fn open(configuration: &Configuration) -> Result<Self, Unfit> {
+        Ok(Self {
+            app_secret: configuration.secret(APP_SECRET.name)?,
+            verify_token: configuration.secret(VERIFY_TOKEN.name)?,
+        })
+    }
+
+    /// The signature has no time in it: what a webhook holds says when it was.
+    pub(crate) fn verify(&self, inbound: &Inbound<'_>) -> Result<Verified, Forged> {
+        if inbound.method == Method::GET {
+            return self.challenge(inbound).map(Verified::Challenge);
+        }
+        if inbound.method != Method::POST {
+            return Err(Forged::Shape);
+        }
+        let signature = inbound.header("x-hub-signature-256").ok_or(Forged::Signature)?;
+        let mac = signature.strip_prefix("sha256=").ok_or(Forged::Signature)?;
+        verify::hmac_sha256_hex(self.app_secret.expose().as_bytes(), &[inbound.body], mac)?;
+        serde_json::from_slice(inbound.body).map(Verified::Body).map_err(|_| Forged::Shape)
+    }
+
+    fn challenge(&self, inbound: &Inbound<'_>) -> Result<Reply, Forged> {
+        let query = Form::parse(inbound.query.ok_or(Forged::Shape)?.as_bytes())?;
+        let token = query.value("hub.verify_token").ok_or(Forged::Signature)?;
+        verify::static_secret(&self.verify_token, &token)?;
+        if query.value("hub.mode").as_deref() != Some("subscribe") {
+            return Err(Forged::Shape);
+        }
+        Ok(Reply::text(StatusCode::OK, &query.value("hub.challenge").ok_or(Forged::Shape)?))
+    }
+}
+
+/// What of a webhook is from now. Meta delivers together what it could not deliver before: the old of it is left out, and
+/// where there is nothing else, all of it is stale.
+pub(crate) fn fresh(read: Vec<Result<Option<Said>, Forged>>) -> Result<Heard, Forged> {
+    let (mut said, mut stale) = (Vec::new(), false);
+    for one in read {
+        match one {
+            Ok(one) => said.extend(one),
+            Err(Forged::Stale) => stale = true,
+            Err(forged) => return Err(forged),
+        }
+    }
+    match (said.is_empty(), stale) {
+        (true, true) => Err(Forged::Stale),
+        (true, false) => Ok(Heard::Nothing),
+        (false, _) => Ok(Heard::Said(said)),
+    }
+}
+
+/// Meta says in the body what was wrong: `later` are the codes of limits that pass by themselves, and `instead` says what to
+/// do where a code has one thing that helps.
+pub(crate) fn accepted(
+    answer: &Answer,
+    later: &[i64],
+    instead: &[(i64, &str)],
+) -> Result<Value, Failure> {
+    let body = answer.json();
+    let error = &body["error"];
+    let Some(code) = error["code"].as_i64() else {
+        return answer.done().map(|()| body);
+    };
+    if let Some((_, why)) = instead.iter().find(|(known, _)| *known == code) {
+        return Err(Failure::Never { why: (*why).to_owned() });
+    }
+    let message = Text::of(error["message"].as_str().unwrap_or("no reason"));
+    let why = format!("Meta refused it with code {code}: {message}");
+    // 1, 2: it is down; 4, 17, 32, 613: too many calls.
+    let passing = [1, 2, 4, 17, 32, 613].contains(&code) || later.contains(&code);
+    let failing = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+    if passing || failing || error["is_transient"] == true {
+        return Err(Failure::Later { after: answer.retry_after(), why });
+    }
+    Err(Failure::Never { why })
+}
+
+/// Lists that may be left out.
+pub(crate) fn list(value: &Value) -> Result<&[Value], Forged> {
+    match value {
+        Value::Null => Ok(&[]),
+        Value::Array(list) => Ok(list),
+        _ => Err(Forged::Shape),
+    }
+}
+
+pub(crate) fn text(value: &Value) -> Result<String, Forged> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned).ok_or(Forged::Shape)
+}
+
+pub(crate) fn named(value: &Value) -> Result<String, Failure> {
+    text(value)
+        .map_err(|_| Failure::Never { why: "Meta's answer does not name the message".into() })
+}
