@@ -33,6 +33,8 @@ pub mod visible;
 
 mod slack;
 
+mod instagram;
+mod messenger;
 mod meta;
 mod whatsapp;
 

@@ -3,13 +3,18 @@
 //! developers.facebook.com: Graph API, "Webhooks: Getting Started" (verification requests, X-Hub-Signature-256) and "Handle
 //! Errors".
 
+use std::time::SystemTime;
+
 use http::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Answer, Failure, Form, Inbound, Reply};
-use crate::platform::{Configuration, Forged, Heard, Said, Setting, Unfit};
+use crate::plain::Lines;
+use crate::platform::{Configuration, Forged, Heard, Message, Said, Setting, Unfit, User, What};
 use crate::secret::Secret;
 use crate::text::Text;
+use crate::token::Token;
+use crate::typed::Typed;
 use crate::verify;
 
 /// What a webhook of an app is checked by.
@@ -69,6 +74,69 @@ impl Hooks {
         Ok(Reply::text(StatusCode::OK, &query.value("hub.challenge").ok_or(Forged::Shape)?))
     }
 }
+
+/// What is written to one page or professional account, whose webhooks Messenger and Instagram make alike.
+pub(crate) struct Inbox<'a> {
+    /// "page" or "instagram".
+    pub(crate) object: &'a str,
+    pub(crate) account: &'a str,
+}
+
+impl Inbox<'_> {
+    pub(crate) fn heard(&self, body: &Value, now: SystemTime) -> Result<Heard, Forged> {
+        if body["object"] != *self.object {
+            return Err(Forged::Shape);
+        }
+        let mut read = Vec::new();
+        for entry in list(&body["entry"])? {
+            let events = list(&entry["messaging"])?;
+            read.extend(events.iter().map(|event| self.said(event, now)));
+        }
+        fresh(read)
+    }
+
+    fn said(&self, event: &Value, now: SystemTime) -> Result<Option<Said>, Forged> {
+        // An app can have other accounts beside this one, and our own messages are echoed.
+        let ours = event["recipient"]["id"] == *self.account;
+        if !ours || event["sender"]["id"] == *self.account || event["message"]["is_echo"] == true {
+            return Ok(None);
+        }
+        let (postback, message) = (&event["postback"], &event["message"]);
+        let payload =
+            postback["payload"].as_str().or_else(|| message["quick_reply"]["payload"].as_str());
+        let tapped = payload.and_then(Token::parse).map(What::Tap);
+        let typed = || message["text"].as_str().and_then(Typed::find).map(What::Typed);
+        let Some(what) = tapped.or_else(typed) else { return Ok(None) };
+        let milliseconds = event["timestamp"].as_u64().ok_or(Forged::Shape)?;
+        verify::fresh_at(milliseconds / 1000, now)?;
+        let id = text(&event["sender"]["id"])?;
+        let event = text(&postback["mid"]).or_else(|_| text(&message["mid"]))?;
+        // Which message a button was on is not said: its token knows.
+        let on = if matches!(what, What::Tap(_)) { String::new() } else { event.clone() };
+        let message = Message { place: id.clone(), id: on };
+        // Ids of people are an account's own.
+        let by = User { tenant: self.account.to_owned(), id: id.clone() };
+        Ok(Some(Said { by, what, message, event, reply_to: id }))
+    }
+}
+
+/// Text, with replies over the keyboard that go when one is tapped.
+pub(crate) fn quick_replies(lines: &Lines<'_>) -> Value {
+    let mut message = json!({ "text": lines.text });
+    if let Some(answers) = lines.buttons {
+        let reply = |title: &str, token: &Token| json!({ "content_type": "text", "title": title, "payload": token.as_str() });
+        message["quick_replies"] =
+            json!([reply("Approve", &answers.approve), reply("Deny", &answers.deny)]);
+    }
+    message
+}
+
+/// What both refuse with when somebody has not written for a day.
+pub(crate) const WINDOW: (i64, &str) = (
+    10,
+    "Meta takes no message to somebody who has not written for 24 hours, or the app lacks a permission: they have to write \
+     again, or be asked on another channel",
+);
 
 /// What of a webhook is from now. Meta delivers together what it could not deliver before: the old of it is left out, and
 /// where there is nothing else, all of it is stale.

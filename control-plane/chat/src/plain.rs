@@ -65,10 +65,6 @@ pub(crate) fn bytes(text: &str) -> usize {
     text.len()
 }
 
-pub(crate) fn characters(text: &str) -> usize {
-    text.chars().count()
-}
-
 pub(crate) fn utf16(text: &str) -> usize {
     text.encode_utf16().count()
 }

@@ -4,5 +4,8 @@
 
 mod support;
 
+mod instagram;
+mod messenger;
+mod meta;
 mod slack;
 mod whatsapp;

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use countersign_chat::{
     Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
 };
-use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::meta::{challenge, signed};
 use crate::support::{
     Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, body, card,
     demands_secret, headers, judge, key, now, open, seconds, settled,
@@ -57,22 +57,6 @@ fn hook(signer: &Signer<'_>, mut message: Value) -> Webhook {
         } }] }],
     });
     signed(signer, &payload.to_string())
-}
-
-/// Signed by Python.
-fn signed(signer: &Signer<'_>, body: &str) -> Webhook {
-    let mac = judge("hmac_sign.py", &json!({ "secret": signer.secret, "text": body }));
-    let signature = format!("sha256={}", mac["hex"].as_str().unwrap());
-    let headers =
-        [("content-type", "application/json"), ("x-hub-signature-256", signature.as_str())];
-    Webhook::post(&headers, body)
-}
-
-fn challenge(query: &str) -> Webhook {
-    let mut hook = Webhook::post(&[], "");
-    hook.method = Method::GET;
-    hook.query = Some(query.to_owned());
-    hook
 }
 
 #[test]
@@ -125,8 +109,8 @@ fn c_10_whatsapp_the_chat_sdk_takes_and_refuses_the_same_webhooks_save_the_old_o
         let heard = hook.heard(&*whatsapp(), &Keys::default(), now());
         assert_eq!(heard.is_ok(), judged["status"] == 200, "{heard:?} {judged}");
     }
-    assert_eq!(judged[0]["taps"][0]["id"], approve().as_str());
-    assert_eq!(judged[0]["taps"][0]["user"], PERSON);
+    let tap = json!({ "id": approve().as_str(), "user": PERSON, "on": "wamid.ours" });
+    assert_eq!(judged[0]["taps"], json!([tap]));
     let Ok(Heard::Challenge(reply)) = hooks[4].heard(&*whatsapp(), &Keys::default(), now()) else {
         panic!("no answer to the challenge")
     };

@@ -22,7 +22,7 @@ await adapter.initialize({
   getState: () => state,
   getLogger: () => quiet,
   getUserName: () => "countersign",
-  processAction: (event) => taps.push({ value: event.value, id: event.actionId, on: event.messageId, user: event.user.userId }),
+  processAction: (event) => taps.push({ id: event.actionId, user: event.raw.from_user_id, on: event.raw.context.id }),
   processMessage: () => {},
 });
 const answers = [];
