@@ -36,6 +36,7 @@ mod slack;
 mod instagram;
 mod messenger;
 mod meta;
+mod webhook;
 mod whatsapp;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};

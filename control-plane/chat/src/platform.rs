@@ -18,6 +18,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::whatsapp::PLATFORM,
     &crate::messenger::PLATFORM,
     &crate::instagram::PLATFORM,
+    &crate::webhook::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {

@@ -8,4 +8,5 @@ mod instagram;
 mod messenger;
 mod meta;
 mod slack;
+mod webhook;
 mod whatsapp;
