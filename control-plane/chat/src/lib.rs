@@ -36,6 +36,7 @@ mod slack;
 mod instagram;
 mod messenger;
 mod meta;
+mod twilio;
 mod webhook;
 mod whatsapp;
 

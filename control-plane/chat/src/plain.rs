@@ -53,7 +53,7 @@ impl Plain {
         lines.extend(notice.elsewhere(excerpt.whole).iter().map(self.written));
         if let Some(answers) = notice.buttons(excerpt.whole).filter(|_| self.typed) {
             let code = answers.code.shown();
-            lines.push(format!("To answer, write: approve {code}, or: deny {code} because …"));
+            lines.push(format!("To answer, write: approve {code}, or: deny {code} (and why)"));
         }
         lines.push((self.written)(&excerpt.label));
         lines.extend(excerpt.lines.iter().map(self.written));

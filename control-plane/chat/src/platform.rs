@@ -18,6 +18,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::whatsapp::PLATFORM,
     &crate::messenger::PLATFORM,
     &crate::instagram::PLATFORM,
+    &crate::twilio::PLATFORM,
     &crate::webhook::PLATFORM,
 ];
 

@@ -8,5 +8,6 @@ mod instagram;
 mod messenger;
 mod meta;
 mod slack;
+mod twilio;
 mod webhook;
 mod whatsapp;
