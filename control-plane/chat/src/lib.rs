@@ -33,12 +33,14 @@ pub mod visible;
 
 mod slack;
 
+mod email;
 mod instagram;
 mod messenger;
 mod meta;
 mod twilio;
 mod webhook;
 mod whatsapp;
+mod x;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};

@@ -36,8 +36,8 @@ impl Plain {
             if room == 0 {
                 return Err(TooLarge);
             }
-            // What it takes to write a character out is not in the excerpt's account, so this may take some rounds.
-            room = room.saturating_sub(over);
+            // An excerpt does not know what a character becomes here, so this may take some rounds.
+            room = room.saturating_sub(over).max(room / 2);
         }
     }
 

@@ -19,6 +19,8 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::messenger::PLATFORM,
     &crate::instagram::PLATFORM,
     &crate::twilio::PLATFORM,
+    &crate::email::PLATFORM,
+    &crate::x::PLATFORM,
     &crate::webhook::PLATFORM,
 ];
 

@@ -136,7 +136,7 @@ impl Webhook {
             if room == 0 {
                 return Err(TooLarge);
             }
-            room = room.saturating_sub(over);
+            room = room.saturating_sub(over).max(room / 2);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod email;
 mod instagram;
 mod messenger;
 mod meta;
@@ -11,3 +12,4 @@ mod slack;
 mod twilio;
 mod webhook;
 mod whatsapp;
+mod x;

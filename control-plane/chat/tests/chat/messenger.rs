@@ -127,8 +127,7 @@ fn a_code_is_written_by_people_and_our_own_echoes_are_not_heard() {
 
 #[test]
 fn a_4_hostile_text_is_only_in_plain_text() {
-    let card = card("/x", HOSTILE);
-    for card in [card.clone(), crate::support::card(HOSTILE, HOSTILE)] {
+    for card in [card("/x", HOSTILE), card(HOSTILE, HOSTILE)] {
         let call = messenger().post(PERSON, &asking(&card, "c", PERSON), "k").unwrap();
         let mut sent = body(&call);
         for invisible in ['\u{202e}', '\u{200b}', '\u{e0041}'] {

@@ -180,13 +180,11 @@ fn an_answer_says_who_said_what_on_which_card_and_is_told_what_became_of_it() {
 fn a_4_hostile_text_is_only_in_strings_that_are_plain_text() {
     let card = card(HOSTILE, HOSTILE);
     let call = webhook().post("ana", &asking(&card, "c", "ana"), "k").unwrap();
-    let sent = body(&call);
+    let mut rest = body(&call);
     for invisible in ['\u{202e}', '\u{200b}', '\u{e0041}'] {
-        assert!(!sent.to_string().contains(invisible));
+        assert!(!rest.to_string().contains(invisible));
     }
-    let hostile: Vec<_> = ["/card/sentence", "/card/facts/2/value", "/card/body/lines/0"].into();
-    let mut rest = sent.clone();
-    for field in hostile {
+    for field in ["/card/sentence", "/card/facts/2/value", "/card/body/lines/0"] {
         assert!(rest.pointer(field).unwrap().as_str().unwrap().contains("evil.example"));
         *rest.pointer_mut(field).unwrap() = "".into();
     }

@@ -211,6 +211,16 @@ fn a_5_what_does_not_fit_says_so_and_costs_the_buttons_where_the_rule_wants_it_w
     assert!(whatsapp().post(PERSON, &asking(&longer, "c", PERSON), "k").is_err());
 }
 
+#[test]
+fn a_5_a_body_of_backticks_is_shown_as_far_as_there_is_room_for_them_written_out() {
+    let card = card("/p", &"`".repeat(3000));
+    let sent = body(&whatsapp().post(PERSON, &asking(&card, "c", PERSON), "k").unwrap());
+    let text = sent["interactive"]["body"]["text"].as_str().unwrap();
+    let shown = text.matches("\\u{60}").count();
+    assert!(shown > 20, "{text}");
+    assert!(text.contains(&format!("shown {shown} of 3000 bytes")), "{text}");
+}
+
 proptest! {
     #[test]
     fn a_5_whatsapp_no_message_is_over_the_limits(card in any_card()) {
