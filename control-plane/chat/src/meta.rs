@@ -110,7 +110,14 @@ impl Inbox<'_> {
         let milliseconds = event["timestamp"].as_u64().ok_or(Forged::Shape)?;
         verify::fresh_at(milliseconds / 1000, now)?;
         let id = text(&event["sender"]["id"])?;
-        let event = text(&postback["mid"]).or_else(|_| text(&message["mid"]))?;
+        let named = text(&postback["mid"]).or_else(|_| text(&message["mid"]));
+        let event = match &what {
+            // Not every postback has an id; who pressed what and when is the same whenever it is delivered.
+            What::Tap(token) => {
+                named.unwrap_or_else(|_| format!("{id} {milliseconds} {}", token.as_str()))
+            }
+            _ => named?,
+        };
         // Which message a button was on is not said: its token knows.
         let on = if matches!(what, What::Tap(_)) { String::new() } else { event.clone() };
         let message = Message { place: id.clone(), id: on };

@@ -104,7 +104,7 @@ impl X {
     fn challenge(&self, inbound: &Inbound<'_>) -> Result<Reply, Forged> {
         let query = Form::parse(inbound.query.ok_or(Forged::Shape)?.as_bytes())?;
         let token = query.value("crc_token").ok_or(Forged::Shape)?;
-        let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_+/=.".contains(&b);
+        let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b);
         if token.is_empty() || token.len() > 256 || !token.bytes().all(harmless) {
             return Err(Forged::Shape);
         }

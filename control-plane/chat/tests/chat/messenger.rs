@@ -1,6 +1,6 @@
 //! Messenger, with Python's hmac as the signer.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
     Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
@@ -107,6 +107,21 @@ fn a_tap_says_who_pressed_what_and_is_answered_there() {
             (&json!(PERSON), &json!("you may not"))
         );
     }
+}
+
+#[test]
+fn a_postback_without_an_id_is_the_same_event_whenever_it_is_delivered() {
+    let mut event = postback(&approve());
+    event["postback"].as_object_mut().unwrap().remove("mid");
+    let said =
+        |at, event: &Value| hook(&signer(at), event).says(&*messenger(), &Keys::default(), now());
+    let first = said(now(), &event);
+    assert!(!first.event.is_empty());
+    assert_eq!(said(now(), &event), first);
+    assert_ne!(said(now() - Duration::from_secs(1), &event).event, first.event);
+    let deny = key().token("c", PERSON, HANDLE, Words::Deny);
+    event["postback"]["payload"] = deny.as_str().into();
+    assert_ne!(said(now(), &event).event, first.event);
 }
 
 #[test]
