@@ -105,6 +105,24 @@ fn c_10_webhook_the_library_takes_and_refuses_the_same() {
 }
 
 #[test]
+fn c_10_webhook_an_id_with_a_full_stop_is_refused_though_the_library_takes_it() {
+    // What is signed is joined by full stops: where the id ends has to be beyond doubt.
+    let (at, body) = (seconds(now()).to_string(), answered("countersign").to_string());
+    let question =
+        json!({ "secret": SECRETS[1].1, "id": "msg.1", "at": seconds(now()), "sign": body });
+    let signed = judge("standard_webhooks.py", &question);
+    let hook = Webhook::post(
+        &[
+            ("webhook-id", "msg.1"),
+            ("webhook-timestamp", &at),
+            ("webhook-signature", signed["signature"].as_str().unwrap()),
+        ],
+        body,
+    );
+    assert_eq!(hook.heard(&*webhook(), &Keys::default(), now()), Err(Forged::Signature));
+}
+
+#[test]
 fn what_we_post_is_signed_as_it_leaves_and_the_library_takes_it() {
     let card = card("/p", "{}");
     let now = SystemTime::now();
