@@ -1,10 +1,14 @@
 //! Requests as values: what the caller is to send, and what came back or in.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use sha2::{Digest as _, Sha256};
 
 use crate::platform::Forged;
 use crate::secret::Secret;
@@ -32,6 +36,12 @@ pub enum Auth {
     /// In the place of `{secret}` in the address.
     InPath(Secret),
     None,
+    /// The headers of Standard Webhooks, which have the time in them: [`Call::signed`] makes them as the call leaves. The same
+    /// `id` is the same event, sent again; without one, every sending is an event of its own.
+    Signed {
+        id: Option<String>,
+        secret: Secret,
+    },
 }
 
 /// What came back.
@@ -105,6 +115,31 @@ impl Call {
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(http::header::CONTENT_TYPE, form);
         Self { method: Method::POST, url, headers, body: body.join("&").into(), auth }
+    }
+}
+
+impl Call {
+    /// What leaves now, where a call is signed by us (Standard Webhooks, "Signature scheme"); any other is what it was.
+    pub fn signed(mut self, now: SystemTime) -> Result<Self, Failure> {
+        let Auth::Signed { id, secret } = self.auth else { return Ok(self) };
+        self.auth = Auth::None;
+        let unable = || Failure::Never { why: "this call cannot be signed".into() };
+        let at = now.duration_since(UNIX_EPOCH).map_err(|_| unable())?.as_secs().to_string();
+        let id = id.unwrap_or_else(|| {
+            hex::encode(Sha256::new().chain_update(&at).chain_update(&self.body).finalize())
+        });
+        let key = secret.key().ok_or_else(unable)?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(|_| unable())?;
+        mac.update(format!("{id}.{at}.").as_bytes());
+        mac.update(&self.body);
+        let signature = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
+        for (name, value) in
+            [("webhook-id", id), ("webhook-timestamp", at), ("webhook-signature", signature)]
+        {
+            let value = HeaderValue::from_str(&value).map_err(|_| unable())?;
+            self.headers.insert(HeaderName::from_static(name), value);
+        }
+        Ok(self)
     }
 }
 

@@ -25,6 +25,7 @@ mod fence;
 mod fingerprint;
 mod http;
 mod lookalike;
+mod plain;
 mod platform;
 mod secret;
 mod text;
@@ -39,6 +40,15 @@ mod mattermost;
 mod slack;
 mod telegram;
 mod webex;
+
+mod email;
+mod instagram;
+mod messenger;
+mod meta;
+mod twilio;
+mod webhook;
+mod whatsapp;
+mod x;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use fingerprint::fingerprint;

@@ -111,7 +111,7 @@ impl Matrix {
     }
 
     fn tell(&self, room: &str, under: &str, words: &Text, once: &[&str]) -> Call {
-        let mut content = message("m.notice", words.within(WORDS).defanged().as_str());
+        let mut content = message("m.notice", &words.within(WORDS).defanged());
         if !under.is_empty() {
             content["m.relates_to"] = json!({ "m.in_reply_to": { "event_id": under } });
         }
@@ -268,7 +268,7 @@ fn face(notice: &Notice<'_>, excerpt: &Excerpt) -> String {
     }
     lines.push(excerpt.label.clone());
     lines.extend(excerpt.lines.iter().cloned());
-    let lines: Vec<_> = lines.iter().map(|line| line.defanged().to_string()).collect();
+    let lines: Vec<_> = lines.iter().map(|line| line.defanged()).collect();
     lines.join("\n")
 }
 

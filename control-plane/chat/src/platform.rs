@@ -20,6 +20,13 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::matrix::PLATFORM,
     &crate::mattermost::PLATFORM,
     &crate::webex::PLATFORM,
+    &crate::whatsapp::PLATFORM,
+    &crate::messenger::PLATFORM,
+    &crate::instagram::PLATFORM,
+    &crate::twilio::PLATFORM,
+    &crate::email::PLATFORM,
+    &crate::x::PLATFORM,
+    &crate::webhook::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {

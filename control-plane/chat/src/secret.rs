@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 /// A token or key of a platform. It cannot be printed or compared; a copy is the same memory, overwritten with the last.
@@ -16,6 +18,12 @@ impl Secret {
     /// For whoever signs with it or sends it, and nobody else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The key that `whsec_` and base64 stand for, of 24 to 64 bytes (Standard Webhooks).
+    pub fn key(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let key = STANDARD.decode(self.0.strip_prefix("whsec_")?).ok().map(Zeroizing::new)?;
+        (24..=64).contains(&key.len()).then_some(key)
     }
 }
 

@@ -29,13 +29,13 @@ impl Text {
         Self(format!("{}{}", &self.0[..kept], label(kept)))
     }
 
-    /// For where links are made of plain text and nothing says not to: no address in it has its scheme.
-    pub fn defanged(&self) -> Self {
-        Self(self.0.replace("://", "[:]//"))
-    }
-
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// For platforms that make links of plain text and cannot be told not to: no address keeps its scheme.
+    pub fn defanged(&self) -> String {
+        self.0.replace("://", "[:]//")
     }
 }
 
@@ -69,6 +69,6 @@ mod tests {
     #[test]
     fn a_8_no_address_has_its_scheme() {
         let words = Text::of("http://a.example, matrix://b and https://c");
-        assert_eq!(words.defanged().as_str(), "http[:]//a.example, matrix[:]//b and https[:]//c");
+        assert_eq!(words.defanged(), "http[:]//a.example, matrix[:]//b and https[:]//c");
     }
 }

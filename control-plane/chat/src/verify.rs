@@ -13,6 +13,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
+use crate::http::Inbound;
 use crate::platform::{Forged, Keys};
 use crate::secret::Secret;
 
@@ -60,6 +61,30 @@ pub fn ed25519_hex(key: &str, parts: &[&[u8]], signature: &str) -> Result<(), Fo
     hex::decode_to_slice(signature, &mut bytes).map_err(|_| Forged::Signature)?;
     key.verify_strict(&parts.concat(), &Signature::from_bytes(&bytes))
         .map_err(|_| Forged::Signature)
+}
+
+/// Standard Webhooks: one of the signatures is HMAC-SHA256 over id, time and body, and the time is now. The id is the event's.
+pub fn standard_webhook<'a>(
+    secret: &Secret,
+    inbound: &Inbound<'a>,
+    now: SystemTime,
+) -> Result<&'a str, Forged> {
+    let id = inbound.header("webhook-id").ok_or(Forged::Signature)?;
+    let at = inbound.header("webhook-timestamp").ok_or(Forged::Stale)?;
+    let signatures = inbound.header("webhook-signature").ok_or(Forged::Signature)?;
+    let key = secret.key().ok_or(Forged::Signature)?;
+    let parts = [id.as_bytes(), b".", at.as_bytes(), b".", inbound.body];
+    let genuine = |signature: &str| {
+        signature
+            .strip_prefix("v1,")
+            .is_some_and(|mac| hmac_sha256_base64(&key, &parts, mac).is_ok())
+    };
+    // A full stop in an id could be the one after it.
+    if id.is_empty() || id.contains('.') || !signatures.split(' ').any(genuine) {
+        return Err(Forged::Signature);
+    }
+    fresh(at, now)?;
+    Ok(id)
 }
 
 /// A secret that the platform repeats with each webhook, in constant time.

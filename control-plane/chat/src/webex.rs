@@ -259,8 +259,7 @@ fn card(notice: &Notice<'_>, excerpt: &Excerpt) -> Value {
 
 /// Plain text, in which Webex reads no Markdown.
 fn plain(words: &Text) -> String {
-    let defanged = words.defanged();
-    defanged.within(MESSAGE).to_string()
+    Text::of(&words.defanged()).within(MESSAGE).to_string()
 }
 
 fn text(value: &Value) -> Option<String> {

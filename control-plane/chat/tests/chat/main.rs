@@ -6,8 +6,16 @@ mod homeserver;
 mod support;
 
 mod discord;
+mod email;
+mod instagram;
 mod matrix;
 mod mattermost;
+mod messenger;
+mod meta;
 mod slack;
 mod telegram;
+mod twilio;
 mod webex;
+mod webhook;
+mod whatsapp;
+mod x;

@@ -12,6 +12,7 @@ use countersign_chat::{
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use proptest::prelude::*;
 use serde_json::Value;
 
 /// When all of this happens.
@@ -72,6 +73,13 @@ pub(crate) fn card(path: &str, body: &str) -> Card {
         demands_whole: false,
         answered_elsewhere: false,
     }
+}
+
+/// Any path and any body, with what is hidden and what is markup in them.
+pub(crate) fn any_card() -> impl Strategy<Value = Card> {
+    let text = "(\\PC|[a-z]|\n|`|://|\u{202e}|\u{0}|\u{1f980}|\u{6771}){0,1500}";
+    ("(\\PC|[a-z]|`|://|\u{202e}){0,300}", text, any::<bool>())
+        .prop_map(|(path, body, whole)| Card { demands_whole: whole, ..card(&path, &body) })
 }
 
 pub(crate) fn key() -> TapKey {
@@ -145,6 +153,12 @@ pub(crate) fn no_hidden_character(sent: &Value) {
         }
         _ => {}
     }
+}
+
+/// As a judge is told of them.
+pub(crate) fn headers(hook: &Webhook) -> Value {
+    let headers = hook.headers.iter();
+    headers.map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap()))).collect()
 }
 
 /// A webhook as somebody sends it.
