@@ -238,7 +238,8 @@ fn tap(
         },
         account,
         place: said.message.place.clone(),
-        message: (!typed).then(|| said.message.id.clone()),
+        // Some platforms do not say which message it was; the button's token is of this place alone all the same.
+        message: Some(said.message.id.clone()).filter(|id| !typed && !id.is_empty()),
         button: matches!(said.what, What::Tap(_)),
         event: said.event.clone(),
         reason,

@@ -301,9 +301,10 @@ impl Configuration {
             }
         }
         for (name, value) in settings.iter().filter(|(name, _)| name.ends_with("url")) {
-            let scheme = value.starts_with("https://") || value.starts_with("http://");
+            let scheme = value.starts_with("https://")
+                || value.strip_prefix("http://").is_some_and(is_loopback);
             if !scheme || value.chars().any(|c| !c.is_ascii_graphic()) {
-                wrong.push(format!("{name} is no http or https address: {value:?}"));
+                wrong.push(format!("{name} is no https address (plain http is for this very machine alone): {value:?}"));
             }
         }
         if wrong.is_empty() { Ok(Self { settings, secrets }) } else { Err(Unfit(wrong.join("; "))) }
@@ -333,6 +334,14 @@ impl Configuration {
         let secret = self.secrets.get(name).filter(|secret| !secret.expose().is_empty()).cloned();
         secret.ok_or_else(|| Unfit(format!("the secret {name} is missing")))
     }
+}
+
+/// Whether an address without its scheme is this machine's own.
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    ["127.0.0.1", "[::1]", "localhost"].iter().any(|own| {
+        authority.strip_prefix(own).is_some_and(|port| port.is_empty() || port.starts_with(':'))
+    })
 }
 
 impl Keys {

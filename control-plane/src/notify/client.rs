@@ -1,6 +1,6 @@
 //! The only door to the platforms: their own addresses, no redirects, bounded time and size.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -58,6 +58,7 @@ impl Client {
                 why: "the call is to none of the channel's addresses".into(),
             });
         }
+        let call = call.signed(SystemTime::now())?;
         let mut headers = call.headers;
         let mut url = Zeroizing::new(call.url);
         let bearer = |secret: &Secret| header(&format!("Bearer {}", secret.expose()));
@@ -77,7 +78,8 @@ impl Client {
                 headers.insert(HeaderName::clone(name), header(secret.expose())?);
             }
             Auth::InPath(secret) => url = Zeroizing::new(url.replace("{secret}", secret.expose())),
-            Auth::None => {}
+            // It was signed above.
+            Auth::None | Auth::Signed { .. } => {}
         }
         let patience = if is_poll { POLL_PATIENCE } else { PATIENCE };
         let request = self.0.request(call.method, url.as_str()).headers(headers).body(call.body);

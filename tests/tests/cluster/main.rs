@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod chats;
 mod clocks;
 mod crashes;
 mod disks;
