@@ -31,6 +31,7 @@ pub mod verify;
 pub mod visible;
 
 mod slack;
+mod teams;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};

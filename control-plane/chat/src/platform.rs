@@ -13,7 +13,7 @@ use crate::token::Token;
 use crate::typed::Typed;
 
 /// Every platform there is, in the order that people look for them.
-pub static PLATFORMS: &[&Platform] = &[&crate::slack::PLATFORM];
+pub static PLATFORMS: &[&Platform] = &[&crate::slack::PLATFORM, &crate::teams::PLATFORM];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
     PLATFORMS.iter().copied().find(|platform| platform.name == name)
@@ -241,6 +241,8 @@ pub struct Keys(BTreeMap<String, Rsa>);
 pub struct Rsa {
     pub n: Vec<u8>,
     pub e: Vec<u8>,
+    /// The Bot Framework's keys say which channels they vouch for; none where a key says nothing of it.
+    pub endorsements: Option<Vec<String>>,
 }
 
 impl Configuration {
@@ -316,7 +318,10 @@ impl Keys {
             base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok()
         };
         let read = keys.iter().filter(|key| key["kty"] == "RSA").filter_map(|key| {
-            let rsa = Rsa { n: number(key, "n")?, e: number(key, "e")? };
+            let endorsements = key["endorsements"].as_array().map(|channels| {
+                channels.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect()
+            });
+            let rsa = Rsa { n: number(key, "n")?, e: number(key, "e")?, endorsements };
             Some((key["kid"].as_str()?.to_owned(), rsa))
         });
         Ok(Self(read.collect()))

@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod support;
+mod tokens;
+mod written;
 
 mod slack;
+mod teams;
