@@ -30,6 +30,7 @@ mod typed;
 pub mod verify;
 pub mod visible;
 
+mod gchat;
 mod slack;
 mod teams;
 

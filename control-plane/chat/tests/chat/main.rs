@@ -6,5 +6,6 @@ mod support;
 mod tokens;
 mod written;
 
+mod gchat;
 mod slack;
 mod teams;
