@@ -20,6 +20,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
+mod fence;
 mod http;
 mod lookalike;
 mod platform;
@@ -31,6 +32,7 @@ pub mod verify;
 pub mod visible;
 
 mod gchat;
+mod github;
 mod slack;
 mod teams;
 

@@ -13,8 +13,12 @@ use crate::token::Token;
 use crate::typed::Typed;
 
 /// Every platform there is, in the order that people look for them.
-pub static PLATFORMS: &[&Platform] =
-    &[&crate::slack::PLATFORM, &crate::teams::PLATFORM, &crate::gchat::PLATFORM];
+pub static PLATFORMS: &[&Platform] = &[
+    &crate::slack::PLATFORM,
+    &crate::teams::PLATFORM,
+    &crate::gchat::PLATFORM,
+    &crate::github::PLATFORM,
+];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
     PLATFORMS.iter().copied().find(|platform| platform.name == name)

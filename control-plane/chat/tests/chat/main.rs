@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod emulated;
 mod support;
 mod tokens;
 mod written;
 
 mod gchat;
+mod github;
 mod slack;
 mod teams;
