@@ -33,6 +33,7 @@ pub mod visible;
 
 mod gchat;
 mod github;
+mod linear;
 mod slack;
 mod teams;
 

@@ -18,6 +18,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::teams::PLATFORM,
     &crate::gchat::PLATFORM,
     &crate::github::PLATFORM,
+    &crate::linear::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {

@@ -267,7 +267,8 @@ fn a_5_a_long_body_is_cut_with_its_numbers_and_a_rule_that_wants_it_whole_takes_
     assert!(sent(&card).contains(" of 40000 bytes):") && sent(&card).contains("/approve"));
     card.demands_whole = true;
     assert!(!sent(&card).contains("/approve"), "no code");
-    assert!(sent(&card).contains("countersign approval show"));
+    let unwrapped = sent(&card).replace("\n  ↳ ", "");
+    assert!(unwrapped.contains("countersign approval show 00112233445566778899aabbccddeeff"));
     let longer = crate::support::card(&format!("/{}", "p".repeat(40_000)), "");
     assert!(
         github().post(PLACE, &asking(&longer, "c", PLACE), "k").is_err(),

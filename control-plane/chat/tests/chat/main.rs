@@ -9,5 +9,6 @@ mod written;
 
 mod gchat;
 mod github;
+mod linear;
 mod slack;
 mod teams;
