@@ -4,7 +4,8 @@
 //! for issue comments", "… for reactions", "Rate limits for the REST API" (80 requests a minute that make content). A
 //! comment has at most 65,536 characters.
 //!
-//! A webhook does not say when it was sent, and its delivery's id is not signed: what makes it the same event is the comment.
+//! A webhook does not say when it was sent, and its delivery's id is not signed: what makes it the same event is the comment,
+//! and what makes it one of now is when that was written.
 
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::card::Notice;
-use crate::fence::{fenced, markdown};
+use crate::comment::{fenced, markdown};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -99,7 +100,7 @@ impl GitHub {
         call
     }
 
-    fn comment(&self, event: &Value) -> Result<Heard, Forged> {
+    fn comment(&self, event: &Value, now: SystemTime) -> Result<Heard, Forged> {
         let comment = &event["comment"];
         let id = |user: &Value| user["id"].as_u64().ok_or(Forged::Shape);
         let by = id(&comment["user"])?;
@@ -113,6 +114,7 @@ impl GitHub {
         let Some(typed) = comment["body"].as_str().and_then(Typed::find) else {
             return Ok(Heard::Nothing);
         };
+        verify::fresh_utc(comment["created_at"].as_str().ok_or(Forged::Stale)?, now)?;
         let repository = event["repository"]["full_name"].as_str().ok_or(Forged::Shape)?;
         let number = event["issue"]["number"].as_u64().ok_or(Forged::Shape)?;
         let id = comment["id"].as_u64().ok_or(Forged::Shape)?.to_string();
@@ -171,7 +173,7 @@ impl Adapter for GitHub {
         accepted(answer)
     }
 
-    fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, _now: SystemTime) -> Result<Heard, Forged> {
+    fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {
         if inbound.method != POST {
             return Err(Forged::Shape);
         }
@@ -182,7 +184,8 @@ impl Adapter for GitHub {
         inbound.header("x-github-delivery").ok_or(Forged::Shape)?;
         match inbound.header("x-github-event").ok_or(Forged::Shape)? {
             "issue_comment" => {
-                self.comment(&serde_json::from_slice(inbound.body).map_err(|_| Forged::Shape)?)
+                let event = serde_json::from_slice(inbound.body).map_err(|_| Forged::Shape)?;
+                self.comment(&event, now)
             }
             _ => Ok(Heard::Nothing),
         }

@@ -20,6 +20,16 @@ pub struct Call {
     pub auth: Auth,
 }
 
+/// The same call says the same to the same address; secrets are not compared.
+impl PartialEq for Call {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |call: &Self| (call.method.clone(), call.url.clone(), call.body.clone());
+        said(self) == said(other) && self.headers == other.headers
+    }
+}
+
+impl Eq for Call {}
+
 /// What the caller puts in as the call leaves: it is in no URL, header or body before.
 #[derive(Clone, Debug)]
 pub enum Auth {

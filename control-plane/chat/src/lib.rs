@@ -20,7 +20,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
-mod fence;
+mod comment;
 mod http;
 mod lookalike;
 mod platform;
@@ -34,6 +34,7 @@ pub mod visible;
 mod gchat;
 mod github;
 mod linear;
+mod notion;
 mod slack;
 mod teams;
 

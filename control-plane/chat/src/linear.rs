@@ -14,7 +14,7 @@ use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
 use crate::card::Notice;
-use crate::fence::{fenced, markdown};
+use crate::comment::{fenced, markdown};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,

@@ -19,6 +19,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::gchat::PLATFORM,
     &crate::github::PLATFORM,
     &crate::linear::PLATFORM,
+    &crate::notion::PLATFORM,
 ];
 
 pub fn platform(name: &str) -> Option<&'static Platform> {
@@ -143,6 +144,11 @@ pub trait Adapter: Send + Sync {
     /// Reads a webhook: verifies its raw bytes, then its time, then parses them.
     fn hear(&self, inbound: &Inbound<'_>, keys: &Keys, now: SystemTime) -> Result<Heard, Forged>;
 
+    /// Reads what [`Heard::Fetch`] has led to: it came over our own connection, and nobody has signed it.
+    fn fetched(&self, _answer: &Answer) -> Result<Heard, Failure> {
+        Err(Failure::Never { why: "nothing is fetched from this platform".into() })
+    }
+
     /// What a webhook is answered with once it is known what became of what it said; and what is told to that person alone,
     /// where that takes a call.
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>);
@@ -187,6 +193,8 @@ pub enum Words {
 pub enum Heard {
     /// The platform asks whether we are here: this is the answer.
     Challenge(Reply),
+    /// It says only that there is something: this gets it, and [`Adapter::fetched`] reads it.
+    Fetch(Box<Call>),
     /// Nothing that means anything to us; the answer is empty.
     Nothing,
     Said(Vec<Said>),

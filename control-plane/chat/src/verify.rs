@@ -74,6 +74,36 @@ pub fn fresh_at(seconds: u64, now: SystemTime) -> Result<SystemTime, Forged> {
     if apart <= FRESH { Ok(at) } else { Err(Forged::Stale) }
 }
 
+/// The same, as RFC 3339 writes it in UTC: `2027-01-15T08:00:00.260Z`. Parts of a second do not matter.
+pub fn fresh_utc(text: &str, now: SystemTime) -> Result<SystemTime, Forged> {
+    fresh_at(seconds_of_utc(text).ok_or(Forged::Stale)?, now)
+}
+
+fn seconds_of_utc(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.strip_suffix('Z')?.split_at_checked(19)?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let fraction = fraction.is_empty() || fraction.strip_prefix('.').is_some_and(digits);
+    let punctuation = whole.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        10 => byte == b'T',
+        13 | 16 => byte == b':',
+        _ => byte.is_ascii_digit(),
+    });
+    if !fraction || !punctuation {
+        return None;
+    }
+    let number = |from: usize, to: usize| whole[from..to].parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Years that begin in March, so that the day that some have more is their last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let since_1970 = days.checked_sub(719_468)?;
+    Some(since_1970 * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?)
+}
+
 /// A JSON Web Token (RFC 7519), signed with RS256 by one of `keys`, from `issuer`, for `audience`, in its time. No other
 /// algorithm is looked at, and a key is only ever found by its id in the set that was fetched beforehand.
 pub fn jwt<Claims: DeserializeOwned + Clone>(
@@ -128,4 +158,34 @@ fn demand_mac<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]], mac: &[u8]) -> Resu
     let mut made = <M as KeyInit>::new_from_slice(key).map_err(|_| Forged::Signature)?;
     parts.iter().for_each(|part| made.update(part));
     made.verify_slice(mac).map_err(|_| Forged::Signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_utc_is_read_as_it_is_or_not_at_all() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2000-02-29T23:59:59Z", 951_868_799),
+            ("2000-03-01T00:00:00.5Z", 951_868_800),
+            ("2027-01-15T08:00:00.260Z", 1_800_000_000),
+            ("2100-03-01T00:00:00Z", 4_107_542_400),
+        ] {
+            assert_eq!(seconds_of_utc(text), Some(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "2027-01-15T08:00:00",
+            "2027-01-15T08:00:00+00:00",
+            "2027-13-15T08:00:00Z",
+            "2027-01-15 08:00:00Z",
+            "2027-01-15T08:00:00.5xZ",
+            "1969-12-31T23:59:59Z",
+            "٢027-01-15T08:00:0Z",
+        ] {
+            assert_eq!(seconds_of_utc(text), None, "{text}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! GitHub, with emulate as the platform and the Chat SDK's adapter as the other receiver.
 
+use std::time::SystemTime;
+
 use countersign_chat::{
     Adapter, Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Typed,
     User, What, Words,
@@ -12,7 +14,7 @@ use crate::support::{
     Forgeries, HANDLE, HOSTILE, Webhook, answer, asking, card, configuration, demands_secret,
     judge, key, now, open, settled,
 };
-use crate::written::{demand_visible, is_hostile};
+use crate::written::{demand_visible, is_hostile, utc};
 
 const SETTINGS: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1"), ("account", "999")];
 const SECRETS: &[(&str, &str)] = &[("token", "ghp_canary"), ("webhook_secret", "it's a secret")];
@@ -75,12 +77,14 @@ fn c_10_github_nine_forgeries() {
         secret: SECRETS[1].1,
         app: SECRETS[1].1,
         signature: "x-hub-signature-256",
-        timed: false,
+        timed: true,
         covers_body: true,
         // One secret is one webhook's: another app is another secret.
         make: &|signer| {
             let other = if signer.app == SECRETS[1].1 { signer.secret } else { signer.app };
-            hook(other, "issue_comment", &written(&approve))
+            let mut event = written(&approve);
+            event["comment"]["created_at"] = utc(signer.at).into();
+            hook(other, "issue_comment", &event)
         },
         reserialised: &|body| {
             String::from_utf8(body.to_vec()).unwrap().replace(":", ": ").into_bytes()
@@ -167,7 +171,7 @@ fn i_13_emulate_takes_the_card_the_edit_and_the_answer_and_its_webhook_is_heard(
     let heard: Vec<_> = there
         .delivered(2)
         .iter()
-        .filter_map(|hook| match hook.heard(&*adapter, &Keys::default(), now()) {
+        .filter_map(|hook| match hook.heard(&*adapter, &Keys::default(), SystemTime::now()) {
             Ok(Heard::Said(said)) => Some(said),
             Ok(_) => None,
             Err(forged) => panic!("{forged}"),

@@ -10,5 +10,6 @@ mod written;
 mod gchat;
 mod github;
 mod linear;
+mod notion;
 mod slack;
 mod teams;

@@ -1,6 +1,17 @@
 //! Where hostile words are in what is sent.
 
+use std::time::SystemTime;
+
 use serde_json::Value;
+
+use crate::support::seconds;
+
+/// As platforms write the time, on the day when all of this happens.
+pub(crate) fn utc(at: SystemTime) -> String {
+    let of_the_day = seconds(at) % 86_400;
+    let (hours, minutes, rest) = (of_the_day / 3600, of_the_day / 60 % 60, of_the_day % 60);
+    format!("2027-01-15T{hours:02}:{minutes:02}:{rest:02}.000Z")
+}
 
 /// Every string in it, with the names that lead there; numbers of arrays are left out.
 pub(crate) fn strings(value: &Value) -> Vec<(String, String)> {

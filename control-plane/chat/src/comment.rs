@@ -1,5 +1,5 @@
-//! Cards for the platforms that read Markdown: every word is in a fenced code block (CommonMark 0.31, section 4.5), where
-//! nothing is read but the fence's end; and that is longer than any run of its characters in the words.
+//! Cards as comments, for the platforms that read Markdown: every word is in a fenced code block (CommonMark 0.31, section
+//! 4.5), where nothing is read but its end; and the fence is longer than any run of its characters in the words.
 
 use crate::card::Notice;
 use crate::platform::TooLarge;
