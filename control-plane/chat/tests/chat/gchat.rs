@@ -248,6 +248,10 @@ fn a_4_hostile_words_are_only_in_text_of_cards_and_escaped() {
                 .replace("&lt;", "")
                 .replace("&gt;", "");
             assert!(!text.contains(['<', '>', '&']), "{text}");
+            assert!(
+                !is_hostile(&text) || text.contains("amp;"),
+                "an entity is shown as such: {text}"
+            );
         }
     }
     assert!(seen >= 5);

@@ -159,7 +159,7 @@ fn i_13_emulate_takes_the_card_the_edit_and_the_answer_and_its_webhook_is_heard(
     assert_eq!(adapter.edited(&edited), Ok(()));
     assert_eq!(edited.json()["id"].to_string(), message.id);
     assert!(edited.json()["body"].as_str().unwrap().contains("Denied by bo: no"));
-    let gone = Message { id: "123456".into(), ..message.clone() };
+    let gone = Message { id: "123456".into(), ..message };
     let call = adapter.edit(&gone, &settled(&card, "")).unwrap().unwrap();
     let missing = there.send(&call);
     assert_eq!((missing.status.as_u16(), adapter.edited(&missing)), (404, Ok(())));

@@ -171,7 +171,7 @@ fn i_13_emulate_takes_the_card_the_edit_and_the_answer_and_its_webhook_is_heard(
     let asked = json!({ "query": asked, "variables": { "id": message.id } });
     let kept = there.act("lin_test_admin", "/graphql", &asked).json();
     assert_eq!(kept["data"]["comment"]["body"], body(&call));
-    let gone = Message { id: "nowhere".into(), ..message.clone() };
+    let gone = Message { id: "nowhere".into(), ..message };
     let missing = there.send(&adapter.edit(&gone, &settled(&card, "")).unwrap().unwrap());
     assert_eq!(adapter.edited(&missing), Ok(()), "{missing:?}");
 
