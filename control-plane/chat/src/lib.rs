@@ -3,6 +3,7 @@
 //! ```text
 //! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
 //! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
+//!                                               | Heard::Fetch(Call) ─▶ Answer ─ Adapter::fetched ─▶ Heard::Said
 //! ```
 //!
 //! One file is one platform. Nothing here opens a socket, reads a clock or decides anything: adapters turn cards into

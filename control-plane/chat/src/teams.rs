@@ -2,8 +2,8 @@
 //!
 //! learn.microsoft.com: "Authentication with the Bot Connector API", "Bot Connector API reference", "Universal Actions for
 //! Adaptive Cards", "Text features" (no Markdown in a RichTextBlock), "Send proactive messages", "Optimize your bot with
-//! rate limiting in Teams" (50 a second and tenant; 1,800 an hour and conversation), "Limits and specifications for
-//! Microsoft Teams" (28 KB a message).
+//! rate limiting in Teams" (50 a second and tenant; 1,800 an hour and conversation), "Format your bot messages" (100 KB of
+//! UTF-16 a message; 40 until 2025, which is what we keep to).
 //!
 //! The token that comes with an activity says who sends it, to which bot and from which service. It does not cover the body:
 //! what is in there is as true as the connection it came over.
@@ -92,8 +92,8 @@ struct Teams {
 
 const ISSUER: &str = "https://api.botframework.com";
 const CHANNEL: &str = "msteams";
-/// A message as it is sent, in bytes.
-const MESSAGE: usize = 28_000;
+/// A message as it is sent, in bytes, once it is UTF-16.
+const MESSAGE: usize = 40_000;
 /// What is tried for the body, one after another: a brace may take seventy bytes to send.
 const BODY_ROOMS: [usize; 5] = [8000, 4000, 1500, 500, 0];
 const BODY_ROWS: usize = 40;
@@ -216,7 +216,7 @@ impl Adapter for Teams {
     }
 
     fn conversed(&self, answer: &Answer) -> Result<String, Failure> {
-        answer.done()?;
+        accepted(answer)?;
         read(&answer.json()["id"])
     }
 
@@ -225,7 +225,7 @@ impl Adapter for Teams {
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
-        answer.done()?;
+        accepted(answer)?;
         Ok(Message { place: place.to_owned(), id: read(&answer.json()["id"])? })
     }
 
@@ -235,7 +235,7 @@ impl Adapter for Teams {
     }
 
     fn edited(&self, answer: &Answer) -> Result<(), Failure> {
-        if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { answer.done() }
+        if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { accepted(answer) }
     }
 
     fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
@@ -245,6 +245,10 @@ impl Adapter for Teams {
             thread.map_or_else(|| place.to_owned(), |it| format!("{place};messageid={}", it.id));
         let body = message("Countersign", &[paragraph(words.as_str(), "Default")]);
         Call::json(POST, self.activities(&place), &body, Auth::Granted)
+    }
+
+    fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
+        accepted(answer)
     }
 
     fn hear(&self, inbound: &Inbound<'_>, keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {
@@ -282,7 +286,8 @@ impl Adapter for Teams {
 
 /// With as much of the body as there is room for beside the head.
 fn rendered(notice: &Notice<'_>) -> Result<Value, TooLarge> {
-    let fits = |room| Some(with_body(notice, room)).filter(|it| it.to_string().len() <= MESSAGE);
+    let size = |message: &Value| 2 * message.to_string().encode_utf16().count();
+    let fits = |room| Some(with_body(notice, room)).filter(|message| size(message) <= MESSAGE);
     BODY_ROOMS.into_iter().find_map(fits).ok_or(TooLarge)
 }
 
@@ -345,6 +350,15 @@ fn button(verb: &str, title: &str, style: &str, token: &Token) -> Value {
         "type": "Action.Execute", "verb": verb, "title": title, "style": style, "data": data,
         "fallback": { "type": "Action.Submit", "title": title, "style": style, "data": data },
     })
+}
+
+/// 412 is to be tried again too: somebody else has changed the conversation at the same moment.
+fn accepted(answer: &Answer) -> Result<(), Failure> {
+    if answer.status == StatusCode::PRECONDITION_FAILED {
+        let why = "Teams was changing the conversation".into();
+        return Err(Failure::Later { after: answer.retry_after(), why });
+    }
+    answer.done()
 }
 
 fn tap(data: &Value) -> Option<What> {

@@ -220,6 +220,9 @@ fn a_code_is_a_comment_of_a_person_and_of_no_app_bot_or_other_sender() {
     ours["sender"]["id"] = 999.into();
     assert_eq!(heard(&ours), Ok(Heard::Nothing), "our own comments answer nothing");
     assert_eq!(changed("/comment/user/id", "ana".into()), Err(Forged::Shape));
+    let mut review = written("/approve abcd-1234");
+    review.as_object_mut().unwrap().remove("issue");
+    assert_eq!(heard(&review), Err(Forged::Shape), "the event's name is not signed: its shape is");
     let ping = hook(SECRETS[1].1, "ping", &json!({ "zen": "Keep it logically awesome." }));
     assert_eq!(ping.heard(&*github(), &Keys::default(), now()), Ok(Heard::Nothing));
 }
