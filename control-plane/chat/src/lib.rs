@@ -21,6 +21,7 @@
 //! * URLs inside what is heard are never called.
 
 mod card;
+mod comment;
 mod fence;
 mod fingerprint;
 mod http;
@@ -35,17 +36,21 @@ pub mod verify;
 pub mod visible;
 
 mod discord;
+mod email;
+mod gchat;
+mod github;
+mod instagram;
+mod linear;
 mod matrix;
 mod mattermost;
-mod slack;
-mod telegram;
-mod webex;
-
-mod email;
-mod instagram;
 mod messenger;
 mod meta;
+mod notion;
+mod slack;
+mod teams;
+mod telegram;
 mod twilio;
+mod webex;
 mod webhook;
 mod whatsapp;
 mod x;

@@ -15,17 +15,22 @@ use crate::typed::Typed;
 /// Every platform there is, in the order that people look for them.
 pub static PLATFORMS: &[&Platform] = &[
     &crate::slack::PLATFORM,
+    &crate::teams::PLATFORM,
+    &crate::gchat::PLATFORM,
     &crate::discord::PLATFORM,
     &crate::telegram::PLATFORM,
-    &crate::matrix::PLATFORM,
-    &crate::mattermost::PLATFORM,
-    &crate::webex::PLATFORM,
     &crate::whatsapp::PLATFORM,
     &crate::messenger::PLATFORM,
     &crate::instagram::PLATFORM,
-    &crate::twilio::PLATFORM,
-    &crate::email::PLATFORM,
+    &crate::mattermost::PLATFORM,
+    &crate::webex::PLATFORM,
+    &crate::github::PLATFORM,
+    &crate::linear::PLATFORM,
+    &crate::notion::PLATFORM,
     &crate::x::PLATFORM,
+    &crate::twilio::PLATFORM,
+    &crate::matrix::PLATFORM,
+    &crate::email::PLATFORM,
     &crate::webhook::PLATFORM,
 ];
 
@@ -268,6 +273,8 @@ pub struct Keys(BTreeMap<String, Rsa>);
 pub struct Rsa {
     pub n: Vec<u8>,
     pub e: Vec<u8>,
+    /// The Bot Framework's keys say which channels they vouch for; none where a key says nothing of it.
+    pub endorsements: Option<Vec<String>>,
 }
 
 impl Configuration {
@@ -358,7 +365,10 @@ impl Keys {
             base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok()
         };
         let read = keys.iter().filter(|key| key["kty"] == "RSA").filter_map(|key| {
-            let rsa = Rsa { n: number(key, "n")?, e: number(key, "e")? };
+            let endorsements = key["endorsements"].as_array().map(|channels| {
+                channels.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect()
+            });
+            let rsa = Rsa { n: number(key, "n")?, e: number(key, "e")?, endorsements };
             Some((key["kid"].as_str()?.to_owned(), rsa))
         });
         Ok(Self(read.collect()))

@@ -146,6 +146,15 @@ pub fn jwt<Claims: DeserializeOwned + Clone>(
     token.map(|token| token.claims).map_err(|_| Forged::Signature)
 }
 
+/// Whether the key that a verified token names vouches for a channel, as far as it says for which it does.
+pub fn endorsed(token: &str, keys: &Keys, channel: &str) -> bool {
+    let key = jsonwebtoken::decode_header(token).ok().and_then(|it| keys.rsa(&it.kid?).cloned());
+    let endorsed = |key: crate::platform::Rsa| {
+        key.endorsements.is_none_or(|channels| channels.iter().any(|it| it == channel))
+    };
+    key.is_some_and(endorsed)
+}
+
 #[derive(Clone, serde::Deserialize)]
 struct Times {
     exp: u64,

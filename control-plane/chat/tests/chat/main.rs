@@ -2,17 +2,25 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod emulated;
 mod homeserver;
 mod support;
+mod tokens;
+mod written;
 
 mod discord;
 mod email;
+mod gchat;
+mod github;
 mod instagram;
+mod linear;
 mod matrix;
 mod mattermost;
 mod messenger;
 mod meta;
+mod notion;
 mod slack;
+mod teams;
 mod telegram;
 mod twilio;
 mod webex;
