@@ -81,6 +81,8 @@ struct Rooms {
     /// Changes when an edge takes a bundle in, or leaves.
     moved: watch::Sender<()>,
     closing: CancellationToken,
+    /// Whether this node cannot read the state: nothing that is decided elsewhere reaches it.
+    stranded: watch::Sender<bool>,
     fences: Fences,
 }
 
@@ -112,9 +114,15 @@ impl Intake {
             attached: Mutex::default(),
             moved: watch::Sender::new(()),
             closing: CancellationToken::new(),
+            stranded: watch::Sender::new(false),
             fences: Fences::default(),
         };
         Self { rooms: Arc::new(rooms) }
+    }
+
+    /// While this node is out of touch with the others, its edges are sent to them.
+    pub fn strand(&self, stranded: bool) {
+        self.rooms.stranded.send_replace(stranded);
     }
 
     pub fn into_service(self) -> GatewayServiceServer<Self> {

@@ -29,14 +29,14 @@ impl Clock for SystemClock {
     }
 }
 
-/// Log time as of the last applied entry, and when on this machine's own clock that was.
+/// What log time was when, on this machine's own clock; it has gone on since as that clock has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogTime {
-    pub(super) applied: Millis,
-    pub(super) applied_since_boot: Duration,
-    /// Whether that entry was new when it was applied here. Of one that was in the log already, or in a snapshot,
-    /// nobody here knows how long ago it was.
-    pub(super) witnessed: bool,
+    known: Millis,
+    known_since_boot: Duration,
+    /// Whether an entry that was new has been applied here. Of those that were in the log already, or in a snapshot,
+    /// nobody here knows how long ago they were.
+    witnessed: bool,
 }
 
 /// What an entry is stamped with.
@@ -51,16 +51,64 @@ pub(super) struct Stamp {
 const BELIEVED: Millis = 60 * 60 * 1000;
 
 impl LogTime {
+    /// As a snapshot, or nothing yet, has it.
+    pub(super) fn begin(known: Millis, known_since_boot: Duration) -> Self {
+        Self { known, known_since_boot, witnessed: false }
+    }
+
+    /// An entry was applied now, which says that log time is `at`. It was stamped a while ago: what has passed on this
+    /// machine's own clock since an earlier entry counts for more, where it is more. Otherwise log time would lose, with
+    /// each entry, as long as it takes to commit one.
+    pub(super) fn applied(&self, at: Millis, since_boot: Duration, witnessed: bool) -> Self {
+        if self.steady(since_boot) > at {
+            return Self { witnessed: self.witnessed || witnessed, ..*self };
+        }
+        Self { known: at, known_since_boot: since_boot, witnessed }
+    }
+
     /// Never less than what passed since the last entry, whatever happens to the wall clock.
     pub(super) fn stamp(&self, clock: &dyn Clock) -> Stamp {
         let wall = clock.wall();
         if crate::planted::planted(4) {
             return Stamp { at: wall, jumped: None };
         }
-        let passed = clock.since_boot().saturating_sub(self.applied_since_boot);
-        let steady = self.applied.saturating_add(passed.as_millis() as Millis);
+        let steady = self.steady(clock.since_boot());
         let ahead = wall.saturating_sub(steady);
         let jumped = (self.witnessed && ahead > BELIEVED).then_some(ahead);
         Stamp { at: steady.max(wall), jumped }
+    }
+
+    fn steady(&self, since_boot: Duration) -> Millis {
+        let passed = since_boot.saturating_sub(self.known_since_boot);
+        self.known.saturating_add(passed.as_millis() as Millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn i_14_a_commit_that_takes_its_time_costs_log_time_nothing() {
+        // The wall clock is far behind; each entry takes 30 of every 100 ms to be applied.
+        let mut time = LogTime::begin(1_000_000, boot(0)).applied(1_000_000, boot(0), true);
+        for round in 1..=100_u64 {
+            let stamped = time.steady(boot(round * 100));
+            time = time.applied(stamped, boot(round * 100 + 30), true);
+        }
+        assert_eq!(time.steady(boot(10_030)), 1_010_030);
+    }
+
+    #[test]
+    fn i_14_another_nodes_later_time_is_taken_and_an_earlier_one_turns_nothing_back() {
+        let time = LogTime::begin(1_000, boot(0));
+        let ahead = time.applied(50_000, boot(10), true);
+        assert_eq!(ahead.steady(boot(20)), 50_010);
+        let behind = ahead.applied(50_001, boot(500), true);
+        assert_eq!(behind.steady(boot(500)), 50_490);
     }
 }

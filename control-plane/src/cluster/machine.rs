@@ -132,11 +132,8 @@ impl Machine {
         }
         if batch.is_some() {
             // Only these have a time: what passed since the last one of them has passed still.
-            held.time = LogTime {
-                applied: held.state.log_time(),
-                applied_since_boot: self.view.clock.since_boot(),
-                witnessed: id.index > self.found,
-            };
+            let (at, witnessed) = (held.state.log_time(), id.index > self.found);
+            held.time = held.time.applied(at, self.view.clock.since_boot(), witnessed);
         }
         applied.at = held.state.log_time();
         let before = held.tip.map_or_else(Chain::default, |tip| tip.chain);
@@ -247,11 +244,7 @@ impl Held {
     }
 
     fn timed(mut self, clock: &dyn Clock) -> Self {
-        self.time = LogTime {
-            applied: self.state.log_time(),
-            applied_since_boot: clock.since_boot(),
-            witnessed: false,
-        };
+        self.time = LogTime::begin(self.state.log_time(), clock.since_boot());
         self
     }
 }

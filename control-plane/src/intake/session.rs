@@ -48,9 +48,13 @@ impl Session {
         let sender = self.outbox.sender();
         let edge = self.edge.id.clone();
         let closing = self.rooms.closing.clone();
+        let mut stranded = self.rooms.stranded.subscribe();
         let ended = tokio::select! {
             Err(ended) = self.attach(&mut incoming) => ended,
             () = closing.cancelled() => Status::unavailable("sealed or going down: attach again"),
+            Ok(_) = stranded.wait_for(|stranded| *stranded) => {
+                Status::unavailable("this node is out of touch with the others: attach to another")
+            }
         };
         tracing::info!(edge, why = ended.message(), "an edge's session ended");
         // Nobody may be there to hear it any more.

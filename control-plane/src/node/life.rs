@@ -81,6 +81,10 @@ impl Unsealed {
     }
 
     pub(super) fn tell_out_of_touch(&self, why: Option<String>) {
+        // Its edges would wait here for what the others decide, and hear of nothing.
+        if let Some(settled) = self.settled.get() {
+            settled.intake.strand(why.is_some());
+        }
         *self.out_of_touch.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 

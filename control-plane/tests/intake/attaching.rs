@@ -31,6 +31,26 @@ async fn an_enrolled_edge_attaches_and_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r_5_a_node_that_is_out_of_touch_sends_its_edges_away_and_takes_none() {
+    let world = World::new().await;
+    let process = Process::new(world.enroll("one").await);
+    let mut session = process.attach(&world).await;
+    world.intake.strand(true);
+    let ended = loop {
+        if let Err(ended) = session.hear().await {
+            break ended;
+        }
+    };
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    assert!(ended.message().contains("attach to another"), "{ended}");
+    let refused = process.attach_with(&world, Vec::new()).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    world.intake.strand(false);
+    process.attach(&world).await;
+    assert_eq!(world.intake.connected_edges().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c_3_a_certificate_without_an_enrolment_is_refused() {
     let world = World::new().await;
     let refused = refusal(&world, world.issue("id-of-nobody")).await;

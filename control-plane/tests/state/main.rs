@@ -1,5 +1,7 @@
 //! The replicated state machine: facts about single commands, and properties of arbitrary sequences of them.
 
+#![allow(clippy::unwrap_used)] // what is not a test here is a part of one
+
 mod approvals;
 mod attention;
 mod audit;

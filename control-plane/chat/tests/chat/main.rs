@@ -20,6 +20,7 @@ mod messenger;
 mod meta;
 mod notion;
 mod slack;
+mod strangers;
 mod teams;
 mod telegram;
 mod twilio;
