@@ -172,7 +172,7 @@ fn has_old_face(state: &State, id: DeliveryId) -> bool {
     match delivery.what {
         Message::Card(about) if sent => {
             let Some(approval) = state.approval(about) else { return false };
-            delivery.face != Some(card::face_digest(&card::face(state, approval)))
+            !delivery.shows(&card::face_digest(&card::face(state, approval)))
         }
         _ => false,
     }

@@ -34,6 +34,10 @@ pub(super) async fn carry_out(
     };
     match errand {
         Errand::Face => show_face(house, &open, &delivery).await,
+        // Nobody is asked any more; whoever may have been sent it is told how it ended.
+        Errand::Send if house.cluster.peek(|state| is_over(state, &delivery)) => {
+            show_face(house, &open, &delivery).await
+        }
         Errand::Send => match send(house, &open, &delivery).await {
             Ok(()) => true,
             Err(failure) => failed(house, &delivery, failure).await,
@@ -125,7 +129,8 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
     };
     let is_last = matches!(face, countersign_chat::Face::Settled { .. });
     let mut why_not = String::new();
-    for attempt in &delivery.attempts {
+    let digest = card::face_digest(&face);
+    for attempt in delivery.attempts.iter().filter(|attempt| attempt.face != Some(digest)) {
         open.pace.turn(&attempt.place).await;
         if !house.cluster.is_leader() {
             return true;
@@ -174,8 +179,15 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
             "a card will not show where its approval stands"
         );
     }
-    record(house, Command::Faced { delivery: delivery.id, face: card::face_digest(&face), why_not })
-        .await
+    record(house, Command::Faced { delivery: delivery.id, face: digest, why_not }).await
+}
+
+/// Whether it is about something that was settled while it was in doubt that it is there.
+fn is_over(state: &State, delivery: &Delivery) -> bool {
+    let Message::Card(about) = delivery.what else { return false };
+    let asks =
+        |approval| matches!(card::face(state, approval), countersign_chat::Face::Asking { .. });
+    !delivery.attempts.is_empty() && !state.approval(about).is_some_and(asks)
 }
 
 /// None: what it is about is gone, or settled before anybody was asked.

@@ -37,8 +37,6 @@ pub struct Delivery {
     /// Failures so far.
     pub tries: u32,
     pub attempts: Vec<Attempt>,
-    /// What the platform shows now, as the sender described it: none before the first send.
-    pub face: Option<[u8; 32]>,
     pub created_at: Millis,
 }
 
@@ -85,6 +83,8 @@ pub struct Attempt {
     pub message: Option<String>,
     /// SHA-256 of what was sent.
     pub rendered_sha256: Option<[u8; 32]>,
+    /// What its message shows now, as the sender describes it; none while that is in doubt.
+    pub face: Option<[u8; 32]>,
     pub at: Millis,
 }
 
@@ -229,6 +229,7 @@ impl State {
             place,
             message: None,
             rendered_sha256: None,
+            face: None,
             at: now,
         });
         let entry = delivery.entry("card.attempt").with("attempt", delivery.attempts.len());
@@ -262,7 +263,7 @@ impl State {
         // A tap may have said before the sender could.
         attempt.message.get_or_insert_with(|| clipped(message, REASON_BYTES));
         attempt.rendered_sha256 = Some(*rendered_sha256);
-        delivery.face = Some(*face);
+        attempt.face = Some(*face);
         if let DeliveryStatus::Due { at, .. } = delivery.status {
             self.outbox.due.remove(&(at, id));
         }
@@ -316,11 +317,17 @@ impl State {
         why_not: &str,
     ) -> Result<Done, Refused> {
         demand_sender(actor)?;
+        let now = self.log_time;
         let delivery = self.outbox.rows.get_mut(&id).ok_or_else(gone)?;
-        if delivery.face == Some(*face) {
+        if delivery.shows(face) {
             return Ok(Done::unchanged(Event::DeliveryChanged { id }));
         }
-        delivery.face = Some(*face);
+        delivery.attempts.iter_mut().for_each(|attempt| attempt.face = Some(*face));
+        // Those in doubt have heard how it ends: there is nothing left to send.
+        if let DeliveryStatus::Due { at, .. } = delivery.status {
+            self.outbox.due.remove(&(at, id));
+            delivery.status = DeliveryStatus::Sent { at: now };
+        }
         let entry = delivery.entry("card.update").with("why_not", clipped(why_not, REASON_BYTES));
         Ok(Done::changed(Event::DeliveryChanged { id }, entry))
     }
@@ -410,7 +417,6 @@ impl State {
             status,
             tries: 0,
             attempts: Vec::new(),
-            face: None,
             created_at: now,
         };
         outbox.rows.insert(id, row);
@@ -494,6 +500,11 @@ impl Outbox {
 }
 
 impl Delivery {
+    /// Whether every message of it that the platform may have shows this.
+    pub fn shows(&self, face: &[u8; 32]) -> bool {
+        self.attempts.iter().all(|attempt| attempt.face.as_ref() == Some(face))
+    }
+
     fn entry(&self, action: &str) -> Entry {
         let subject = match &self.what {
             Message::Card(id) | Message::Words { about: Some(id), .. } => id.to_string(),

@@ -21,6 +21,9 @@ pub struct Gathered {
     pub histories: usize,
 }
 
+/// Where the requests begin that are asked after the last fault.
+pub(super) const AFTER: &str = "/after/";
+
 impl ClusterWorld {
     /// After the last fault: an agent asks at each edge, a person approves, the upstream gets it. Each is timed from
     /// `healed`.
@@ -28,7 +31,7 @@ impl ClusterWorld {
         let mut services = Vec::new();
         for edge in self.edges.iter().filter(|edge| edge.process.is_running()) {
             let answer = std::cell::RefCell::new("no answer".to_owned());
-            let target = format!("/after/{}/{}", edge.name(), services.len());
+            let target = format!("{AFTER}{}/{}", edge.name(), services.len());
             let errand = Errand::new(Method::DELETE, HOST, &target).with(r#"{"after":"all"}"#);
             let served = async {
                 let sent = async {
