@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ pub struct Sent {
     pub path: String,
     pub authorization: String,
     pub body: Value,
-    pub at: Instant,
+    pub at: SystemTime,
 }
 
 /// As much of Slack as cards need: messages, their changes, private words. It keeps order and answers at once, unless told
@@ -121,7 +121,7 @@ fn serve(stream: TcpStream, inner: &Mutex<Inner>) {
         }
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let sent =
-            Sent { path: path.clone(), authorization, body: body.clone(), at: Instant::now() };
+            Sent { path: path.clone(), authorization, body: body.clone(), at: SystemTime::now() };
         let (status, answer, delay, swallow) = {
             let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
             inner.sent.push(sent);
@@ -249,12 +249,32 @@ pub fn say(hook: &str, user: &str, team: &str, text: &str) -> (u16, String) {
     send(hook, &body, SIGNING_SECRET, SystemTime::now())
 }
 
-/// A form to a webhook, signed with this secret at this time.
-pub fn send(hook: &str, body: &str, secret: &str, at: SystemTime) -> (u16, String) {
+/// The bytes of a webhook, as they go over the wire.
+pub fn wire(hook: &str, body: &str) -> Vec<u8> {
+    let (host, path) = hook.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let [at, signature] = signed(body, SIGNING_SECRET, SystemTime::now());
+    format!(
+        "POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+         x-slack-request-timestamp: {at}\r\nx-slack-signature: {signature}\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// The time and the signature of a webhook.
+fn signed(body: &str, secret: &str, at: SystemTime) -> [String; 2] {
     let at = at.duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("v0:{at}:{body}").as_bytes());
-    let signature = format!("x-slack-signature: v0={}", hex::encode(mac.finalize().into_bytes()));
+    let signature = format!("v0={}", hex::encode(mac.finalize().into_bytes()));
+    [at, signature]
+}
+
+/// A form to a webhook, signed with this secret at this time.
+pub fn send(hook: &str, body: &str, secret: &str, at: SystemTime) -> (u16, String) {
+    let [at, signature] = signed(body, secret, at);
+    let signature = format!("x-slack-signature: {signature}");
     let output = Command::new("curl")
         .args([
             "-s",
