@@ -42,6 +42,8 @@ fn main() {
     let token = world.json(&["approver", "add", "ana"])["token"].as_str().unwrap().to_owned();
     let mut arguments =
         vec!["channel", "add", "slack", "--platform", "slack", "--set", &base, "--set", "app=A1"];
+    // A person gets thirty cards an hour; a room gets all of them.
+    arguments.extend(["--room", "C1"]);
     files.iter().for_each(|file| arguments.extend(["--secret-file", file]));
     let hook = world.json(&arguments)["hook_url"].as_str().unwrap().to_owned();
     let offer =
@@ -49,7 +51,8 @@ fn main() {
     let offer: serde_json::Value = serde_json::from_slice(&offer.stdout).unwrap();
     let said = chat::say(&hook, "U1", "T1", &format!("link {}", offer["code"].as_str().unwrap()));
     assert!(said.1.contains("from now on"), "{said:?}");
-    let agent = world.agent("robot");
+    // An agent brings about six cards a minute.
+    let agents: Vec<_> = (0..ROUNDS / 5).map(|n| world.agent(&format!("robot-{n}"))).collect();
     let credential = world.credential("example", REAL_KEY, &["--host", HOST, "--slot", "header"]);
     let bearer = format!("authorization: Bearer {}", credential.fake_key);
 
@@ -58,7 +61,7 @@ fn main() {
         let path = format!("/things/{round}");
         let url = format!("https://{HOST}{path}");
         let waiting = world.fetch_later(
-            &agent,
+            &agents[round / 5],
             &["-X", "DELETE", "-H", &bearer, "-H", "countersign-approval-wait: 30", &url],
         );
         let (channel, ts, message) = eventually("the card", || {

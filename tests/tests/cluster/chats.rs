@@ -59,7 +59,6 @@ fn r_22_no_card_is_orphaned_and_no_tap_is_lost_when_the_sender_dies_between_send
     let mut world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });
     let slack = Slack::start();
     connect(&world, &slack);
-    let robot = world.robot("robot");
     // The answer to a post is so late that the leader dies in between.
     slack.delay(Duration::from_millis(500));
     let rounds = if is_long() { 20 } else { 4 };
@@ -69,7 +68,8 @@ fn r_22_no_card_is_orphaned_and_no_tap_is_lost_when_the_sender_dies_between_send
         let (way, errand) =
             (world.edges[0].way().unwrap(), Errand::new(Method::DELETE, HOST, &path));
         let errand = errand.waiting(Duration::from_secs(120));
-        let client = robot.clone();
+        // An agent brings about six cards a minute: one agent each.
+        let client = world.robot(&format!("robot-{round}"));
         let request = world.runtime.spawn(async move { client.send(&way, &errand).await });
         let about = |path: &str| {
             slack.messages().into_iter().find(|(_, _, message)| words(message).contains(path))
@@ -97,11 +97,10 @@ fn r_22_no_card_is_orphaned_and_no_tap_is_lost_when_the_sender_dies_between_send
     }
     slack.delay(Duration::ZERO);
     let healed = Instant::now();
-    world.within(SETTLED, "every card shows how it ended", || {
-        let open = slack
-            .messages()
-            .into_iter()
-            .filter(|(_, _, message)| button(message, "approve").is_some());
+    world.within(SETTLED, "every card shows how it ended, and has no button", || {
+        let open = slack.messages().into_iter().filter(|(_, _, message)| {
+            button(message, "approve").is_some() || !words(message).contains("Carried out once")
+        });
         (open.count() == 0).then_some(())
     });
     println!(
@@ -114,9 +113,5 @@ fn r_22_no_card_is_orphaned_and_no_tap_is_lost_when_the_sender_dies_between_send
         let path = format!("/cards/{round}");
         let count = arrived.iter().filter(|seen| seen.target == path).count();
         assert_eq!(count, 1, "{path} is carried out once");
-    }
-    // Each approval had its card, and only those in doubt had a second one.
-    for (_, _, message) in slack.messages() {
-        assert!(words(&message).contains("Carried out once"), "{}", words(&message));
     }
 }
