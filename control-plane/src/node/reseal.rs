@@ -1,6 +1,6 @@
 //! After a rotation of the keyring: what was stored under an older term is sealed again under the one in force.
 //!
-//! The leader does it, one credential after the other, by commands that are bound to the very payload that each
+//! The leader does it, one credential and channel after the other, by commands that are bound to the very payload that each
 //! replaces: a key that somebody rotates meanwhile is never overwritten.
 
 use std::collections::BTreeSet;
@@ -10,17 +10,20 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Unsealed;
 use crate::cluster::ProposeError;
-use crate::state::{Actor, Command, Credential, Refused};
+use crate::state::{Actor, Channel, Command, Credential, Refused};
 use crate::vault::{Binding, SealError};
 
 /// How often the leader looks for what is under an older term.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Unsealed {
-    /// Credentials that are sealed under an older term than the one in force, as far as this node knows.
+    /// Credentials, and channels' secrets, that are sealed under an older term than the one in force, as far as this node knows.
     pub(crate) fn under_older_terms(&self) -> usize {
         let term = self.vault.keyring_term().term;
-        self.cluster.peek(|state| state.credentials_under_older_terms(term).count())
+        self.cluster.peek(|state| {
+            let channels = state.channels_under_older_terms(term).count();
+            state.credentials_under_older_terms(term).count() + channels
+        })
     }
 
     /// Until the node is sealed.
@@ -39,20 +42,25 @@ impl Unsealed {
 
     async fn reseal(&self, given_up: &mut BTreeSet<[u8; 32]>) {
         let term = self.vault.keyring_term().term;
-        let (cluster, older) = self.cluster.peek(|state| {
+        let (cluster, older, channels) = self.cluster.peek(|state| {
             let cluster = state.genesis().map(|genesis| genesis.cluster_id.clone());
             let older = state.credentials_under_older_terms(term);
             let older = older.filter(|it| !given_up.contains(&it.payload.sha256()));
-            (cluster, older.cloned().collect::<Vec<_>>())
+            let channels = state.channels_under_older_terms(term);
+            let channels = channels.filter(|it| !given_up.contains(&it.secrets.sha256()));
+            (cluster, older.cloned().collect::<Vec<_>>(), channels.cloned().collect::<Vec<_>>())
         });
         let Some(cluster) = cluster else { return };
-        for credential in &older {
-            let resealed = match self.resealed(&cluster, credential) {
+        let credentials =
+            older.iter().map(|it| (&it.name, &it.payload, self.resealed(&cluster, it)));
+        let channels =
+            channels.iter().map(|it| (&it.name, &it.secrets, self.resealed_channel(&cluster, it)));
+        for (name, former, resealed) in credentials.chain(channels) {
+            let resealed = match resealed {
                 Ok(resealed) => resealed,
                 Err(error) => {
-                    let credential_name = &credential.name;
-                    tracing::error!(%error, credential = credential_name, "a credential stays under an older key: it does not open");
-                    given_up.insert(credential.payload.sha256());
+                    tracing::error!(%error, name, "a credential or channel stays under an older key: it does not open");
+                    given_up.insert(former.sha256());
                     continue;
                 }
             };
@@ -69,6 +77,16 @@ impl Unsealed {
         if !older.is_empty() {
             tracing::info!(credentials = older.len(), term, "credentials were sealed again");
         }
+    }
+
+    fn resealed_channel(&self, cluster: &str, channel: &Channel) -> Result<Command, SealError> {
+        let binding = Binding::of_channel(cluster, channel);
+        let secrets = self.vault.open_payload(&binding, &channel.secrets)?;
+        Ok(Command::ResealChannel {
+            name: channel.name.clone(),
+            former_sha256: channel.secrets.sha256(),
+            secrets: self.vault.seal_payload(&binding, &secrets),
+        })
     }
 
     fn resealed(&self, cluster: &str, credential: &Credential) -> Result<Command, SealError> {

@@ -111,6 +111,39 @@ impl State {
         Ok(Done::changed(event, entry))
     }
 
+    /// The same secrets under another term of the keyring, in the place of those very ones and of no others.
+    pub(super) fn reseal_channel(
+        &mut self,
+        actor: &Actor,
+        name: &str,
+        former_sha256: &[u8; 32],
+        secrets: &Payload,
+    ) -> Result<Done, Refused> {
+        if *actor != Actor::System {
+            return Err(Refused::Denied("only the control plane seals anew what it has".into()));
+        }
+        let channel = self.channels.get_mut(name).filter(|channel| channel.active);
+        let channel =
+            channel.ok_or_else(|| Refused::NotFound(format!("there is no channel {name}")))?;
+        if channel.secrets.sha256() != *former_sha256 {
+            return Err(Refused::Precondition(format!("channel {name} was changed meanwhile")));
+        }
+        if secrets.keyring_term() <= channel.secrets.keyring_term() {
+            return Err(Refused::Invalid(
+                "nothing was sealed anew: it is not under a newer term of the keyring".into(),
+            ));
+        }
+        channel.secrets = secrets.clone();
+        let term = secrets.keyring_term();
+        let entry = Entry::new("channel.reseal", name).with("keyring_term", term);
+        Ok(Done::changed(Event::ChannelChanged { name: name.to_owned() }, entry))
+    }
+
+    /// Channels whose secrets are sealed under an earlier term of the keyring than this one.
+    pub fn channels_under_older_terms(&self, term: u64) -> impl Iterator<Item = &Channel> {
+        self.channels().filter(move |channel| channel.secrets.keyring_term() < term)
+    }
+
     pub fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.channels.values().filter(|channel| channel.active)
     }

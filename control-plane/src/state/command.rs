@@ -107,6 +107,12 @@ pub enum Command {
 
     /// Makes a channel, or changes the one of that name: `version` is one more than the one that is there.
     SetChannel(Box<Channel>),
+    /// The same secrets under another term of the keyring.
+    ResealChannel {
+        name: String,
+        former_sha256: [u8; 32],
+        secrets: Payload,
+    },
     RemoveChannel {
         name: String,
     },

@@ -332,27 +332,13 @@ impl State {
         Ok(Done::changed(Event::DeliveryChanged { id }, entry))
     }
 
-    /// A tap names the message that its button is on: it is the attempt's, or becomes it while that is in doubt.
-    pub(super) fn recognise(&mut self, handle: &[u8; 16], message: &str) -> Result<(), Refused> {
-        let elsewhere = || {
-            Refused::Denied(
-                "this vote does not count: the card was forwarded or copied; answer on the one that was sent to you".into(),
-            )
-        };
-        let id = *self.outbox.by_handle.get(handle).ok_or_else(elsewhere)?;
-        let delivery = self.outbox.rows.get_mut(&id).ok_or_else(elsewhere)?;
-        let attempt = delivery
-            .attempts
-            .iter_mut()
-            .find(|attempt| attempt.handle == *handle)
-            .ok_or_else(elsewhere)?;
-        match &attempt.message {
-            Some(known) if known == message => Ok(()),
-            Some(_) => Err(elsewhere()),
-            None => {
-                attempt.message = Some(clipped(message, REASON_BYTES));
-                Ok(())
-            }
+    /// The message of an attempt that was in doubt, now that a press has named it.
+    pub(super) fn recognise(&mut self, handle: &[u8; 16], message: &str) {
+        let delivery =
+            self.outbox.by_handle.get(handle).and_then(|id| self.outbox.rows.get_mut(id));
+        let attempts = delivery.into_iter().flat_map(|delivery| &mut delivery.attempts);
+        for attempt in attempts.filter(|attempt| attempt.handle == *handle) {
+            attempt.message.get_or_insert_with(|| clipped(message, REASON_BYTES));
         }
     }
 
@@ -513,6 +499,19 @@ impl Delivery {
             }
         };
         Entry::new(action, subject).with("channel", &self.channel).with("to", &self.to)
+    }
+}
+
+impl Attempt {
+    /// Whether it is not known yet which message this attempt is. A press on another one than it is counts for nothing.
+    pub(super) fn is_news(&self, message: &str) -> Result<bool, Refused> {
+        match &self.message {
+            None => Ok(true),
+            Some(known) if known == message => Ok(false),
+            Some(_) => Err(Refused::Denied(
+                "this vote does not count: the card was forwarded or copied; answer on the one that was sent to you".into(),
+            )),
+        }
     }
 }
 

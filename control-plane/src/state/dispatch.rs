@@ -54,6 +54,9 @@ impl State {
             Command::RejectChange { id, reason } => self.reject_change(actor, *id, reason),
 
             Command::SetChannel(channel) => self.set_channel(actor, channel),
+            Command::ResealChannel { name, former_sha256, secrets } => {
+                self.reseal_channel(actor, name, former_sha256, secrets)
+            }
             Command::RemoveChannel { name } => self.remove_channel(actor, name),
             Command::TestChannel { channel, to } => self.test_channel(actor, channel, to),
             Command::AttemptDelivery { delivery, handle, place } => {

@@ -78,10 +78,11 @@ impl State {
         if self.heard.has(&tap.channel, &tap.event) {
             return Ok(self.as_it_is(&delivery.what));
         }
-        if let Some(message) = &tap.message {
-            self.recognise(&tap.handle, message)?;
-        }
-        let done = match &delivery.what {
+        let is_news = match &tap.message {
+            Some(message) => attempt.is_news(message)?,
+            None => false,
+        };
+        let mut done = match &delivery.what {
             Message::Card(approval) => self.vote_by_tap(tap, *approval)?,
             Message::Test { .. } => {
                 let who = self.principal_of(&tap.account).map(|p| p.name.clone());
@@ -92,6 +93,13 @@ impl State {
             }
             Message::Words { .. } => return refused("there is nothing to answer"),
         };
+        if let Some(message) = tap.message.as_ref().filter(|_| is_news) {
+            self.recognise(&tap.handle, message);
+            if done.records.is_empty() {
+                let entry = Entry::new("card.recognise", hex::encode(tap.handle));
+                done.records.push(entry.with("channel", &tap.channel));
+            }
+        }
         self.heard.remember(&tap.channel, &tap.event, self.log_time);
         Ok(done)
     }

@@ -6,6 +6,7 @@ mod approvals;
 mod attention;
 mod audit;
 mod channels;
+mod chats;
 mod checkpoints;
 mod clock;
 mod consent;

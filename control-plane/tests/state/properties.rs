@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use sha2::{Digest as _, Sha256};
 
+use crate::chats::chats;
 use crate::checkpoints::checkpointed;
 use crate::nodes::add_key;
 use crate::restores::{NEW, newcomer};
@@ -128,6 +129,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => rare(),
         3 => nodes(),
+        6 => chats(),
     ]
 }
 
@@ -273,7 +275,7 @@ fn requirements() -> impl Strategy<Value = Vec<Requirement>> {
     ]
 }
 
-fn word() -> impl Strategy<Value = VoteWord> {
+pub(crate) fn word() -> impl Strategy<Value = VoteWord> {
     prop_oneof![5 => Just(VoteWord::Approve), 1 => Just(VoteWord::Deny)]
 }
 
@@ -436,11 +438,11 @@ fn denied(state: &State) -> usize {
     state.approvals().filter(|a| a.state == ApprovalState::Denied).count()
 }
 
-/// Everything of a state but its log, its memory of commands, its position and its time.
+/// Everything of a state but its log, its memory of commands and of what was heard, its position and its time.
 fn substance(state: &State) -> Value {
     let mut value = Value::serialized(state).expect("a state encodes");
     if let Value::Map(fields) = &mut value {
-        let aside = ["audit", "answered", "position", "log_time"];
+        let aside = ["audit", "answered", "cursors", "heard", "position", "log_time"];
         fields.retain(|(name, _)| !name.as_text().is_some_and(|name| aside.contains(&name)));
     }
     value
@@ -567,7 +569,7 @@ proptest! {
                     Ok(_),
                 ) => prop_assert_eq!(appended, 1),
                 (_, Ok(_)) => prop_assert_eq!(appended, usize::from(changed), "{:?}", command),
-                (Command::Vote { .. } | Command::Claim { .. }, Err(_)) => {
+                (Command::Tap(_) | Command::Vote { .. } | Command::Claim { .. }, Err(_)) => {
                     prop_assert_eq!((changed, appended), (false, 1));
                 }
                 (_, Err(_)) => prop_assert_eq!((changed, appended), (false, 0), "{:?}", command),
