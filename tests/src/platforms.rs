@@ -1,0 +1,241 @@
+//! Every chat platform at once: one server that answers each call in the shape of the platform that it plays, and remembers
+//! what was sent and what its messages show now.
+
+mod answers;
+pub mod connection;
+pub mod people;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+/// Something that was sent to one of them.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub platform: String,
+    pub method: String,
+    /// Below the platform's base address, with its query.
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+/// A message there, as it is now.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub platform: String,
+    pub place: String,
+    pub id: String,
+    pub shown: Value,
+}
+
+/// The other side of all channels.
+pub struct Platforms {
+    port: u16,
+    there: Arc<There>,
+}
+
+struct There {
+    kept: Mutex<Kept>,
+    /// Somebody has said something where nobody is called.
+    said: Condvar,
+}
+
+#[derive(Default)]
+struct Kept {
+    calls: Vec<Call>,
+    messages: Vec<Message>,
+    /// What webhooks only name, by platform and id.
+    things: BTreeMap<(String, String), Value>,
+    /// What is told by asking: room and event.
+    events: Vec<(String, Value)>,
+    /// The messages of calls that are known again by a key.
+    keyed: BTreeMap<String, String>,
+    key_set: Value,
+}
+
+impl Platforms {
+    /// `key_set`: the keys that the platforms with public ones sign with.
+    pub fn start(key_set: Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let kept = Mutex::new(Kept { key_set, ..Kept::default() });
+        let there = Arc::new(There { kept, said: Condvar::new() });
+        let shared = there.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = shared.clone();
+                std::thread::spawn(move || serve(&stream, &shared));
+            }
+        });
+        Self { port, there }
+    }
+
+    /// Where a platform's API is.
+    pub fn base(&self, platform: &str) -> String {
+        format!("http://127.0.0.1:{}/{platform}", self.port)
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.there.kept().calls.clone()
+    }
+
+    /// A platform's messages as they are now, oldest first.
+    pub fn messages(&self, platform: &str) -> Vec<Message> {
+        let all = self.there.kept().messages.clone();
+        all.into_iter().filter(|message| message.platform == platform).collect()
+    }
+
+    /// What a webhook is going to name.
+    fn keep(&self, platform: &str, id: &str, thing: Value) {
+        self.there.kept().things.insert((platform.into(), id.into()), thing);
+    }
+
+    /// Says something in a room, to whoever asks.
+    fn tell(&self, room: &str, event: Value) {
+        self.there.kept().events.push((room.into(), event));
+        self.there.said.notify_all();
+    }
+}
+
+impl Message {
+    /// Everything that it shows or carries, in whatever form the platform has for it.
+    pub fn words(&self) -> String {
+        strings(&self.shown).join("\n")
+    }
+
+    /// What its buttons for yes and no carry.
+    pub fn buttons(&self) -> Option<(String, String)> {
+        let all = strings(&self.shown);
+        let of = |letter: char| all.iter().find(|text| is_token(text, letter)).cloned();
+        Some((of('a')?, of('d')?))
+    }
+
+    /// What is typed about it.
+    pub fn code(&self) -> Option<String> {
+        let words = self.words();
+        let mut after = words.split("approve ").skip(1);
+        after.find_map(|rest| {
+            let code = rest.get(..9)?;
+            let digit = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+            let (first, second) = code.split_once('-')?;
+            let whole = first.len() == 4 && first.chars().all(digit) && second.chars().all(digit);
+            whole.then(|| code.to_owned())
+        })
+    }
+}
+
+impl Call {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// A form as JSON, which is how messages are kept.
+    fn form(&self) -> Value {
+        let pairs = self.body.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), Value::from(decoded(value)))).collect()
+    }
+}
+
+impl There {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was said since then, or nothing after a while.
+    fn wait(&self, since: usize) -> Value {
+        let nothing_new = |kept: &mut Kept| kept.events.len() <= since;
+        let waited = self.said.wait_timeout_while(self.kept(), Duration::from_secs(5), nothing_new);
+        let (kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut rooms: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for (room, event) in kept.events.iter().skip(since) {
+            rooms.entry(room.clone()).or_default().push(event.clone());
+        }
+        let joined: serde_json::Map<_, _> = rooms
+            .into_iter()
+            .map(|(room, events)| (room, json!({ "timeline": { "events": events } })))
+            .collect();
+        json!({ "next_batch": kept.events.len().to_string(), "rooms": { "join": joined } })
+    }
+}
+
+fn serve(stream: &TcpStream, there: &There) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while let Some(call) = read(&mut reader) {
+        there.kept().calls.push(call.clone());
+        let (status, answer) = match since(&call) {
+            Some(since) => (200, there.wait(since)),
+            None => there.kept().answer(&call),
+        };
+        let answer = answer.to_string();
+        let head = format!(
+            "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            answer.len()
+        );
+        if (&mut &*stream).write_all(format!("{head}{answer}").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Call> {
+    let mut first = String::new();
+    reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
+    let mut words = first.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let (platform, path) = target
+        .trim_start_matches('/')
+        .split_once('/')
+        .unwrap_or_else(|| (target.trim_start_matches('/'), ""));
+    Some(Call {
+        platform: platform.to_owned(),
+        method,
+        path: path.to_owned(),
+        headers,
+        body: String::from_utf8(body).unwrap(),
+    })
+}
+
+/// From where on Matrix is asked what was said.
+fn since(call: &Call) -> Option<usize> {
+    let query = call.path.strip_prefix("_matrix/client/v3/sync?")?;
+    let since = query.split('&').find_map(|pair| pair.strip_prefix("since="))?;
+    Some(since.parse().unwrap())
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(array) => array.iter().flat_map(strings).collect(),
+        Value::Object(object) => object.values().flat_map(strings).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// 38 characters, of which one says which word it is for.
+fn is_token(text: &str, letter: char) -> bool {
+    let of_it = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.len() == 38
+        && text.starts_with('1')
+        && text.chars().all(of_it)
+        && text.chars().nth(23) == Some(letter)
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(&text.replace('+', " ")).decode_utf8().unwrap().into_owned()
+}
