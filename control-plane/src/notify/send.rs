@@ -1,6 +1,6 @@
 //! One delivery, one try: its card, words, or new face.
 
-use countersign_chat::{Answers, Failure, Handle, Message as Posted, Notice, Text, Words};
+use countersign_chat::{Answers, Face, Failure, Handle, Message as Posted, Notice, Text, Words};
 use sha2::{Digest as _, Sha256};
 
 use super::Errand;
@@ -43,7 +43,7 @@ pub(super) async fn carry_out(
 
 /// What a delivery says, and how it is to look.
 enum Rendering {
-    Card(Box<countersign_chat::Card>, countersign_chat::Face),
+    Card(Box<countersign_chat::Card>, Face),
     Words(Text),
 }
 
@@ -118,20 +118,30 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
 
 /// Every message of a card is brought to where the approval stands; those that cannot change are followed by words.
 async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> bool {
-    let Some(Rendering::Card(card, face)) =
-        house.cluster.peek(|state| rendering(state, delivery, worth(open)))
-    else {
-        return true;
+    let current = || match house.cluster.peek(|state| rendering(state, delivery, worth(open))) {
+        Some(Rendering::Card(card, face)) => Some((card, face)),
+        _ => None,
     };
-    let is_last = matches!(face, countersign_chat::Face::Settled { .. });
+    let Some((_, mut face)) = current() else { return true };
+    // The oldest that is shown: if another message got a newer one, all of them are looked at again.
+    let mut shown_first = None;
     let mut why_not = String::new();
     for attempt in &delivery.attempts {
+        let message = attempt.message.clone().filter(|id| !id.is_empty());
+        let message = message.map(|id| Posted { place: attempt.place.clone(), id });
+        let is_edited = open.adapter.caps().edit && message.is_some();
+        if !is_edited && !is_last(&face) {
+            shown_first.get_or_insert_with(|| card::face_digest(&face));
+            continue;
+        }
         open.pace.turn(&attempt.place).await;
         if !house.cluster.is_leader() {
             return true;
         }
-        let message = attempt.message.clone().filter(|id| !id.is_empty());
-        let message = message.map(|id| Posted { place: attempt.place.clone(), id });
+        // It may have gone on while this waited for its turn.
+        let Some((card, now)) = current() else { return true };
+        face = now;
+        shown_first.get_or_insert_with(|| card::face_digest(&face));
         let answers = Some(answers(open, &attempt.place, attempt.handle, &card));
         let notice = Notice { card: &card, face: face.clone(), answers };
         let edit = message.as_ref().and_then(|message| open.adapter.edit(message, &notice));
@@ -141,7 +151,7 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
                 Err(failure) => Err(failure),
             },
             // Too large to be edited, or not to be edited at all, or perhaps there: words follow, once it is settled.
-            _ if is_last => {
+            _ if is_last(&face) => {
                 let said: Vec<_> = notice.standing().iter().map(Text::as_str).collect();
                 let words = format!("{} ({})", said.join(" "), card.sentence);
                 match open
@@ -174,8 +184,12 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
             "a card will not show where its approval stands"
         );
     }
-    record(house, Command::Faced { delivery: delivery.id, face: card::face_digest(&face), why_not })
-        .await
+    let face = shown_first.unwrap_or_else(|| card::face_digest(&face));
+    record(house, Command::Faced { delivery: delivery.id, face, why_not }).await
+}
+
+fn is_last(face: &Face) -> bool {
+    matches!(face, Face::Settled { .. })
 }
 
 /// None: what it is about is gone, or settled before anybody was asked.
@@ -183,13 +197,13 @@ fn rendering(state: &State, delivery: &Delivery, worth: Strength) -> Option<Rend
     match &delivery.what {
         Message::Words { words, .. } => Some(Rendering::Words(Text::of(words))),
         Message::Test { by, .. } => {
-            let face = countersign_chat::Face::Asking { standing: Vec::new() };
+            let face = Face::Asking { standing: Vec::new() };
             Some(Rendering::Card(Box::new(card::test(by)), face))
         }
         Message::Card(about) => {
             let approval = state.approval(*about)?;
             let face = card::face(state, approval);
-            let asks = matches!(face, countersign_chat::Face::Asking { .. });
+            let asks = matches!(face, Face::Asking { .. });
             let is_there = matches!(delivery.status, DeliveryStatus::Sent { .. })
                 || !delivery.attempts.is_empty();
             (asks || is_there)
