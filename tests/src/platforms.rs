@@ -57,6 +57,8 @@ struct Kept {
     /// The messages of calls that are known again by a key.
     keyed: BTreeMap<String, String>,
     key_set: Value,
+    /// Tokens that are taken no more.
+    expired: Vec<String>,
 }
 
 impl Platforms {
@@ -89,6 +91,11 @@ impl Platforms {
     pub fn messages(&self, platform: &str) -> Vec<Message> {
         let all = self.there.kept().messages.clone();
         all.into_iter().filter(|message| message.platform == platform).collect()
+    }
+
+    /// From now on, nothing is taken that comes with this token.
+    pub fn expire(&self, token: &str) {
+        self.there.kept().expired.push(token.to_owned());
     }
 
     /// What a webhook is going to name.

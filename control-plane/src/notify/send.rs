@@ -53,7 +53,7 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
         Recipient::Account(account) => open.place(account).await?,
     };
     open.pace.turn(&place).await;
-    if !house.cluster.is_leader() {
+    if !is_ours(house, open) {
         return Ok(());
     }
     let rendering = house.cluster.peek(|state| rendering(state, delivery, worth(open)));
@@ -135,7 +135,7 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
             continue;
         }
         open.pace.turn(&attempt.place).await;
-        if !house.cluster.is_leader() {
+        if !is_ours(house, open) {
             return true;
         }
         // It may have gone on while this waited for its turn.
@@ -190,6 +190,14 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
 
 fn is_last(face: &Face) -> bool {
     matches!(face, Face::Settled { .. })
+}
+
+/// Whether this node still leads, and the channel is as it was opened: what has waited for its turn is begun anew otherwise.
+fn is_ours(house: &Unsealed, open: &OpenChannel) -> bool {
+    let is_open = |state: &State| {
+        state.channel(&open.name).is_some_and(|channel| channel.version == open.version)
+    };
+    house.cluster.is_leader() && house.cluster.peek(is_open)
 }
 
 /// None: what it is about is gone, or settled before anybody was asked.

@@ -9,6 +9,10 @@ use super::{Call, Kept, Message, decoded};
 
 impl Kept {
     pub(super) fn answer(&mut self, call: &Call) -> (u16, Value) {
+        let proof = call.headers.get("authorization").map_or("", String::as_str);
+        if self.expired.iter().any(|token| proof.ends_with(token)) {
+            return (401, json!({ "detail": "Unauthorized" }));
+        }
         let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
         let parts: Vec<String> = path.split('/').map(decoded).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
