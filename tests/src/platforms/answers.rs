@@ -20,24 +20,6 @@ impl Kept {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let nothing = || (404, json!({ "unknown": call.path }));
         match (call.platform.as_str(), call.method.as_str(), &parts[..]) {
-            ("slack", "POST", ["conversations.open"]) => {
-                let place = place_of("slack", &text(&body["users"]));
-                (200, json!({ "ok": true, "channel": { "id": place } }))
-            }
-            ("slack", "POST", ["chat.postMessage"]) => {
-                let place = text(&body["channel"]);
-                let ts = format!("1800000000.{:06}", self.messages.len());
-                self.post("slack", &place, &ts, body);
-                (200, json!({ "ok": true, "channel": place, "ts": ts }))
-            }
-            ("slack", "POST", ["chat.update"]) => {
-                match self.change("slack", &text(&body["ts"]), &body) {
-                    true => (200, json!({ "ok": true })),
-                    false => (200, json!({ "ok": false, "error": "message_not_found" })),
-                }
-            }
-            ("slack", "POST", ["chat.postEphemeral"]) => (200, json!({ "ok": true })),
-
             ("teams", "POST", ["login", _, "oauth2", "v2.0", "token"])
             | ("gchat", "POST", ["token"]) => {
                 let token = format!("{GRANTED}{}", call.platform);
@@ -138,21 +120,6 @@ impl Kept {
                 self.thing("webex", id)
             }
 
-            ("github", "POST", ["repos", owner, name, "issues", number, "comments"]) => {
-                let place = format!("{owner}/{name}#{number}");
-                let id = 9000 + self.messages.len();
-                self.post("github", &place, &id.to_string(), body);
-                (201, json!({ "id": id }))
-            }
-            ("github", "PATCH", ["repos", _, _, "issues", "comments", id]) => {
-                self.changed("github", id, &body)
-            }
-            ("github", "POST", ["repos", _, _, "issues", "comments", _, "reactions"]) => {
-                (201, json!({ "id": 1, "content": body["content"] }))
-            }
-
-            ("linear", "POST", ["graphql"]) => self.linear(&body),
-
             ("notion", "POST", ["v1", "comments"]) => {
                 let place = text(&body["parent"]["page_id"]);
                 let id = self.post_new("notion", &place, body);
@@ -166,12 +133,6 @@ impl Kept {
                 (201, json!({ "data": { "dm_conversation_id": place, "dm_event_id": id } }))
             }
 
-            ("twilio", "POST", ["2010-04-01", "Accounts", _, "Messages.json"]) => {
-                let form = call.form();
-                let id = self.post_new("twilio", &text(&form["To"]), form);
-                (201, json!({ "sid": id, "status": "queued" }))
-            }
-
             ("matrix", "POST", ["_matrix", "client", "v3", "createRoom"]) => {
                 (200, json!({ "room_id": place_of("matrix", &text(&body["invite"][0])) }))
             }
@@ -183,13 +144,6 @@ impl Kept {
             // Asked from nowhere, it is from now on.
             ("matrix", "GET", ["_matrix", "client", "v3", "sync"]) => {
                 (200, json!({ "next_batch": self.events.len().to_string() }))
-            }
-
-            ("email", "POST", ["emails"]) => {
-                let key = call.headers.get("idempotency-key").cloned().unwrap_or_default();
-                let (place, id) = (text(&body["to"][0]), format!("mail{}", self.messages.len()));
-                let id = self.post_once(call, &key, &place, &id, body);
-                (200, json!({ "id": id }))
             }
 
             ("webhook", "POST", _) => {
@@ -209,6 +163,51 @@ impl Kept {
                 }
             }
             _ => nothing(),
+        }
+    }
+
+    /// What a real one has made of a call.
+    pub(super) fn learn(&mut self, call: &Call, answer: &Value) {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let parts: Vec<String> = call.path.split('/').map(decoded).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let body = call.json();
+        match (call.platform.as_str(), call.method.as_str(), &parts[..]) {
+            ("slack", "POST", ["chat.postMessage"]) if answer["ok"] == true => {
+                self.post("slack", &text(&answer["channel"]), &text(&answer["ts"]), body);
+            }
+            ("slack", "POST", ["chat.update"]) if answer["ok"] == true => {
+                self.change("slack", &text(&answer["ts"]), &body);
+            }
+            ("github", "POST", ["repos", owner, name, "issues", number, "comments"]) => {
+                let place = format!("{owner}/{name}#{number}");
+                self.post("github", &place, &text(&answer["id"]), body);
+            }
+            ("github", "PATCH", ["repos", _, _, "issues", "comments", id]) => {
+                self.change("github", id, &body);
+            }
+            ("linear", "POST", ["graphql"]) => {
+                let (variables, data) = (&body["variables"], &answer["data"]);
+                let input = &variables["input"];
+                if data["commentCreate"]["success"] == true {
+                    let id = text(&data["commentCreate"]["comment"]["id"]);
+                    self.post("linear", &text(&input["issueId"]), &id, input.clone());
+                }
+                if data["commentUpdate"]["success"] == true {
+                    self.change("linear", &text(&variables["id"]), input);
+                }
+            }
+            ("twilio", "POST", _) => {
+                let form = call.form();
+                self.post("twilio", &text(&form["To"]), &text(&answer["sid"]), form);
+            }
+            ("email", "POST", ["emails"]) => {
+                let id = text(&answer["id"]);
+                if !self.messages.iter().any(|it| it.platform == "email" && it.id == id) {
+                    self.post("email", &text(&body["to"][0]), &id, body);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -254,23 +253,6 @@ impl Kept {
         match self.things.get(&(platform.to_owned(), id.to_owned())) {
             Some(thing) => (200, thing.clone()),
             None => (404, json!({ "unknown": id })),
-        }
-    }
-
-    fn linear(&mut self, body: &Value) -> (u16, Value) {
-        let variables = &body["variables"];
-        let input = &variables["input"];
-        if let Some(place) = input["issueId"].as_str() {
-            let id = self.post_new("linear", place, input.clone());
-            return (
-                200,
-                json!({ "data": { "commentCreate": { "success": true, "comment": { "id": id } } } }),
-            );
-        }
-        let id = variables["id"].as_str().unwrap_or_default();
-        match self.change("linear", id, input) {
-            true => (200, json!({ "data": { "commentUpdate": { "success": true } } })),
-            false => (200, json!({ "errors": [{ "message": "Entity not found: Comment" }] })),
         }
     }
 

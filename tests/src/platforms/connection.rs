@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use super::Platforms;
+
 /// Settings and secrets of one channel.
 pub struct Connection {
     pub settings: Vec<(&'static str, String)>,
@@ -41,7 +43,8 @@ pub const DISCORD_SEED: &str = "canary: the application signs with this";
 pub const TEAMS_APP: &str = "6f1a3f4e-0000-4000-8000-000000000001";
 
 /// How a platform's channel is connected, at this address, for webhooks to that one.
-pub fn connection(platform: &str, base: &str, hook: &str, keys: &Keys) -> Connection {
+pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) -> Connection {
+    let base = &there.base(platform);
     let set = |pairs: &[(&'static str, &str)]| {
         pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
     };
@@ -57,7 +60,7 @@ pub fn connection(platform: &str, base: &str, hook: &str, keys: &Keys) -> Connec
         "mattermost" => &[("bot", "bot1")],
         "webex" => &[("bot", "Y2lzY29zcGFyazovL3VzL1BFT1BMRS9ib3Q")],
         "github" => &[("account", "999")],
-        "linear" => &[("organization", "O1"), ("account", "gateway")],
+        "linear" => &[("organization", &there.names.linear_organization), ("account", "gateway")],
         "notion" => &[("workspace", "W1"), ("integration", "I1"), ("bot", "B1")],
         "x" => &[("account_id", "1111111111111111111")],
         "twilio" => &[("account_sid", "AC1"), ("from", "+15005550006")],
@@ -81,40 +84,41 @@ pub fn connection(platform: &str, base: &str, hook: &str, keys: &Keys) -> Connec
         "mattermost" => settings.push(("hook_url", hook.to_owned())),
         _ => {}
     }
+    let token = |name: &'static str| vec![(name, secret(platform))];
     let named =
         |names: &[&'static str]| names.iter().map(|name| (*name, canary(name))).collect::<Vec<_>>();
     let (sent, kept) = match platform {
-        "slack" => (named(&["bot_token"]), named(&["signing_secret"])),
-        "teams" => (named(&["client_secret"]), vec![]),
-        "discord" => (named(&["bot_token"]), vec![]),
-        "whatsapp" | "instagram" => {
-            (named(&["access_token"]), named(&["app_secret", "verify_token"]))
+        "slack" => (token("bot_token"), named(&["signing_secret"])),
+        "teams" => (token("client_secret"), vec![]),
+        "discord" => (token("bot_token"), vec![]),
+        "whatsapp" | "instagram" => (token("access_token"), named(&["app_secret", "verify_token"])),
+        "messenger" => (token("page_access_token"), named(&["app_secret", "verify_token"])),
+        "mattermost" => (token("bot_token"), named(&["command_token", "action_secret"])),
+        "webex" => (token("bot_token"), named(&["webhook_secret"])),
+        "github" => (token("token"), named(&["webhook_secret"])),
+        "linear" => (token("token"), named(&["signing_secret"])),
+        "notion" => (token("token"), named(&["verification_token"])),
+        "x" => (token("access_token"), named(&["consumer_secret"])),
+        "twilio" => (token("auth_token"), vec![]),
+        "matrix" => (token("access_token"), vec![]),
+        "email" => (token("api_key"), vec![]),
+        "telegram" => {
+            (vec![("bot_token", format!("7001:{}", secret(platform)))], named(&["webhook_secret"]))
         }
-        "messenger" => (named(&["page_access_token"]), named(&["app_secret", "verify_token"])),
-        "mattermost" => (named(&["bot_token"]), named(&["command_token", "action_secret"])),
-        "webex" => (named(&["bot_token"]), named(&["webhook_secret"])),
-        "github" => (named(&["token"]), named(&["webhook_secret"])),
-        "linear" => (named(&["token"]), named(&["signing_secret"])),
-        "notion" => (named(&["token"]), named(&["verification_token"])),
-        "x" => (named(&["access_token"]), named(&["consumer_secret"])),
-        "twilio" => (named(&["auth_token"]), vec![]),
-        "matrix" => (named(&["access_token"]), vec![]),
-        "email" => (named(&["api_key"]), vec![]),
-        "telegram" => (
-            vec![("bot_token", "7001:canary-telegram-token-s3cret".to_owned())],
-            named(&["webhook_secret"]),
-        ),
         "gchat" => (vec![], vec![("service_account", keys.service_account.clone())]),
-        "webhook" => (
-            vec![],
-            vec![
-                ("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
-                ("answer_secret", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".to_owned()),
-            ],
-        ),
+        "webhook" => {
+            let ours = ("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
+            let theirs = ("answer_secret", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".to_owned());
+            (vec![], vec![ours, theirs])
+        }
         other => panic!("{other} is not known here"),
     };
     Connection { settings, sent, kept }
+}
+
+/// The token that calls to a platform come with, where it is one that nobody grants.
+pub fn secret(platform: &str) -> String {
+    format!("canary-{platform}-t0ken-s3cret")
 }
 
 /// The keys that are public in part.
@@ -153,27 +157,15 @@ impl Keys {
     }
 }
 
-/// Where cards are for everybody to see, on platforms that have no other place.
-pub fn room(platform: &str) -> Option<&'static str> {
-    match platform {
-        "email" => Some("ops@example.test"),
-        "github" => Some("acme/deploy.tools#7"),
-        "linear" => Some("83a26e86-b6b3-4b9f-a1a5-9f7c1f1a3d3b"),
-        "notion" => Some("5c6a2821-6bb1-4a7e-b6e1-c50111515c3d"),
-        _ => None,
-    }
-}
-
 /// The place for one person alone, as the platform calls it.
 pub fn place_of(platform: &str, account: &str) -> String {
     match platform {
-        "slack" => format!("D{account}"),
         "teams" => format!("a:{account}"),
         "gchat" => format!("spaces/DM{}", account.trim_start_matches("users/")),
         "discord" => format!("30{account}"),
         "mattermost" => format!("direct-{account}"),
         "webex" => format!("Y2lzY29zcGFyazovL3VzL1JPT00v{account}"),
         "matrix" => format!("!{}", account.trim_start_matches('@')),
-        _ => room(platform).unwrap_or(account).to_owned(),
+        _ => account.to_owned(),
     }
 }

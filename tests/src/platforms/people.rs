@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use super::connection::{Connection, DISCORD_SEED, Keys, TEAMS_APP, place_of, room};
+use super::connection::{Connection, DISCORD_SEED, Keys, TEAMS_APP, place_of};
 use super::{Message, Platforms};
 use crate::peers::tools;
 
@@ -51,7 +51,7 @@ impl People<'_> {
     /// The id of the person with this number.
     pub fn account(&self, person: usize) -> String {
         match self.platform {
-            "slack" => format!("U{person}"),
+            "slack" => self.there.names.slack_users[person].clone(),
             "gchat" => format!("100{person}"),
             "discord" => format!("5390823250618368{person}"),
             "telegram" => format!("550{person}"),
@@ -69,8 +69,8 @@ impl People<'_> {
 
     /// Where this person alone is asked; or everybody is, where there is no such place.
     pub fn place(&self, person: usize) -> String {
-        room(self.platform)
-            .map_or_else(|| place_of(self.platform, &self.account(person)), str::to_owned)
+        let own = || place_of(self.platform, &self.account(person));
+        self.there.room(self.platform).unwrap_or_else(own)
     }
 
     /// Somebody writes to the bot.
@@ -339,7 +339,8 @@ impl People<'_> {
     fn github(&self, user: &str, act: &Act<'_>) -> Said {
         let user: u64 = user.parse().unwrap();
         let account = json!({ "login": "somebody", "id": user, "type": "User" });
-        let (repository, issue) = room("github").unwrap().split_once('#').unwrap();
+        let room = self.there.room("github").unwrap();
+        let (repository, issue) = room.split_once('#').unwrap();
         let event = json!({
             "action": "created", "issue": { "number": issue.parse::<u64>().unwrap() }, "sender": account,
             "comment": {

@@ -2,10 +2,9 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use countersign_tests::platforms::connection::{
-    Connection, GRANTED, Keys, PLATFORMS, connection, room,
-};
+use countersign_tests::platforms::connection::{Connection, GRANTED, Keys, PLATFORMS, connection};
 use countersign_tests::platforms::people::People;
+use countersign_tests::platforms::real::Real;
 use countersign_tests::platforms::{Message, Platforms};
 use countersign_tests::{Credential, Origin, REAL_KEY, Waiting, World, eventually};
 use serde_json::Value;
@@ -25,6 +24,7 @@ const ASKED_ON_LINEAR: usize = 4;
 
 struct Everywhere {
     there: Platforms,
+    real: Real,
     keys: Keys,
     connections: Vec<(&'static str, Connection, String)>,
     origin: Origin,
@@ -44,7 +44,8 @@ struct Settled {
 impl Everywhere {
     fn start() -> Self {
         let keys = Keys::make();
-        let there = Platforms::start(keys.key_set.clone());
+        let real = Real::start(PEOPLE.len());
+        let there = Platforms::start(keys.key_set.clone(), &real);
         let origin = Origin::start(&[HOST], REAL_KEY);
         let world = World::start(&origin, &[HOST], &policy());
         let web = world.web();
@@ -52,7 +53,7 @@ impl Everywhere {
             .iter()
             .map(|platform| {
                 let hook = format!("{}/hooks/{platform}", web.trim_end_matches('/'));
-                (*platform, connection(platform, &there.base(platform), &hook, &keys), hook)
+                (*platform, connection(platform, &there, &hook, &keys), hook)
             })
             .collect();
         let credential =
@@ -64,7 +65,7 @@ impl Everywhere {
                 added["token"].as_str().unwrap().to_owned()
             })
             .collect();
-        let all = Self { there, keys, connections, origin, world, credential, tokens };
+        let all = Self { there, real, keys, connections, origin, world, credential, tokens };
         all.connections.iter().for_each(|(platform, ..)| all.connect(platform));
         all
     }
@@ -87,7 +88,8 @@ impl Everywhere {
         let mut arguments = vec!["channel", "add", platform, "--platform", platform];
         settings.iter().for_each(|it| arguments.extend(["--set", it]));
         secrets.iter().for_each(|it| arguments.extend(["--secret-file", it]));
-        room(platform).iter().for_each(|room| arguments.extend(["--room", room]));
+        let room = self.there.room(platform);
+        room.iter().for_each(|room| arguments.extend(["--room", room]));
         if platform == "linear" {
             PEOPLE.iter().take(ASKED_ON_LINEAR).for_each(|it| arguments.extend(["--only", it]));
         }
@@ -242,6 +244,10 @@ impl Everywhere {
                     (answered && now.words().contains(end)).then_some(())
                 });
                 assert_eq!(of_it().len(), 1, "one card, and no words beside it: {platform}");
+            }
+            let last = of_it().pop().unwrap();
+            if let Some(shown) = self.real.shows(&last) {
+                assert!(shown.contains(end), "{platform} itself says so: {shown}");
             }
         }
     }
