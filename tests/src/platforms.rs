@@ -3,14 +3,14 @@
 
 mod answers;
 pub mod connection;
+mod homeserver;
 pub mod people;
 pub mod real;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
@@ -46,8 +46,6 @@ pub struct Platforms {
 
 struct There {
     kept: Mutex<Kept>,
-    /// Somebody has said something where nobody is called.
-    said: Condvar,
     /// Where those are that others have built.
     real: BTreeMap<String, String>,
 }
@@ -58,8 +56,6 @@ struct Kept {
     messages: Vec<Message>,
     /// What webhooks only name, by platform and id.
     things: BTreeMap<(String, String), Value>,
-    /// What is told by asking: room and event.
-    events: Vec<(String, Value)>,
     /// The messages of calls that are known again by a key.
     keyed: BTreeMap<String, String>,
     key_set: Value,
@@ -73,7 +69,7 @@ impl Platforms {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let kept = Mutex::new(Kept { key_set, ..Kept::default() });
-        let there = Arc::new(There { kept, said: Condvar::new(), real: real.bases() });
+        let there = Arc::new(There { kept, real: real.bases() });
         let shared = there.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -120,10 +116,12 @@ impl Platforms {
         self.there.kept().things.insert((platform.into(), id.into()), thing);
     }
 
-    /// Says something in a room, to whoever asks.
-    fn tell(&self, room: &str, event: Value) {
-        self.there.kept().events.push((room.into(), event));
-        self.there.said.notify_all();
+    /// Somebody is in a room, and says something there.
+    fn tell(&self, person: usize, room: &str, kind: &str, content: &Value) {
+        let (base, token) = (&self.there.real["matrix"], &self.names.matrix_people[person].0);
+        homeserver::asks(base, "POST", &format!("join/{room}"), &json!({}), token);
+        let path = format!("rooms/{room}/send/{kind}/{}", hex::encode(rand::random::<[u8; 8]>()));
+        homeserver::asks(base, "PUT", &path, content, token);
     }
 }
 
@@ -170,38 +168,21 @@ impl There {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// What was said since then, or nothing after a while.
-    fn wait(&self, since: usize) -> Value {
-        let nothing_new = |kept: &mut Kept| kept.events.len() <= since;
-        let waited = self.said.wait_timeout_while(self.kept(), Duration::from_secs(5), nothing_new);
-        let (kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let mut rooms: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for (room, event) in kept.events.iter().skip(since) {
-            rooms.entry(room.clone()).or_default().push(event.clone());
-        }
-        let joined: serde_json::Map<_, _> = rooms
-            .into_iter()
-            .map(|(room, events)| (room, json!({ "timeline": { "events": events } })))
-            .collect();
-        json!({ "next_batch": kept.events.len().to_string(), "rooms": { "join": joined } })
-    }
 }
 
 fn serve(stream: &TcpStream, there: &There) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(call) = read(&mut reader) {
         there.kept().calls.push(call.clone());
-        let (status, answer) = match (there.real.get(&call.platform), since(&call)) {
-            (Some(base), _) => {
+        let (status, answer) = match there.real.get(&call.platform) {
+            Some(base) => {
                 let (status, answer) = real::forward(&call, base);
                 if (200..300).contains(&status) {
                     there.kept().learn(&call, &serde_json::from_str(&answer).unwrap());
                 }
                 (status, answer)
             }
-            (None, Some(since)) => (200, there.wait(since).to_string()),
-            (None, None) => {
+            None => {
                 let (status, answer) = there.kept().answer(&call);
                 (status, answer.to_string())
             }
@@ -242,13 +223,6 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Call> {
         headers,
         body: String::from_utf8(body).unwrap(),
     })
-}
-
-/// From where on Matrix is asked what was said.
-fn since(call: &Call) -> Option<usize> {
-    let query = call.path.strip_prefix("_matrix/client/v3/sync?")?;
-    let since = query.split('&').find_map(|pair| pair.strip_prefix("since="))?;
-    Some(since.parse().unwrap())
 }
 
 fn strings(value: &Value) -> Vec<String> {

@@ -133,19 +133,6 @@ impl Kept {
                 (201, json!({ "data": { "dm_conversation_id": place, "dm_event_id": id } }))
             }
 
-            ("matrix", "POST", ["_matrix", "client", "v3", "createRoom"]) => {
-                (200, json!({ "room_id": place_of("matrix", &text(&body["invite"][0])) }))
-            }
-            (
-                "matrix",
-                "PUT",
-                ["_matrix", "client", "v3", "rooms", room, "send", _, transaction],
-            ) => self.matrix(call, room, transaction, body),
-            // Asked from nowhere, it is from now on.
-            ("matrix", "GET", ["_matrix", "client", "v3", "sync"]) => {
-                (200, json!({ "next_batch": self.events.len().to_string() }))
-            }
-
             ("webhook", "POST", _) => {
                 let (place, on) = (text(&body["to"]), text(&body["message"]));
                 match body["type"].as_str() {
@@ -207,6 +194,16 @@ impl Kept {
                     self.post("email", &text(&body["to"][0]), &id, body);
                 }
             }
+            // A replacement is an event of its own, that clients show in the place of the first.
+            ("matrix", "PUT", [.., "rooms", room, "send", "m.room.message", _]) => {
+                let relation = &body["m.relates_to"];
+                let id = text(&answer["event_id"]);
+                if relation["rel_type"] == "m.replace" {
+                    self.change("matrix", &text(&relation["event_id"]), &body["m.new_content"]);
+                } else if !self.messages.iter().any(|it| it.id == id) {
+                    self.post("matrix", room, &id, body);
+                }
+            }
             _ => {}
         }
     }
@@ -254,19 +251,6 @@ impl Kept {
             Some(thing) => (200, thing.clone()),
             None => (404, json!({ "unknown": id })),
         }
-    }
-
-    /// A replacement is an event of its own, that clients show in the place of the first.
-    fn matrix(&mut self, call: &Call, room: &str, transaction: &str, body: Value) -> (u16, Value) {
-        let relation = &body["m.relates_to"];
-        if relation["rel_type"] == "m.replace" {
-            let on = relation["event_id"].as_str().unwrap_or_default().to_owned();
-            self.change("matrix", &on, &body["m.new_content"]);
-            return (200, json!({ "event_id": format!("$edit-{transaction}") }));
-        }
-        let id = format!("$event{}", self.messages.len());
-        let id = self.post_once(call, transaction, room, &id, body);
-        (200, json!({ "event_id": id }))
     }
 }
 

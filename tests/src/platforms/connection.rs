@@ -100,7 +100,7 @@ pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) ->
         "notion" => (token("token"), named(&["verification_token"])),
         "x" => (token("access_token"), named(&["consumer_secret"])),
         "twilio" => (token("auth_token"), vec![]),
-        "matrix" => (token("access_token"), vec![]),
+        "matrix" => (vec![("access_token", there.names.matrix_bot.clone())], vec![]),
         "email" => (token("api_key"), vec![]),
         "telegram" => {
             (vec![("bot_token", format!("7001:{}", secret(platform)))], named(&["webhook_secret"]))
@@ -165,7 +165,6 @@ pub fn place_of(platform: &str, account: &str) -> String {
         "discord" => format!("30{account}"),
         "mattermost" => format!("direct-{account}"),
         "webex" => format!("Y2lzY29zcGFyazovL3VzL1JPT00v{account}"),
-        "matrix" => format!("!{}", account.trim_start_matches('@')),
         _ => account.to_owned(),
     }
 }

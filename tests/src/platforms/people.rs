@@ -36,8 +36,10 @@ pub enum Said {
     },
     /// In a room, for whoever asks.
     Told {
+        person: usize,
         room: String,
-        event: Value,
+        kind: &'static str,
+        content: Value,
     },
 }
 
@@ -69,6 +71,9 @@ impl People<'_> {
 
     /// Where this person alone is asked; or everybody is, where there is no such place.
     pub fn place(&self, person: usize) -> String {
+        if self.platform == "matrix" {
+            return self.there.names.matrix_people[person].1.clone();
+        }
         let own = || place_of(self.platform, &self.account(person));
         self.there.room(self.platform).unwrap_or_else(own)
     }
@@ -115,7 +120,7 @@ impl People<'_> {
             "notion" => self.notion(&user, place, &event, act),
             "x" => self.x(&user, act),
             "twilio" => self.twilio(&user, &event, act),
-            "matrix" => matrix(&user, place, &event, act),
+            "matrix" => matrix(person, place, act),
             "webhook" => self.webhook(&user, place, &event, act),
             other => panic!("nothing is heard from {other}"),
         }
@@ -491,8 +496,8 @@ impl Said {
     pub fn reaches(&self, there: &Platforms) -> (u16, String) {
         let (url, headers, body) = match self {
             Self::Hook { url, headers, body } => (url, headers, body),
-            Self::Told { room, event } => {
-                there.tell(room, event.clone());
+            Self::Told { person, room, kind, content } => {
+                there.tell(*person, room, kind, content);
                 return (200, String::new());
             }
         };
@@ -534,7 +539,7 @@ pub(super) fn oracle(script: &str, question: &Value) -> Value {
     serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap()
 }
 
-fn matrix(user: &str, place: &str, event: &str, act: &Act<'_>) -> Said {
+fn matrix(person: usize, place: &str, act: &Act<'_>) -> Said {
     let (kind, content) = match act {
         Act::React { on, with } => {
             let relation = json!({ "rel_type": "m.annotation", "event_id": on.id, "key": with });
@@ -542,8 +547,7 @@ fn matrix(user: &str, place: &str, event: &str, act: &Act<'_>) -> Said {
         }
         _ => ("m.room.message", json!({ "msgtype": "m.text", "body": words(act) })),
     };
-    let event = json!({ "type": kind, "sender": user, "event_id": format!("${event}"), "content": content });
-    Said::Told { room: place.to_owned(), event }
+    Said::Told { person, room: place.to_owned(), kind, content }
 }
 
 fn words<'a>(act: &Act<'a>) -> &'a str {

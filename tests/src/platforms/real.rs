@@ -5,18 +5,22 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::connection::secret;
+use super::homeserver::{self, Homeserver};
 use super::{Call, Message};
 use crate::peers::free_ports_in_a_row;
 use crate::world::eventually;
 
-/// Emulated Slack, GitHub, Linear, Twilio and Resend.
+/// Emulated Slack, GitHub, Linear, Twilio and Resend; and a homeserver of Matrix.
 pub struct Real {
     dir: TempDir,
     child: Child,
+    homeserver: Homeserver,
     port: u16,
     /// What only they know: ids of accounts, and of what cards are written under.
     pub names: Names,
@@ -28,6 +32,9 @@ pub struct Names {
     pub linear_organization: String,
     pub linear_issue: String,
     pub github_issue: String,
+    pub matrix_bot: String,
+    /// Access tokens of people, and the rooms where they write to the bot.
+    pub matrix_people: Vec<(String, String)>,
 }
 
 /// In the order of their ports.
@@ -55,12 +62,14 @@ impl Real {
                 .stderr(log)
                 .spawn()
                 .unwrap_or_else(|error| panic!("emulate: {error}; ./tests/run setup installs it"));
-        let mut real = Self { dir, child, port, names: Names::default() };
+        let homeserver = Homeserver::start(dir.path());
+        let mut real = Self { dir, child, homeserver, port, names: Names::default() };
         for at in 0..5 {
             eventually(&format!("port {}\n{}", port + at, real.log()), || {
                 TcpStream::connect(("127.0.0.1", port + at)).ok()
             });
         }
+        real.homeserver.settle(people);
         real.names = real.look(people);
         real
     }
@@ -71,7 +80,7 @@ impl Real {
             let below = if *platform == "slack" { "/api" } else { "" };
             ((*platform).to_owned(), format!("http://127.0.0.1:{port}{below}"))
         });
-        bases.collect()
+        bases.chain([("matrix".to_owned(), self.homeserver.base.clone())]).collect()
     }
 
     /// What a message shows over there, as that side tells it; none where this is not one of them.
@@ -98,6 +107,11 @@ impl Real {
                 self.ask("twilio", &format!("2010-04-01/Accounts/AC1/Messages/{id}.json"), None)
             }
             "email" => self.ask("email", &format!("emails/{id}"), None),
+            "matrix" => {
+                let path = format!("rooms/{place}/event/{id}");
+                let bot = &self.homeserver.bot;
+                homeserver::asks(&self.homeserver.base, "GET", &path, &Value::Null, bot)
+            }
             _ => return None,
         };
         Some(super::strings(&kept).join("\n"))
@@ -121,6 +135,8 @@ impl Real {
             slack_users: (0..people).map(user).collect(),
             linear_organization: linear["organization"]["id"].as_str().unwrap().to_owned(),
             linear_issue: linear["issues"]["nodes"][0]["id"].as_str().unwrap().to_owned(),
+            matrix_bot: self.homeserver.bot.clone(),
+            matrix_people: self.homeserver.people.clone(),
             github_issue: format!("acme/deploy.tools#{}", issue["number"]),
         }
     }
@@ -129,8 +145,7 @@ impl Real {
         let token = secret(platform);
         let proof = match platform {
             "twilio" => {
-                use base64::Engine as _;
-                let pair = base64::prelude::BASE64_STANDARD.encode(format!("AC1:{token}"));
+                let pair = BASE64_STANDARD.encode(format!("AC1:{token}"));
                 format!("Basic {pair}")
             }
             _ => format!("Bearer {token}"),
