@@ -136,7 +136,7 @@ impl Kept {
             ("webhook", "POST", _) => {
                 let (place, on) = (text(&body["to"]), text(&body["message"]));
                 match body["type"].as_str() {
-                    Some("card.changed") => return self.changed("webhook", &on, &body),
+                    Some("card.changed") => self.changed("webhook", &on, &body),
                     Some("words.said") => {
                         (200, json!({ "message": self.post_new("webhook", &place, body) }))
                     }
