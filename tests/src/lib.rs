@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod invariants;
 pub mod origin;
 pub mod peers;
+pub mod platforms;
 pub mod toxic;
 pub mod world;
 

@@ -41,11 +41,11 @@ pub fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn free_ports_in_a_row(count: u16) -> u16 {
+pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
     loop {
         let first = free_port();
         if first.checked_add(count).is_some()

@@ -82,6 +82,8 @@ struct GoogleChat {
 /// Who Chat is, in both shapes of its tokens.
 const CHAT: &str = "chat@system.gserviceaccount.com";
 const GOOGLE: [&str; 2] = ["accounts.google.com", "https://accounts.google.com"];
+/// What the names of people begin with.
+const USERS: &str = "users/";
 const GOOGLE_KEYS: &str = "https://www.googleapis.com/oauth2/v3/certs";
 const CHAT_KEYS: &str =
     "https://www.googleapis.com/service_accounts/v1/jwk/chat@system.gserviceaccount.com";
@@ -198,7 +200,8 @@ impl Adapter for GoogleChat {
 
     /// The one that there is since the person, or an administrator, has added the app.
     fn converse(&self, user: &User) -> Option<Call> {
-        let url = format!("{}/v1/spaces:findDirectMessage?name={}", self.base, segment(&user.id));
+        let name = segment(&format!("{USERS}{}", user.id));
+        let url = format!("{}/v1/spaces:findDirectMessage?name={name}", self.base);
         Some(Call::get(url, Auth::Granted))
     }
 
@@ -252,7 +255,9 @@ impl Adapter for GoogleChat {
             return Ok(Heard::Nothing);
         };
         let tenant = user["domainId"].as_str().unwrap_or_default().to_owned();
-        let by = User { tenant, id: named(&user["name"], "users/")? };
+        let user = named(&user["name"], USERS)?;
+        // What follows is the account's id, which has no slash.
+        let by = User { tenant, id: user[USERS.len()..].to_owned() };
         let message = Message {
             place: named(&event["space"]["name"], "spaces/")?,
             id: named(&event["message"]["name"], "spaces/")?,
@@ -264,7 +269,7 @@ impl Adapter for GoogleChat {
             event["space"]["type"] == "DM" || event["space"]["spaceType"] == "DIRECT_MESSAGE";
         Ok(Heard::Said(vec![Said {
             event: format!("{} {} {}", event["eventTime"], message.id, by.id),
-            reply_to: if alone { String::new() } else { by.id.clone() },
+            reply_to: if alone { String::new() } else { user },
             by,
             what,
             message,

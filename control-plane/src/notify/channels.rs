@@ -36,7 +36,7 @@ pub(crate) struct OpenChannel {
     pub(crate) adapter: Box<dyn Adapter>,
     pub(crate) taps: TapKey,
     pub(crate) pace: Pace,
-    version: u64,
+    pub(super) version: u64,
     bases: Vec<String>,
     client: Client,
     granted: AsyncMutex<Option<(Secret, Instant)>>,

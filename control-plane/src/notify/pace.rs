@@ -1,21 +1,20 @@
 //! No faster than a platform takes: so many calls a second, and so many into one place.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-/// When the next call may leave. Calls that wait do so in the order in which they asked.
+/// When the next call may leave. Calls into one place do so in the order in which they asked; a place that has many holds up
+/// no other one.
 pub(crate) struct Pace {
     every: Duration,
     every_in_place: Duration,
-    next: Mutex<Next>,
-}
-
-struct Next {
-    anywhere: Instant,
-    in_place: HashMap<String, Instant>,
+    anywhere: Mutex<Instant>,
+    /// From when on the next call may leave into a place; whoever holds it is next there.
+    in_place: Mutex<HashMap<String, Arc<AsyncMutex<Instant>>>>,
 }
 
 /// Places that are remembered before the quiet ones are forgotten.
@@ -24,35 +23,47 @@ const PLACES: usize = 1024;
 impl Pace {
     pub(crate) fn new(per_second: f64, per_second_and_place: f64) -> Self {
         let every = |rate: f64| Duration::from_secs_f64(1.0 / rate.max(0.001));
-        let next = Next { anywhere: Instant::now(), in_place: HashMap::new() };
         Self {
             every: every(per_second),
             every_in_place: every(per_second_and_place),
-            next: Mutex::new(next),
+            anywhere: Mutex::new(Instant::now()),
+            in_place: Mutex::default(),
         }
     }
 
     /// Returns when it is this call's turn.
     pub(crate) async fn turn(&self, place: &str) {
-        let at = self.take(place, Instant::now());
+        let here = self.here(place);
+        let mut next = here.lock().await;
+        tokio::time::sleep_until(*next).await;
+        // Only now, or what waits for its place would keep others from theirs.
+        let at = self.take(Instant::now());
+        *next = at + self.every_in_place;
+        drop(next);
         tokio::time::sleep_until(at).await;
     }
 
     /// Nothing leaves before then: the platform has said so.
     pub(crate) fn hold_back(&self, until: Instant) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.anywhere = next.anywhere.max(until);
+        let mut anywhere = self.anywhere.lock().unwrap_or_else(PoisonError::into_inner);
+        *anywhere = (*anywhere).max(until);
     }
 
-    fn take(&self, place: &str, now: Instant) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if next.in_place.len() >= PLACES {
-            next.in_place.retain(|_, at| *at > now);
+    fn here(&self, place: &str) -> Arc<AsyncMutex<Instant>> {
+        let mut places = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if places.len() >= PLACES {
+            // Nobody gets hold of one meanwhile: that takes this lock.
+            let waits = |here: &AsyncMutex<Instant>| here.try_lock().is_ok_and(|next| *next > now);
+            places.retain(|_, here| Arc::strong_count(here) > 1 || waits(here));
         }
-        let here = next.in_place.get(place).copied().unwrap_or(now);
-        let at = now.max(next.anywhere).max(here);
-        next.anywhere = at + self.every;
-        next.in_place.insert(place.to_owned(), at + self.every_in_place);
+        places.entry(place.to_owned()).or_insert_with(|| Arc::new(AsyncMutex::new(now))).clone()
+    }
+
+    fn take(&self, now: Instant) -> Instant {
+        let mut anywhere = self.anywhere.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = now.max(*anywhere);
+        *anywhere = at + self.every;
         at
     }
 }
@@ -80,5 +91,27 @@ mod tests {
                 left.iter().filter(|(_, there)| *there == place).map(|(at, _)| *at).collect();
             assert!(here.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(1)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_waits_holds_up_no_other_one_and_keeps_its_order() {
+        let pace = Arc::new(Pace::new(80.0, 1.0 / 6.0));
+        let start = Instant::now();
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let busy = (0..3).map(|n| {
+            let (pace, left) = (pace.clone(), left.clone());
+            tokio::spawn(async move {
+                pace.turn("busy").await;
+                left.lock().unwrap().push((n, (Instant::now() - start).as_secs()));
+            })
+        });
+        let busy: Vec<_> = busy.collect();
+        tokio::task::yield_now().await;
+        pace.turn("quiet").await;
+        assert!(Instant::now() - start < Duration::from_millis(50));
+        for call in busy {
+            call.await.unwrap();
+        }
+        assert_eq!(*left.lock().unwrap(), [(0, 0), (1, 6), (2, 12)]);
     }
 }

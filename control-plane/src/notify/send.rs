@@ -1,6 +1,6 @@
 //! One delivery, one try: its card, words, or new face.
 
-use countersign_chat::{Answers, Failure, Handle, Message as Posted, Notice, Text, Words};
+use countersign_chat::{Answers, Face, Failure, Handle, Message as Posted, Notice, Text, Words};
 use sha2::{Digest as _, Sha256};
 
 use super::Errand;
@@ -47,7 +47,7 @@ pub(super) async fn carry_out(
 
 /// What a delivery says, and how it is to look.
 enum Rendering {
-    Card(Box<countersign_chat::Card>, countersign_chat::Face),
+    Card(Box<countersign_chat::Card>, Face),
     Words(Text),
 }
 
@@ -57,7 +57,7 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
         Recipient::Account(account) => open.place(account).await?,
     };
     open.pace.turn(&place).await;
-    if !house.cluster.is_leader() {
+    if !is_ours(house, open) {
         return Ok(());
     }
     let rendering = house.cluster.peek(|state| rendering(state, delivery, worth(open)));
@@ -122,21 +122,34 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
 
 /// Every message of a card is brought to where the approval stands; those that cannot change are followed by words.
 async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> bool {
-    let Some(Rendering::Card(card, face)) =
-        house.cluster.peek(|state| rendering(state, delivery, worth(open)))
-    else {
-        return true;
+    let current = || match house.cluster.peek(|state| rendering(state, delivery, worth(open))) {
+        Some(Rendering::Card(card, face)) => Some((card, face)),
+        _ => None,
     };
-    let is_last = matches!(face, countersign_chat::Face::Settled { .. });
+    let Some((_, mut face)) = current() else { return true };
+    // The oldest that is shown: if another message got a newer one, all of them are looked at again.
+    let mut shown_first = None;
     let mut why_not = String::new();
-    let digest = card::face_digest(&face);
-    for attempt in delivery.attempts.iter().filter(|attempt| attempt.face != Some(digest)) {
-        open.pace.turn(&attempt.place).await;
-        if !house.cluster.is_leader() {
-            return true;
+    for attempt in &delivery.attempts {
+        if attempt.face == Some(card::face_digest(&face)) {
+            shown_first.get_or_insert_with(|| card::face_digest(&face));
+            continue;
         }
         let message = attempt.message.clone().filter(|id| !id.is_empty());
         let message = message.map(|id| Posted { place: attempt.place.clone(), id });
+        let is_edited = open.adapter.caps().edit && message.is_some();
+        if !is_edited && !is_last(&face) {
+            shown_first.get_or_insert_with(|| card::face_digest(&face));
+            continue;
+        }
+        open.pace.turn(&attempt.place).await;
+        if !is_ours(house, open) {
+            return true;
+        }
+        // It may have gone on while this waited for its turn.
+        let Some((card, now)) = current() else { return true };
+        face = now;
+        shown_first.get_or_insert_with(|| card::face_digest(&face));
         let answers = Some(answers(open, &attempt.place, attempt.handle, &card));
         let notice = Notice { card: &card, face: face.clone(), answers };
         let edit = message.as_ref().and_then(|message| open.adapter.edit(message, &notice));
@@ -146,7 +159,7 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
                 Err(failure) => Err(failure),
             },
             // Too large to be edited, or not to be edited at all, or perhaps there: words follow, once it is settled.
-            _ if is_last => {
+            _ if is_last(&face) => {
                 let said: Vec<_> = notice.standing().iter().map(Text::as_str).collect();
                 let words = format!("{} ({})", said.join(" "), card.sentence);
                 match open
@@ -179,14 +192,26 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
             "a card will not show where its approval stands"
         );
     }
-    record(house, Command::Faced { delivery: delivery.id, face: digest, why_not }).await
+    let face = shown_first.unwrap_or_else(|| card::face_digest(&face));
+    record(house, Command::Faced { delivery: delivery.id, face, why_not }).await
+}
+
+fn is_last(face: &Face) -> bool {
+    matches!(face, Face::Settled { .. })
+}
+
+/// Whether this node still leads, and the channel is as it was opened: what has waited for its turn is begun anew otherwise.
+fn is_ours(house: &Unsealed, open: &OpenChannel) -> bool {
+    let is_open = |state: &State| {
+        state.channel(&open.name).is_some_and(|channel| channel.version == open.version)
+    };
+    house.cluster.is_leader() && house.cluster.peek(is_open)
 }
 
 /// Whether it is about something that was settled while it was in doubt that it is there.
 fn is_over(state: &State, delivery: &Delivery) -> bool {
     let Message::Card(about) = delivery.what else { return false };
-    let asks =
-        |approval| matches!(card::face(state, approval), countersign_chat::Face::Asking { .. });
+    let asks = |approval| matches!(card::face(state, approval), Face::Asking { .. });
     !delivery.attempts.is_empty() && !state.approval(about).is_some_and(asks)
 }
 
@@ -195,13 +220,13 @@ fn rendering(state: &State, delivery: &Delivery, worth: Strength) -> Option<Rend
     match &delivery.what {
         Message::Words { words, .. } => Some(Rendering::Words(Text::of(words))),
         Message::Test { by, .. } => {
-            let face = countersign_chat::Face::Asking { standing: Vec::new() };
+            let face = Face::Asking { standing: Vec::new() };
             Some(Rendering::Card(Box::new(card::test(by)), face))
         }
         Message::Card(about) => {
             let approval = state.approval(*about)?;
             let face = card::face(state, approval);
-            let asks = matches!(face, countersign_chat::Face::Asking { .. });
+            let asks = matches!(face, Face::Asking { .. });
             let is_there = matches!(delivery.status, DeliveryStatus::Sent { .. })
                 || !delivery.attempts.is_empty();
             (asks || is_there)

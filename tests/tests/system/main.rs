@@ -9,6 +9,7 @@ mod cards;
 mod chat;
 mod crash;
 mod deciding;
+mod fanout;
 mod operator;
 mod parking;
 mod real_components;

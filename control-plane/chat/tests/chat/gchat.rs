@@ -187,10 +187,10 @@ fn c_10_gchat_the_chat_sdk_takes_and_refuses_the_same_webhooks() {
 #[test]
 fn a_tap_says_who_pressed_what_on_which_message() {
     let said = genuine(&clicked()).says(&*gchat(), &keys(), now());
-    assert_eq!(said.by, User { tenant: "1abc".into(), id: "users/12345".into() });
+    assert_eq!(said.by, User { tenant: "1abc".into(), id: "12345".into() });
     let message = Message { place: PLACE.into(), id: "spaces/AAAA/messages/B.B".into() };
     assert_eq!(said.message, message);
-    assert_eq!(said.event, "\"2027-01-15T08:00:00.260127Z\" spaces/AAAA/messages/B.B users/12345");
+    assert_eq!(said.event, "\"2027-01-15T08:00:00.260127Z\" spaces/AAAA/messages/B.B 12345");
     let What::Tap(token) = &said.what else { panic!("{said:?}") };
     assert_eq!(key().open("c", PLACE, token), Some((HANDLE, Words::Approve)));
     let (reply, call) = gchat().reply(&said, &Outcome::Refused(Text::of("not <you>")));
@@ -211,7 +211,7 @@ fn a_11_a_user_is_an_id_in_a_domain_and_no_address() {
     let mut event = clicked();
     event["user"]["domainId"] = "2def".into();
     let said = genuine(&event).says(&*gchat(), &keys(), now());
-    assert_eq!((said.by.tenant.as_str(), said.by.id.as_str()), ("2def", "users/12345"));
+    assert_eq!((said.by.tenant.as_str(), said.by.id.as_str()), ("2def", "12345"));
     event["user"]["name"] = "ana@acme.example".into();
     assert_eq!(genuine(&event).heard(&*gchat(), &keys(), now()), Err(Forged::Shape));
     event["user"]["type"] = "BOT".into();
@@ -322,7 +322,7 @@ fn the_service_account_signs_for_five_minutes_and_its_key_is_in_no_call() {
     let answered = json!({ "access_token": "ya29", "expires_in": 3599, "token_type": "Bearer" });
     let (token, lasts) = gchat().granted(&answer(200, &answered)).unwrap();
     assert_eq!((token.expose(), lasts.as_secs()), ("ya29", 3599));
-    let call = gchat().converse(&User { tenant: String::new(), id: "users/1".into() }).unwrap();
+    let call = gchat().converse(&User { tenant: String::new(), id: "1".into() }).unwrap();
     assert!(call.url.ends_with("/v1/spaces:findDirectMessage?name=users%2F1"), "{}", call.url);
     assert_eq!(gchat().conversed(&answer(200, &json!({ "name": PLACE }))).as_deref(), Ok(PLACE));
 }
