@@ -393,12 +393,12 @@ impl Conversation for Gateway {
         }
     }
 
-    fn answer(&self, to: &Secret, reply: &Reply) -> Step {
+    fn answer(&self, to: &Secret, reply: &Reply) -> Option<Step> {
         let (id, token) = to.expose().split_once(' ').unwrap_or_default();
         let url = format!("{}/interactions/{id}/{{secret}}/callback", self.discord.base);
-        let body = serde_json::from_str(&reply.body).unwrap_or_default();
+        let body = serde_json::from_str(&reply.body).ok()?;
         let auth = Auth::InPath(Secret::new(token.to_owned()));
-        Step::Call(named(Call::json(POST, url, &body, auth)))
+        Some(Step::Call(named(Call::json(POST, url, &body, auth))))
     }
 
     /// A connection over which the last beat was not answered is dead, whatever TCP says.

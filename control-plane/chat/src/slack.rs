@@ -355,13 +355,13 @@ impl Conversation for Envelopes {
         to.map(|id| Step::Heard { heard, to: Secret::new(id.to_owned()) }).into_iter().collect()
     }
 
-    fn answer(&self, to: &Secret, reply: &Reply) -> Step {
+    fn answer(&self, to: &Secret, reply: &Reply) -> Option<Step> {
         let mut acknowledgement = json!({ "envelope_id": to.expose() });
         // Only a slash command's reply holds something, and such an envelope takes it.
         if let Ok(payload) = parsed(reply.body.as_bytes()) {
             acknowledgement["payload"] = payload;
         }
-        Step::Send(Secret::new(acknowledgement.to_string()))
+        Some(Step::Send(Secret::new(acknowledgement.to_string())))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::platform::{Forged, Heard, is_loopback};
 use crate::secret::Secret;
 
 /// What goes on between us and a platform over one connection after another. The caller does the steps in their order.
-pub trait Conversation: Send {
+pub trait Conversation: Send + Sync {
     /// A connection is wanted. Where the last one could go on is offered once: if nobody is there, the next one starts anew.
     fn begin(&mut self) -> Begin;
 
@@ -32,8 +32,9 @@ pub trait Conversation: Send {
     /// A frame of text came in.
     fn heard(&mut self, frame: &str) -> Vec<Step>;
 
-    /// How a reply goes back to what was heard: an acknowledgement, so not before what was said is committed.
-    fn answer(&self, to: &Secret, reply: &Reply) -> Step;
+    /// How a reply goes back to what was heard: an acknowledgement, so not before what was said is committed. None where an
+    /// empty one does not go back at all.
+    fn answer(&self, to: &Secret, reply: &Reply) -> Option<Step>;
 
     /// It is time, after [`Step::Beat`].
     fn beat(&mut self) -> Step {

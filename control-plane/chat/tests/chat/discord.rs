@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
     Adapter, Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Message, Outcome,
-    Step, Text, Token, Typed, User, What, Wire, Words,
+    Reply, Step, Text, Token, Typed, User, What, Wire, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -410,7 +410,8 @@ fn an_interaction_says_what_the_webhook_says_and_is_answered_by_a_call_without_t
     };
     assert_eq!(said, [tap(&signer(now())).says(&*discord(), &Keys::default(), now())]);
     let (reply, _) = discord().reply(&said[0], &Outcome::Taken(Text::of("done")));
-    let Step::Call(call) = conversation.answer(&to, &reply) else { panic!() };
+    let Some(Step::Call(call)) = conversation.answer(&to, &reply) else { panic!() };
+    assert!(conversation.answer(&to, &Reply::empty(http::StatusCode::OK)).is_none());
     assert_eq!(call.method.as_str(), "POST");
     assert_eq!(
         call.url,
