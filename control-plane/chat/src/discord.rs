@@ -277,7 +277,7 @@ impl Gateway {
         Self { discord, domain, session: None, resuming: None, sequence: None, unanswered: false }
     }
 
-    fn hello(&mut self, interval: &Value) -> Vec<Step> {
+    fn hello(&self, interval: &Value) -> Vec<Step> {
         let Some(interval) = interval.as_u64().filter(|it| BEATS.contains(it)) else {
             return vec![Step::Leave(Ok(()))];
         };
