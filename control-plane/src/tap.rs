@@ -1,18 +1,22 @@
-//! The face for people's answers from chats: a webhook, or what was polled, becomes a proposal; what came of it is told to
-//! whoever answered, and to nobody before it is committed.
+//! The face for people's answers from chats: a webhook, what was polled, or a frame of a connection becomes a proposal; what
+//! came of it is told to whoever answered, and to nobody before it is committed.
 
+mod socket;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Code, Evidence, Failure, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text, Typed,
-    What, Wire, Words,
+    Call, Code, Evidence, Failure, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text,
+    Typed, What, Wire, Words,
 };
 use http::StatusCode;
 use sha2::{Digest as _, Sha256};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ProposeError};
 use crate::node::Unsealed;
 use crate::notify::channels::{Channels, OpenChannel};
 use crate::state::{
@@ -58,15 +62,7 @@ pub(crate) async fn hook(
         });
     }
     match heard {
-        Ok(Heard::Challenge(reply)) => reply,
-        Ok(Heard::Named(_) | Heard::Nothing) => Reply::empty(StatusCode::OK),
-        Ok(Heard::Said(said)) => {
-            let mut reply = Reply::empty(StatusCode::OK);
-            for said in said {
-                reply = answer(house, &open, &said).await;
-            }
-            reply
-        }
+        Ok(heard) => reply(house, &open, heard).await.unwrap_or_else(|unknown| unknown),
         Err(forged) => {
             tracing::warn!(channel = name, why = %forged, "a webhook was refused");
             Reply::empty(StatusCode::UNAUTHORIZED)
@@ -76,8 +72,7 @@ pub(crate) async fn hook(
 
 /// Listens where nobody calls us, until the node is sealed; only the leader does.
 pub(crate) async fn listen(house: Arc<Unsealed>, channels: Arc<Channels>) {
-    let mut listening: std::collections::BTreeMap<String, tokio::task::JoinHandle<()>> =
-        Default::default();
+    let mut listening: BTreeMap<String, (Arc<OpenChannel>, JoinHandle<()>)> = BTreeMap::new();
     let mut looks = tokio::time::interval(Duration::from_millis(500));
     loop {
         tokio::select! {
@@ -90,8 +85,12 @@ pub(crate) async fn listen(house: Arc<Unsealed>, channels: Arc<Channels>) {
                 .peek(|state| state.channels().map(|channel| channel.name.clone()).collect()),
             false => Vec::new(),
         };
-        listening.retain(|name, task| {
-            let goes_on = names.contains(name) && !task.is_finished();
+        listening.retain(|name, (open, task)| {
+            // A channel that was changed has other secrets by now, or another address.
+            let is_same = |now: &Arc<OpenChannel>| Arc::ptr_eq(open, now);
+            let goes_on = names.contains(name)
+                && !task.is_finished()
+                && matches!(opened(&house, &channels, name), Some(Ok(now)) if is_same(&now));
             if !goes_on {
                 task.abort();
             }
@@ -101,13 +100,35 @@ pub(crate) async fn listen(house: Arc<Unsealed>, channels: Arc<Channels>) {
             names.into_iter().filter(|name| !listening.contains_key(name)).collect::<Vec<_>>()
         {
             let Some(Ok(open)) = opened(&house, &channels, &name) else { continue };
-            if open.adapter.caps().wire == Wire::Poll {
-                let (house, channels) = (house.clone(), channels.clone());
-                listening.insert(name, tokio::spawn(poll(house, channels, open)));
-            }
+            let task = match open.adapter.caps().wire {
+                Wire::Poll => tokio::spawn(poll(house.clone(), channels.clone(), open.clone())),
+                Wire::Socket => tokio::spawn(socket::listen(house.clone(), open.clone())),
+                Wire::Webhook => continue,
+            };
+            listening.insert(name, (open, task));
         }
     }
-    listening.values().for_each(tokio::task::JoinHandle::abort);
+    listening.values().for_each(|(_, task)| task.abort());
+}
+
+/// What is replied to what was heard; an error is what can be said while it is not known what became of it.
+async fn reply(
+    house: &Arc<Unsealed>,
+    open: &Arc<OpenChannel>,
+    heard: Heard,
+) -> Result<Reply, Reply> {
+    match heard {
+        Heard::Challenge(reply) => Ok(reply),
+        Heard::Named(_) | Heard::Nothing => Ok(Reply::empty(StatusCode::OK)),
+        Heard::Said(said) => {
+            let mut reply = Ok(Reply::empty(StatusCode::OK));
+            for said in said {
+                let next = answer(house, open, &said).await;
+                reply = if reply.is_ok() { next } else { reply };
+            }
+            reply
+        }
+    }
 }
 
 /// What a webhook only named, by a call of ours.
@@ -140,7 +161,7 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
             }
         };
         for said in &polled.said {
-            answer(&house, &open, said).await;
+            let _ = answer(&house, &open, said).await;
         }
         // After what was said is committed: a leader that dies in between hears it again, and it counts once.
         if !polled.since.is_empty() && since.as_deref() != Some(&polled.since) {
@@ -152,31 +173,38 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
     }
 }
 
-/// What is answered to one who said something; what is told to them alone goes on by itself.
-async fn answer(house: &Arc<Unsealed>, open: &Arc<OpenChannel>, said: &Said) -> Reply {
-    let outcome = match timeout(PATIENCE, take(&house.cluster, open, said)).await {
-        Ok(outcome) => outcome,
-        Err(_) => refused(
+/// What is answered to one who said something, as in [`reply`]; what is told to them alone goes on by itself.
+async fn answer(
+    house: &Arc<Unsealed>,
+    open: &Arc<OpenChannel>,
+    said: &Said,
+) -> Result<Reply, Reply> {
+    let taken = timeout(PATIENCE, take(&house.cluster, open, said)).await;
+    let taken = taken.unwrap_or_else(|_| {
+        Err(Text::of(
             "It is not recorded yet: look at the card, and answer again if it does not change.",
-        ),
-    };
-    let (reply, private) = open.adapter.reply(said, &outcome);
+        ))
+    });
+    let known = taken.is_ok();
+    let (reply, private) = open.adapter.reply(said, &taken.unwrap_or_else(Outcome::Refused));
     if let Some(call) = private {
-        let open = open.clone();
-        house.spawn(async move {
-            if let Err(failure) = open.send(call).await {
-                tracing::debug!(
-                    channel = open.name,
-                    ?failure,
-                    "a private answer was not delivered"
-                );
-            }
-        });
+        send_aside(house, open, call);
     }
-    reply
+    if known { Ok(reply) } else { Err(reply) }
 }
 
-async fn take(cluster: &Cluster, open: &OpenChannel, said: &Said) -> Outcome {
+/// A call that answers somebody in private: nobody waits for it, and nothing hangs on it.
+fn send_aside(house: &Unsealed, open: &Arc<OpenChannel>, call: Call) {
+    let open = open.clone();
+    house.spawn(async move {
+        if let Err(failure) = open.send(call).await {
+            tracing::debug!(channel = open.name, ?failure, "a private answer was not delivered");
+        }
+    });
+}
+
+/// What became of what somebody said; an error says that it is not known.
+async fn take(cluster: &Cluster, open: &OpenChannel, said: &Said) -> Result<Outcome, Text> {
     let account = Account {
         platform: open.platform.to_owned(),
         tenant: said.by.tenant.clone(),
@@ -187,14 +215,14 @@ async fn take(cluster: &Cluster, open: &OpenChannel, said: &Said) -> Outcome {
         What::Tap(token) => match open.taps.open(&open.name, &said.message.place, token) {
             Some((Handle(handle), word)) => tap(open, said, account, handle, word, String::new()),
             None => {
-                return refused(
+                return Ok(refused(
                     "This vote does not count: the card is not one that was sent here.",
-                );
+                ));
             }
         },
         What::Reaction(word) => match cluster.peek(|state| reacted_to(state, open, said)) {
             Some(handle) => tap(open, said, account, handle, *word, String::new()),
-            None => return refused("There is nothing to answer."),
+            None => return Ok(refused("There is nothing to answer.")),
         },
         What::Typed(Typed::Answer { word, code, reason }) => {
             match cluster.peek(|state| coded(state, open, &account, &said.message.place, code)) {
@@ -202,21 +230,30 @@ async fn take(cluster: &Cluster, open: &OpenChannel, said: &Said) -> Outcome {
                 None => {
                     // On record, and counted: codes are not to be guessed.
                     let _ = cluster.propose(Actor::System, Command::WrongCode { account }).await;
-                    return refused(
+                    return Ok(refused(
                         "This vote does not count: the code is none of a card that was sent to you.",
-                    );
+                    ));
                 }
             }
         }
     };
     match cluster.propose(Actor::System, Command::Tap(Box::new(tap))).await {
-        Ok(event) => Outcome::Taken(match &*event {
+        Ok(event) => Ok(Outcome::Taken(match &*event {
             Event::Voted { approval, state } => {
                 Text::of(&cluster.peek(|now| taken(now, *approval, *state)))
             }
             _ => Text::of("It was heard."),
-        }),
-        Err(error) => Outcome::Refused(Text::of(&error.to_string())),
+        })),
+        Err(error) => failed(&error),
+    }
+}
+
+/// What was refused is committed as such.
+fn failed(error: &ProposeError) -> Result<Outcome, Text> {
+    let words = Text::of(&error.to_string());
+    match error {
+        ProposeError::Refused(_) => Ok(Outcome::Refused(words)),
+        ProposeError::Unavailable(_) => Err(words),
     }
 }
 
@@ -253,19 +290,19 @@ fn tap(
     }
 }
 
-async fn link(cluster: &Cluster, code: &str, account: Account) -> Outcome {
+async fn link(cluster: &Cluster, code: &str, account: Account) -> Result<Outcome, Text> {
     let code = code.replace('-', "").to_ascii_uppercase();
     let code_sha256 = Sha256::digest(&code).into();
     match cluster.propose(Actor::System, Command::LinkAccount { code_sha256, account }).await {
-        Ok(event) => match &*event {
+        Ok(event) => Ok(match &*event {
             Event::PrincipalChanged { name, .. } => {
                 Outcome::Taken(Text::of(&format!("This account is {name}'s from now on.")))
             }
             _ => refused(
                 "The account was not linked: the code is wrong or too old. Get one with: countersign approver link",
             ),
-        },
-        Err(error) => Outcome::Refused(Text::of(&error.to_string())),
+        }),
+        Err(error) => failed(&error),
     }
 }
 

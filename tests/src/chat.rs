@@ -18,6 +18,7 @@ pub const BOT_TOKEN: &str = "xoxb-canary-b0t-t0ken-that-nobody-else-sees";
 /// Something that was sent there.
 #[derive(Clone, Debug)]
 pub struct Sent {
+    pub method: String,
     pub path: String,
     pub authorization: String,
     pub body: Value,
@@ -40,20 +41,28 @@ struct Inner {
     trouble: Option<(u16, Value)>,
     /// The next post is taken, and its sender never hears of it.
     swallow: bool,
+    /// Where connections are opened.
+    socket: Option<String>,
     delay: Duration,
 }
 
 impl Slack {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let inner = Arc::new(Mutex::new(Inner::default()));
         let shared = inner.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = shared.clone();
-                std::thread::spawn(move || serve(stream, &shared));
-            }
+        let port = serve(move |sent| {
+            let (answer, delay, swallow) = {
+                let mut inner = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                inner.sent.push(sent.clone());
+                let swallow = std::mem::take(&mut inner.swallow);
+                let answer = match inner.trouble.clone() {
+                    Some(trouble) => trouble,
+                    None => (200, inner.take(&sent.path, sent.body)),
+                };
+                (answer, inner.delay, swallow)
+            };
+            std::thread::sleep(delay);
+            (!swallow).then_some(answer)
         });
         Self { port, inner }
     }
@@ -85,6 +94,11 @@ impl Slack {
         self.lock().swallow = true;
     }
 
+    /// Lets apps connect there.
+    pub fn connects_to(&self, url: &str) {
+        self.lock().socket = Some(url.to_owned());
+    }
+
     pub fn delay(&self, delay: Duration) {
         self.lock().delay = delay;
     }
@@ -94,14 +108,28 @@ impl Slack {
     }
 }
 
-fn serve(stream: TcpStream, inner: &Mutex<Inner>) {
+/// Answers requests with JSON, each connection on its own; without an answer, the connection is cut. Gives the port.
+pub(crate) fn serve(answer: impl Fn(Sent) -> Option<(u16, Value)> + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || connected(stream, &answer));
+        }
+    });
+    port
+}
+
+fn connected(stream: TcpStream, answer: &dyn Fn(Sent) -> Option<(u16, Value)>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     loop {
         let mut first = String::new();
         if reader.read_line(&mut first).unwrap_or(0) == 0 {
             return;
         }
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut words = first.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let (mut length, mut authorization) = (0, String::new());
         loop {
             let mut line = String::new();
@@ -120,24 +148,12 @@ fn serve(stream: TcpStream, inner: &Mutex<Inner>) {
             return;
         }
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let sent =
-            Sent { path: path.clone(), authorization, body: body.clone(), at: SystemTime::now() };
-        let (status, answer, delay, swallow) = {
-            let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.sent.push(sent);
-            let swallow = std::mem::take(&mut inner.swallow);
-            let (status, answer) = match inner.trouble.clone() {
-                Some(trouble) => trouble,
-                None => (200, inner.take(&path, body)),
-            };
-            (status, answer, inner.delay, swallow)
-        };
-        std::thread::sleep(delay);
-        if swallow {
+        let sent = Sent { method, path, authorization, body, at: SystemTime::now() };
+        let Some((status, answer)) = answer(sent) else {
             let _ = stream.shutdown(Shutdown::Both);
             return;
-        }
-        let answer = answer.to_string();
+        };
+        let answer = if answer.is_null() { String::new() } else { answer.to_string() };
         let head = format!(
             "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             answer.len()
@@ -169,6 +185,10 @@ impl Inner {
                 self.messages.insert(key.clone(), body);
                 json!({ "ok": true, "channel": key.0, "ts": key.1 })
             }
+            "apps.connections.open" => match &self.socket {
+                Some(url) => json!({ "ok": true, "url": url }),
+                None => json!({ "ok": false, "error": "invalid_auth" }),
+            },
             "chat.postEphemeral" => json!({ "ok": true, "message_ts": "1.1" }),
             other => json!({ "ok": false, "error": format!("unknown_method {other}") }),
         }
@@ -219,7 +239,13 @@ pub struct Press {
 
 impl Press {
     pub fn body(&self) -> String {
-        let payload = json!({
+        let payload = self.payload().to_string();
+        let encoded: String = payload.bytes().map(|b| format!("%{b:02X}")).collect();
+        format!("payload={encoded}")
+    }
+
+    pub fn payload(&self) -> Value {
+        json!({
             "type": "block_actions",
             "user": { "id": self.user, "team_id": self.team },
             "api_app_id": "A1",
@@ -228,9 +254,7 @@ impl Press {
             "team": { "id": self.team },
             "response_url": "http://127.0.0.1:1/never-called",
             "actions": [{ "action_id": "x", "value": self.value, "type": "button", "action_ts": "1.1" }],
-        });
-        let encoded: String = payload.to_string().bytes().map(|b| format!("%{b:02X}")).collect();
-        format!("payload={encoded}")
+        })
     }
 
     /// Signs it and sends it to a webhook, as Slack does; gives the status and the body that came back.

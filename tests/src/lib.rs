@@ -9,12 +9,14 @@
 
 pub mod chat;
 pub mod cluster_world;
+pub mod discord;
 pub mod history;
 pub mod hosts;
 pub mod invariants;
 pub mod origin;
 pub mod peers;
 pub mod platforms;
+pub mod sockets;
 pub mod toxic;
 pub mod world;
 

@@ -1,10 +1,12 @@
-//! Discord: cards of components; interactions (buttons and the slash command) over HTTP, signed with Ed25519.
+//! Discord: cards of components; interactions (buttons and the slash command) over HTTP, signed with Ed25519, or over a
+//! connection (the gateway).
 //!
 //! discord.com/developers/docs: "Receiving and Responding" to interactions, "Interactions Endpoint URL" (security and
 //! authorization), Component Reference, Message Resource (create and edit message, nonce), User Resource (create DM),
-//! "Rate Limits" (50 requests a second and bot; those of a channel are not published, so one message a second is kept to).
+//! "Rate Limits" (50 requests a second and bot; those of a channel are not published, so one message a second is kept to),
+//! "Using Gateway", "Gateway Events", "Opcodes and Status Codes".
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,6 +23,7 @@ use crate::platform::{
     Said, Setting, TooLarge, Unfit, User, What, segment,
 };
 use crate::secret::Secret;
+use crate::socket::{Address, Begin, Conversation, Step};
 use crate::text::Text;
 use crate::token::Token;
 use crate::typed::Typed;
@@ -44,9 +47,21 @@ pub(crate) static PLATFORM: Platform = Platform {
         },
         Setting {
             name: "public_key",
-            help: "64 hexadecimal digits, of General Information: interactions are signed with it",
+            help: "64 hexadecimal digits, of General Information: interactions are signed with it; needed unless inbound is gateway",
             default: None,
-            required: true,
+            required: false,
+        },
+        Setting {
+            name: "inbound",
+            help: "webhook: Discord calls a node; gateway: one node connects to Discord, and needs no address of its own",
+            default: Some("webhook"),
+            required: false,
+        },
+        Setting {
+            name: "gateway_domain",
+            help: "where it connects to: what Discord names has to be this host, or below it",
+            default: Some("discord.gg"),
+            required: false,
         },
     ],
     secrets: &[Setting {
@@ -62,16 +77,26 @@ pub(crate) static PLATFORM: Platform = Platform {
             Register the global command with the bot token, POST /applications/<application id>/commands:\n\
             {\"name\": \"countersign\", \"description\": \"Link this account, or answer\", \"options\": [{\"type\": 3, \"name\": \"words\",\n\
             \"description\": \"link CODE, approve CODE or deny CODE because\", \"required\": true}]}\n\
-            Interactions Endpoint URL: {hook}",
+            With inbound=webhook, the Interactions Endpoint URL is: {hook}\n\
+            With inbound=gateway, leave that empty: else Discord calls it, and says nothing over the gateway",
     open: |configuration| Ok(Box::new(Discord::open(&configuration)?)),
 };
 
+#[derive(Clone)]
 struct Discord {
     base: String,
     application: String,
-    public_key: String,
-    /// With the scheme that Discord has for bots.
+    bot_token: Secret,
+    /// The token with the scheme that Discord has for bots.
     authorization: Secret,
+    inbound: Way,
+}
+
+/// How Discord reaches us.
+#[derive(Clone)]
+enum Way {
+    Gateway { domain: String },
+    Webhook { public_key: String },
 }
 
 /// All text displays of a message hold 4,000 characters together. They are counted in UTF-16 units, of which there are never
@@ -93,25 +118,31 @@ const SUPPRESS_EMBEDS: u64 = 1 << 2;
 impl Discord {
     fn open(configuration: &Configuration) -> Result<Self, Unfit> {
         let public_key = configuration.setting("public_key");
-        if hex::decode(&public_key).is_ok_and(|key| key.len() == 32) {
-            let token = configuration.secret("bot_token")?;
-            return Ok(Self {
-                base: configuration.base("base_url"),
-                application: configuration.setting("application"),
-                public_key,
-                authorization: Secret::new(format!("Bot {}", token.expose())),
-            });
-        }
-        Err(Unfit(
-            "public_key is not 64 hexadecimal digits: copy it from General Information".into(),
-        ))
+        let inbound = match configuration.setting("inbound").as_str() {
+            "gateway" => Way::Gateway { domain: configuration.setting("gateway_domain") },
+            "webhook" if hex::decode(&public_key).is_ok_and(|key| key.len() == 32) => {
+                Way::Webhook { public_key }
+            }
+            "webhook" => {
+                let why =
+                    "public_key is not 64 hexadecimal digits: copy it from General Information";
+                return Err(Unfit(why.into()));
+            }
+            other => return Err(Unfit(format!("inbound is webhook or gateway, not {other:?}"))),
+        };
+        let bot_token = configuration.secret("bot_token")?;
+        Ok(Self {
+            base: configuration.base("base_url"),
+            application: configuration.setting("application"),
+            authorization: Secret::new(format!("Bot {}", bot_token.expose())),
+            bot_token,
+            inbound,
+        })
     }
 
     fn call(&self, method: Method, path: &str, body: &Value) -> Call {
         let auth = Auth::Header(AUTHORIZATION, self.authorization.clone());
-        let mut call = Call::json(method, format!("{}/{path}", self.base), body, auth);
-        call.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        call
+        named(Call::json(method, format!("{}/{path}", self.base), body, auth))
     }
 
     fn interaction(&self, body: &Value) -> Result<Heard, Forged> {
@@ -130,12 +161,16 @@ impl Discord {
 
 impl Adapter for Discord {
     fn caps(&self) -> Caps {
+        let (wire, evidence) = match self.inbound {
+            Way::Gateway { .. } => (Wire::Socket, Evidence::TransportOnly),
+            Way::Webhook { .. } => (Wire::Webhook, Evidence::Asymmetric),
+        };
         Caps {
             buttons: true,
             edit: true,
             keyed_send: true,
-            wire: Wire::Webhook,
-            evidence: Evidence::Asymmetric,
+            wire,
+            evidence,
             per_second: 50.0,
             per_second_and_place: 1.0,
         }
@@ -187,12 +222,13 @@ impl Adapter for Discord {
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {
+        let Way::Webhook { public_key } = &self.inbound else { return Err(Forged::Shape) };
         if inbound.method != Method::POST {
             return Err(Forged::Shape);
         }
         let at = inbound.header("x-signature-timestamp").ok_or(Forged::Stale)?;
         let signature = inbound.header("x-signature-ed25519").ok_or(Forged::Signature)?;
-        verify::ed25519_hex(&self.public_key, &[at.as_bytes(), inbound.body], signature)?;
+        verify::ed25519_hex(public_key, &[at.as_bytes(), inbound.body], signature)?;
         verify::fresh(at, now)?;
         self.interaction(&serde_json::from_slice(inbound.body).map_err(|_| Forged::Shape)?)
     }
@@ -205,6 +241,215 @@ impl Adapter for Discord {
             Outcome::Refused(words) | Outcome::Taken(words) => (private(words), None),
         }
     }
+
+    fn socket(&self) -> Option<Box<dyn Conversation>> {
+        let Way::Gateway { domain } = &self.inbound else { return None };
+        Some(Box::new(Gateway::new(self.clone(), domain.clone())))
+    }
+}
+
+/// The gateway. Interactions come over it to whoever has no endpoint for them, with no intent needed; what is replied to them
+/// goes by a call, and the number of the last event with every beat.
+struct Gateway {
+    discord: Discord,
+    domain: String,
+    /// What a broken connection can be taken up with; from when it was begun until Discord has answered, it is in `resuming`.
+    session: Option<Session>,
+    resuming: Option<Session>,
+    /// The number of the last event.
+    sequence: Option<u64>,
+    /// A beat that was not answered yet.
+    unanswered: bool,
+}
+
+struct Session {
+    id: String,
+    url: Address,
+}
+
+/// Without intents, nothing comes but what concerns the application itself.
+const NO_INTENTS: u64 = 0;
+/// Longer than any that Discord has said; a shorter one than a second is no interval.
+const BEATS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+
+impl Gateway {
+    fn new(discord: Discord, domain: String) -> Self {
+        Self { discord, domain, session: None, resuming: None, sequence: None, unanswered: false }
+    }
+
+    fn hello(&self, interval: &Value) -> Vec<Step> {
+        let Some(interval) = interval.as_u64().filter(|it| BEATS.contains(it)) else {
+            return vec![Step::Leave(Ok(()))];
+        };
+        let token = self.discord.bot_token.expose();
+        let greeting = match &self.resuming {
+            Some(Session { id, .. }) => json!({
+                "op": 6,
+                "d": { "token": token, "session_id": id, "seq": self.sequence },
+            }),
+            None => json!({
+                "op": 2,
+                "d": {
+                    "token": token,
+                    "intents": NO_INTENTS,
+                    "properties": {
+                        "os": std::env::consts::OS, "browser": "countersign", "device": "countersign",
+                    },
+                },
+            }),
+        };
+        vec![Step::Beat(Duration::from_millis(interval)), frame(&greeting)]
+    }
+
+    fn event(&mut self, event: &Value) -> Vec<Step> {
+        // Whatever event comes first, the session was taken up.
+        self.session = self.session.take().or_else(|| self.resuming.take());
+        self.sequence = event["s"].as_u64().or(self.sequence);
+        let body = &event["d"];
+        match event["t"].as_str().unwrap_or_default() {
+            "READY" => {
+                let url = body["resume_gateway_url"].as_str().unwrap_or_default();
+                // Without one of Discord's own, the next connection starts anew.
+                let url = Address::parse(&addressed(url), &self.domain).ok();
+                let id = text(&body["session_id"]).ok();
+                self.session = id.zip(url).map(|(id, url)| Session { id, url });
+                vec![]
+            }
+            "INTERACTION_CREATE" => {
+                let to = answered(body);
+                let heard = to.and_then(|to| Ok((self.discord.interaction(body)?, to)));
+                match heard {
+                    Ok((heard, to)) => vec![Step::Heard { heard: Ok(heard), to }],
+                    Err(forged) => {
+                        vec![Step::Heard { heard: Err(forged), to: Secret::new(String::new()) }]
+                    }
+                }
+            }
+            _ => vec![],
+        }
+    }
+
+    fn pulse(&self) -> Step {
+        frame(&json!({ "op": 1, "d": self.sequence }))
+    }
+
+    fn forget(&mut self) {
+        (self.session, self.resuming, self.sequence) = (None, None, None);
+    }
+}
+
+impl Conversation for Gateway {
+    fn begin(&mut self) -> Begin {
+        self.unanswered = false;
+        self.resuming = self.session.take();
+        match &self.resuming {
+            Some(session) => Begin::At(session.url.clone()),
+            None => {
+                self.forget();
+                let url = format!("{}/gateway/bot", self.discord.base);
+                let auth = Auth::Header(AUTHORIZATION, self.discord.authorization.clone());
+                Begin::Ask(named(Call::get(url, auth)))
+            }
+        }
+    }
+
+    fn found(&self, answer: &Answer) -> Result<Address, Failure> {
+        answer.done()?;
+        let body = answer.json();
+        let limit = &body["session_start_limit"];
+        if limit["remaining"] == 0 {
+            // Who starts more of them than that, has its token taken away.
+            let after = limit["reset_after"].as_u64().map(Duration::from_millis);
+            return Err(Failure::Later {
+                after,
+                why: "Discord allows no more sessions today".into(),
+            });
+        }
+        Address::parse(&addressed(body["url"].as_str().unwrap_or_default()), &self.domain)
+    }
+
+    fn heard(&mut self, text: &str) -> Vec<Step> {
+        let Ok(event) = serde_json::from_str::<Value>(text) else {
+            return vec![Step::Leave(Ok(()))];
+        };
+        match event["op"].as_u64() {
+            Some(0) => self.event(&event),
+            Some(1) => vec![self.pulse()],
+            Some(7) => vec![Step::Leave(Ok(()))],
+            Some(9) => {
+                if event["d"] == true {
+                    self.session = self.session.take().or_else(|| self.resuming.take());
+                } else {
+                    self.forget();
+                }
+                vec![Step::Leave(Ok(()))]
+            }
+            Some(10) => self.hello(&event["d"]["heartbeat_interval"]),
+            Some(11) => {
+                self.unanswered = false;
+                vec![]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn answer(&self, to: &Secret, reply: &Reply) -> Option<Step> {
+        let (id, token) = to.expose().split_once(' ').unwrap_or_default();
+        let url = format!("{}/interactions/{id}/{{secret}}/callback", self.discord.base);
+        let body = serde_json::from_str(&reply.body).ok()?;
+        let auth = Auth::InPath(Secret::new(token.to_owned()));
+        Some(Step::Call(named(Call::json(POST, url, &body, auth))))
+    }
+
+    /// A connection over which the last beat was not answered is dead, whatever TCP says.
+    fn beat(&mut self) -> Step {
+        match std::mem::replace(&mut self.unanswered, true) {
+            true => Step::Leave(Ok(())),
+            false => self.pulse(),
+        }
+    }
+
+    fn closed(&mut self, code: Option<u16>) -> Result<(), Failure> {
+        let why = match code {
+            // The sequence is wrong, or the session too old.
+            Some(4007 | 4009) => {
+                self.forget();
+                return Ok(());
+            }
+            Some(4004) => "the secret bot_token is wrong",
+            Some(4010 | 4011) => {
+                "Discord wants this bot in shards, which is for bots in thousands of servers"
+            }
+            Some(4012..=4014) => "Discord does not take how we connect",
+            _ => return Ok(()),
+        };
+        self.forget();
+        Err(Failure::Never { why: why.into() })
+    }
+}
+
+/// What a reply goes back by: the interaction's id and token, as they stand in an address.
+fn answered(interaction: &Value) -> Result<Secret, Forged> {
+    let (id, token) = (text(&interaction["id"])?, text(&interaction["token"])?);
+    // Dots alone would be another path, even encoded.
+    if [&id, &token].iter().any(|it| it.bytes().all(|b| b == b'.')) {
+        return Err(Forged::Shape);
+    }
+    Ok(Secret::new(format!("{} {}", segment(&id), segment(&token))))
+}
+
+/// An address of the gateway, with the version and the encoding that we speak.
+fn addressed(url: &str) -> String {
+    format!("{}/?v=10&encoding=json", url.trim_end_matches('/'))
+}
+
+fn frame(event: &Value) -> Step {
+    Step::Send(Secret::new(event.to_string()))
+}
+
+fn named(mut call: Call) -> Call {
+    call.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    call
 }
 
 /// A button.

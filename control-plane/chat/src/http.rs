@@ -87,6 +87,8 @@ pub enum Wire {
     Webhook,
     /// One node asks again and again.
     Poll,
+    /// One node connects, and listens.
+    Socket,
 }
 
 impl Call {

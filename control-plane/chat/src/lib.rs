@@ -4,6 +4,7 @@
 //! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
 //! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
 //!   … or Heard::Named ─ Adapter::fetch ─▶ Call ─▶ Answer ─ Adapter::fetched ─▶ Heard::Said
+//!   … or, where we connect: a frame ─ Conversation::heard ─▶ Step::Heard
 //! ```
 //!
 //! One file is one platform. Nothing here opens a socket, reads a clock or decides anything: adapters turn cards into
@@ -18,7 +19,7 @@
 //!   buttons; a card whose head does not fit is not rendered at all.
 //! * What is heard is verified over the raw bytes before any of it is parsed.
 //! * A [`Token`] is worth something on one channel, in one place, for one word about one delivery.
-//! * URLs inside what is heard are never called.
+//! * URLs inside what is heard are never called. An [`Address`] that an answer gives is within the domain that a setting says.
 
 mod card;
 mod comment;
@@ -29,6 +30,7 @@ mod lookalike;
 mod plain;
 mod platform;
 mod secret;
+mod socket;
 mod text;
 mod token;
 mod typed;
@@ -64,6 +66,7 @@ pub use platform::{
     Platform, Polled, Said, Setting, TooLarge, Unfit, User, What, Words, platform,
 };
 pub use secret::Secret;
+pub use socket::{Address, Begin, Conversation, Step};
 pub use text::Text;
 pub use token::{Code, Handle, TapKey, Token};
 pub use typed::Typed;

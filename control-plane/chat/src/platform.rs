@@ -8,6 +8,7 @@ use http::Method;
 use crate::card::Notice;
 use crate::http::{Answer, Call, Failure, Inbound, Reply, Wire};
 use crate::secret::Secret;
+use crate::socket::Conversation;
 use crate::text::Text;
 use crate::token::Token;
 use crate::typed::Typed;
@@ -178,6 +179,11 @@ pub trait Adapter: Send + Sync {
     fn polled(&self, _answer: &Answer) -> Result<Polled, Failure> {
         Err(Failure::Never { why: "this platform is not polled".into() })
     }
+
+    /// Listens over connections that we open; only where nothing calls us.
+    fn socket(&self) -> Option<Box<dyn Conversation>> {
+        None
+    }
 }
 
 /// A head that a platform has no room for: it is not cut, so there is no card there.
@@ -344,7 +350,7 @@ impl Configuration {
 }
 
 /// Whether an address without its scheme is this machine's own.
-fn is_loopback(rest: &str) -> bool {
+pub(crate) fn is_loopback(rest: &str) -> bool {
     let authority = rest.split('/').next().unwrap_or_default();
     ["127.0.0.1", "[::1]", "localhost"].iter().any(|own| {
         authority.strip_prefix(own).is_some_and(|port| port.is_empty() || port.starts_with(':'))

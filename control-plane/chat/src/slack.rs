@@ -1,7 +1,8 @@
-//! Slack: Block Kit cards; interactivity, slash commands and events over HTTP.
+//! Slack: Block Kit cards; interactivity, slash commands and events over HTTP, or over a connection (Socket Mode).
 //!
 //! docs.slack.dev: Block Kit reference, "Verifying requests from Slack", "Handling user interaction", chat.postMessage,
-//! chat.update, chat.postEphemeral, conversations.open, "Rate limits" (one message a second and channel).
+//! chat.update, chat.postEphemeral, conversations.open, "Rate limits" (one message a second and channel), "Using Socket
+//! Mode" (envelopes, acknowledgements, disconnects), apps.connections.open.
 
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use crate::platform::{
     Said, Setting, TooLarge, Unfit, User, What,
 };
 use crate::secret::Secret;
+use crate::socket::{Address, Begin, Conversation, Step};
 use crate::text::Text;
 use crate::token::Token;
 use crate::typed::Typed;
@@ -36,6 +38,18 @@ pub(crate) static PLATFORM: Platform = Platform {
             default: None,
             required: true,
         },
+        Setting {
+            name: "inbound",
+            help: "webhook: Slack calls a node; socket: one node connects to Slack, and needs no address of its own",
+            default: Some("webhook"),
+            required: false,
+        },
+        Setting {
+            name: "socket_domain",
+            help: "where it connects to: what Slack names has to be this host, or below it",
+            default: Some("slack.com"),
+            required: false,
+        },
     ],
     secrets: &[
         Setting {
@@ -46,22 +60,37 @@ pub(crate) static PLATFORM: Platform = Platform {
         },
         Setting {
             name: "signing_secret",
-            help: "of Basic Information",
+            help: "of Basic Information; needed unless inbound is socket",
             default: None,
-            required: true,
+            required: false,
+        },
+        Setting {
+            name: "app_token",
+            help: "xapp-…, an app-level token with connections:write, of Basic Information; needed if inbound is socket",
+            default: None,
+            required: false,
         },
     ],
     guide: "Create an app from the manifest at https://api.slack.com/apps, install it into the workspace, and copy its app id,\n\
             bot token and signing secret.\n\
-            Interactivity request URL, slash command URL and event request URL are all: {hook}",
+            With inbound=webhook, interactivity request URL, slash command URL and event request URL are all: {hook}\n\
+            With inbound=socket, switch Socket Mode on, and copy an app-level token instead of the signing secret",
     open: |configuration| Ok(Box::new(Slack::open(&configuration)?)),
 };
 
+#[derive(Clone)]
 struct Slack {
     base: String,
     app: String,
     bot_token: Secret,
-    signing_secret: Secret,
+    inbound: Way,
+}
+
+/// How Slack reaches us.
+#[derive(Clone)]
+enum Way {
+    Socket { app_token: Secret, domain: String },
+    Webhook { signing_secret: Secret },
 }
 
 /// Text objects of a section hold 3,000 characters, its fields 2,000 each, ten of them.
@@ -73,11 +102,19 @@ const BODY_ROWS: usize = 40;
 
 impl Slack {
     fn open(configuration: &Configuration) -> Result<Self, Unfit> {
+        let inbound = match configuration.setting("inbound").as_str() {
+            "socket" => Way::Socket {
+                app_token: configuration.secret("app_token")?,
+                domain: configuration.setting("socket_domain"),
+            },
+            "webhook" => Way::Webhook { signing_secret: configuration.secret("signing_secret")? },
+            other => return Err(Unfit(format!("inbound is webhook or socket, not {other:?}"))),
+        };
         Ok(Self {
             base: configuration.base("base_url"),
             app: configuration.setting("app"),
             bot_token: configuration.secret("bot_token")?,
-            signing_secret: configuration.secret("signing_secret")?,
+            inbound,
         })
     }
 
@@ -113,12 +150,12 @@ impl Slack {
     }
 
     /// `/countersign link CODE`.
-    fn command(&self, form: &Form) -> Result<Heard, Forged> {
-        self.demand_app(&Value::from(form.value("api_app_id").unwrap_or_default()))?;
-        let required = |name: &str| form.value(name).ok_or(Forged::Shape);
+    fn command(&self, value: &dyn Fn(&str) -> Option<String>) -> Result<Heard, Forged> {
+        self.demand_app(&Value::from(value("api_app_id").unwrap_or_default()))?;
+        let required = |name: &str| value(name).ok_or(Forged::Shape);
         let (tenant, id) = (required("team_id")?, required("user_id")?);
         let (place, event) = (required("channel_id")?, required("trigger_id")?);
-        let Some(typed) = form.value("text").as_deref().and_then(Typed::find) else {
+        let Some(typed) = value("text").as_deref().and_then(Typed::find) else {
             return Ok(Heard::Challenge(private(
                 "say: link CODE, or approve CODE, or deny CODE because …",
             )));
@@ -165,12 +202,16 @@ impl Slack {
 
 impl Adapter for Slack {
     fn caps(&self) -> Caps {
+        let (wire, evidence) = match self.inbound {
+            Way::Socket { .. } => (Wire::Socket, Evidence::TransportOnly),
+            Way::Webhook { .. } => (Wire::Webhook, Evidence::SharedMac),
+        };
         Caps {
             buttons: true,
             edit: true,
             keyed_send: false,
-            wire: Wire::Webhook,
-            evidence: Evidence::SharedMac,
+            wire,
+            evidence,
             per_second: 20.0,
             per_second_and_place: 1.0,
         }
@@ -228,6 +269,7 @@ impl Adapter for Slack {
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {
+        let Way::Webhook { signing_secret } = &self.inbound else { return Err(Forged::Shape) };
         if inbound.method != Method::POST {
             return Err(Forged::Shape);
         }
@@ -235,7 +277,7 @@ impl Adapter for Slack {
         let signature = inbound.header("x-slack-signature").ok_or(Forged::Signature)?;
         let mac = signature.strip_prefix("v0=").ok_or(Forged::Signature)?;
         let parts = [b"v0:", at.as_bytes(), b":", inbound.body];
-        verify::hmac_sha256_hex(self.signing_secret.expose().as_bytes(), &parts, mac)?;
+        verify::hmac_sha256_hex(signing_secret.expose().as_bytes(), &parts, mac)?;
         verify::fresh(at, now)?;
         match inbound.header("content-type").and_then(|it| it.split(';').next()).map(str::trim) {
             Some("application/json") => self.event(&parsed(inbound.body)?),
@@ -243,7 +285,7 @@ impl Adapter for Slack {
                 let form = Form::parse(inbound.body)?;
                 match form.value("payload") {
                     Some(payload) => self.interaction(&parsed(payload.as_bytes())?),
-                    None => self.command(&form),
+                    None => self.command(&|name| form.value(name)),
                 }
             }
             _ => Err(Forged::Shape),
@@ -259,6 +301,75 @@ impl Adapter for Slack {
             self.call("chat.postEphemeral", &body)
         });
         (Reply::empty(StatusCode::OK), call)
+    }
+
+    fn socket(&self) -> Option<Box<dyn Conversation>> {
+        let Way::Socket { app_token, domain } = &self.inbound else { return None };
+        let (app_token, domain) = (app_token.clone(), domain.clone());
+        Some(Box::new(Envelopes { slack: self.clone(), app_token, domain }))
+    }
+}
+
+/// Socket Mode: what a webhook would hold, in envelopes; each is acknowledged by its id.
+struct Envelopes {
+    slack: Slack,
+    app_token: Secret,
+    domain: String,
+}
+
+impl Conversation for Envelopes {
+    /// An address is good for one connection.
+    fn begin(&mut self) -> Begin {
+        let url = format!("{}/apps.connections.open", self.slack.base);
+        Begin::Ask(Call::json(POST, url, &json!({}), Auth::Bearer(self.app_token.clone())))
+    }
+
+    fn found(&self, answer: &Answer) -> Result<Address, Failure> {
+        Address::parse(accepted(answer)?["url"].as_str().unwrap_or_default(), &self.domain)
+    }
+
+    fn heard(&mut self, frame: &str) -> Vec<Step> {
+        // Whoever speaks something else is not Slack.
+        let Ok(envelope) = parsed(frame.as_bytes()) else { return vec![Step::Leave(Ok(()))] };
+        let payload = &envelope["payload"];
+        let heard = match envelope["type"].as_str().unwrap_or_default() {
+            "disconnect" => return vec![Step::Leave(disconnected(&envelope["reason"]))],
+            "events_api" => self.slack.event(payload),
+            "hello" => {
+                let app = &envelope["connection_info"]["app_id"];
+                let ours = app.is_null() || self.slack.demand_app(app).is_ok();
+                let why = || "the secret app_token is of another app than the setting app".into();
+                return if ours {
+                    vec![]
+                } else {
+                    vec![Step::Leave(Err(Failure::Never { why: why() }))]
+                };
+            }
+            "interactive" => self.slack.interaction(payload),
+            "slash_commands" => {
+                self.slack.command(&|name| payload[name].as_str().map(str::to_owned))
+            }
+            _ => Ok(Heard::Nothing),
+        };
+        let to = envelope["envelope_id"].as_str().filter(|id| !id.is_empty());
+        to.map(|id| Step::Heard { heard, to: Secret::new(id.to_owned()) }).into_iter().collect()
+    }
+
+    fn answer(&self, to: &Secret, reply: &Reply) -> Option<Step> {
+        let mut acknowledgement = json!({ "envelope_id": to.expose() });
+        // Only a slash command's reply holds something, and such an envelope takes it.
+        if let Ok(payload) = parsed(reply.body.as_bytes()) {
+            acknowledgement["payload"] = payload;
+        }
+        Some(Step::Send(Secret::new(acknowledgement.to_string())))
+    }
+}
+
+/// Slack closes connections now and then, and warns a few seconds before; whoever leaves at the warning misses nothing.
+fn disconnected(reason: &Value) -> Result<(), Failure> {
+    match reason.as_str() {
+        Some("link_disabled") => Err(Failure::Never { why: "Socket Mode is switched off".into() }),
+        _ => Ok(()),
     }
 }
 

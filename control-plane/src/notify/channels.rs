@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Answer, Call, Configuration, Failure, Keys, Secret, TapKey, Unfit, platform,
+    Adapter, Address, Answer, Call, Configuration, Failure, Keys, Secret, TapKey, Unfit, platform,
 };
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::client::Client;
+pub(crate) use super::client::Connection;
 use super::pace::Pace;
 use crate::state::{Account, Channel};
 use crate::vault::{Binding, Vault};
@@ -133,6 +134,11 @@ impl OpenChannel {
     /// Waits on the platform's side for what people say.
     pub(crate) async fn poll(&self, call: Call) -> Result<Answer, Failure> {
         self.client.send(call, &self.bases, None, true).await
+    }
+
+    /// Connects, to be told what people say.
+    pub(crate) async fn dial(&self, address: &Address) -> Result<Connection, Failure> {
+        self.client.dial(address).await
     }
 
     /// Where an account is spoken to directly.

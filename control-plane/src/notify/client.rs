@@ -1,43 +1,62 @@
 //! The only door to the platforms: their own addresses, no redirects, bounded time and size.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use countersign_chat::{Answer, Auth, Call, Failure, Secret};
+use countersign_chat::{Address, Answer, Auth, Call, Failure, Secret};
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderName};
 use reqwest::redirect;
 use rustls::RootCertStore;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_util::either::Either;
 use zeroize::Zeroizing;
 
 /// A call that takes longer has failed. Polls wait on the other side for most of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL_PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// A message that comes over a connection; what people say is far smaller.
+const FRAME_BYTES: usize = 1024 * 1024;
 
 #[derive(Clone)]
-pub(crate) struct Client(reqwest::Client);
+pub(crate) struct Client {
+    http: reqwest::Client,
+    tls: TlsConnector,
+}
+
+/// Open to a platform, until one of both leaves.
+pub(crate) type Connection = WebSocketStream<Either<TlsStream<TcpStream>, TcpStream>>;
 
 impl Client {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = reqwest::Client::builder()
+        let connector = TlsConnector::from(Arc::new(tls.clone()));
+        let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(Duration::from_secs(3))
             .user_agent("countersign")
             .build()?;
-        Ok(Self(client))
+        Ok(Self { http, tls: connector })
     }
 
     /// Sends a call to one of `bases` and nowhere else. `granted` is the access token, for calls that want one.
@@ -82,11 +101,40 @@ impl Client {
             Auth::None | Auth::Signed { .. } => {}
         }
         let patience = if is_poll { POLL_PATIENCE } else { PATIENCE };
-        let request = self.0.request(call.method, url.as_str()).headers(headers).body(call.body);
+        let request = self.http.request(call.method, url.as_str()).headers(headers).body(call.body);
         let response = request.timeout(patience).send().await.map_err(|error| unreached(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read(response).await?;
         Ok(Answer { status, headers, body })
+    }
+
+    /// Opens a connection to an address, which is known to be one of the platform's.
+    pub(crate) async fn dial(&self, address: &Address) -> Result<Connection, Failure> {
+        let later = |why: &str| Failure::Later { after: None, why: why.into() };
+        let unreached = || later("the platform cannot be reached");
+        let dial = async {
+            let tcp = TcpStream::connect((address.host(), address.port()));
+            let tcp = tcp.await.map_err(|_| unreached())?;
+            let stream = if address.tls() {
+                let name = ServerName::try_from(address.host().to_owned());
+                let name = name.map_err(|_| unreached())?;
+                let tls = self.tls.connect(name, tcp).await.map_err(|_| unreached())?;
+                Either::Left(tls)
+            } else {
+                Either::Right(tcp)
+            };
+            let refused = || later("the platform does not take the connection");
+            let request = address.expose().into_client_request().map_err(|_| refused())?;
+            let bounds = WebSocketConfig::default()
+                .max_message_size(Some(FRAME_BYTES))
+                .max_frame_size(Some(FRAME_BYTES));
+            // The address may hold a ticket: an error of the library is told without it.
+            let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds));
+            opened.await.map(|(connection, _)| connection).map_err(|_| refused())
+        };
+        timeout(PATIENCE, dial)
+            .await
+            .unwrap_or_else(|_| Err(later("the platform did not answer in time")))
     }
 }
 

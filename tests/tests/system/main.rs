@@ -15,6 +15,7 @@ mod parking;
 mod real_components;
 mod request_path;
 mod secrets;
+mod sockets;
 mod waiting;
 
 /// Reads pass, what changes something is frozen, all with one credential.

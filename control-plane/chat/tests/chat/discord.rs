@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Words,
+    Adapter, Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Message, Outcome,
+    Reply, Step, Text, Token, Typed, User, What, Wire, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("public_key", "a95b187cb256c293e160e082be627aa2e648779b2401741234710f32c63d5007"),
 ];
 const SECRETS: &[(&str, &str)] = &[("bot_token", "canary-token")];
+const GATEWAY: &[(&str, &str)] =
+    &[("base_url", "http://127.0.0.1:1/api/v10"), ("application", "1001"), ("inbound", "gateway")];
 
 fn discord() -> Box<dyn Adapter> {
     open("discord", SETTINGS, SECRETS)
@@ -97,7 +100,7 @@ fn c_10_discord_nine_forgeries() {
 #[test]
 fn a_channel_without_a_public_key_of_the_right_form_is_not_opened() {
     let platform = countersign_chat::platform("discord").unwrap();
-    assert!(configuration("discord", &SETTINGS[..2], SECRETS).is_err());
+    assert!((platform.open)(configuration("discord", &SETTINGS[..2], SECRETS).unwrap()).is_err());
     for key in ["", "a95b", "zz"] {
         let settings = [SETTINGS[0], SETTINGS[1], ("public_key", key)];
         assert!((platform.open)(configuration("discord", &settings, SECRETS).unwrap()).is_err());
@@ -295,4 +298,183 @@ fn i_13_a_settled_card_has_its_last_face_and_no_button() {
     assert!(matches!(busy, Err(Failure::Later { .. })), "{busy:?}");
     let no = discord().posted("300", &answer(403, &json!({ "code": 50007 })));
     assert!(matches!(no, Err(Failure::Never { .. })), "{no:?}");
+}
+
+fn listening() -> Box<dyn Conversation> {
+    open("discord", GATEWAY, SECRETS).socket().unwrap()
+}
+
+/// As Discord's documentation shows what the gateway sends.
+fn event(name: &str, sequence: u64, body: &Value) -> String {
+    json!({ "op": 0, "t": name, "s": sequence, "d": body }).to_string()
+}
+
+fn hello() -> String {
+    json!({ "op": 10, "d": { "heartbeat_interval": 45_000 }, "s": null, "t": null }).to_string()
+}
+
+fn ready(resume: &str) -> String {
+    let body = json!({
+        "v": 10, "user": { "id": "1001", "bot": true }, "guilds": [], "session_id": "canary-session",
+        "resume_gateway_url": resume, "application": { "id": "1001", "flags": 0 },
+    });
+    event("READY", 1, &body)
+}
+
+fn sent(step: &Step) -> Value {
+    let Step::Send(frame) = step else { panic!("{step:?}") };
+    serde_json::from_str(frame.expose()).unwrap()
+}
+
+fn greeting(conversation: &mut dyn Conversation) -> Value {
+    let steps = conversation.heard(&hello());
+    let [Step::Beat(every), greeting] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!(*every, Duration::from_secs(45));
+    sent(greeting)
+}
+
+fn leaves(steps: &[Step]) -> bool {
+    matches!(steps, [Step::Leave(Ok(()))])
+}
+
+const RESUME: &str = "wss://gateway-us-east1-b.discord.gg";
+
+#[test]
+fn a_gateway_needs_no_public_key_and_takes_no_webhooks() {
+    let adapter = open("discord", GATEWAY, SECRETS);
+    let caps = adapter.caps();
+    assert_eq!((caps.wire, caps.evidence), (Wire::Socket, Evidence::TransportOnly));
+    assert!(discord().socket().is_none());
+    let settings = [GATEWAY[0], GATEWAY[1], GATEWAY[2], SETTINGS[2]];
+    let adapter = open("discord", &settings, SECRETS);
+    let heard = tap(&signer(now())).heard(&*adapter, &Keys::default(), now());
+    assert_eq!(heard, Err(Forged::Shape));
+}
+
+#[test]
+fn the_gateway_is_greeted_without_intents_at_an_address_of_discords_own() {
+    let mut conversation = listening();
+    let Begin::Ask(call) = conversation.begin() else { panic!() };
+    assert_eq!(
+        (call.method.as_str(), call.url.as_str()),
+        ("GET", "http://127.0.0.1:1/api/v10/gateway/bot")
+    );
+    let found = |body: &Value| conversation.found(&answer(200, body));
+    let limit = |remaining: u64| json!({ "total": 1000, "remaining": remaining, "reset_after": 14_400_000, "max_concurrency": 1 });
+    let there = |url: &str| json!({ "url": url, "shards": 1, "session_start_limit": limit(999) });
+    let address = found(&there("wss://gateway.discord.gg")).unwrap();
+    assert_eq!(address.expose(), "wss://gateway.discord.gg/?v=10&encoding=json");
+    for elsewhere in [
+        "wss://gateway.discord.gg.evil.example",
+        "ws://gateway.discord.gg",
+        "wss://evil.example/discord.gg",
+        "",
+    ] {
+        assert!(found(&there(elsewhere)).is_err(), "{elsewhere}");
+    }
+    let spent =
+        found(&json!({ "url": "wss://gateway.discord.gg", "session_start_limit": limit(0) }));
+    let hours = Some(Duration::from_secs(4 * 60 * 60));
+    assert!(matches!(spent, Err(Failure::Later { after, .. }) if after == hours));
+    let identify = greeting(&mut *conversation);
+    assert_eq!((&identify["op"], &identify["d"]["intents"]), (&json!(2), &json!(0)));
+    assert_eq!(identify["d"]["token"], "canary-token");
+    assert!(leaves(&conversation.heard(r#"{"op":10,"d":{"heartbeat_interval":0}}"#)));
+    assert!(leaves(&conversation.heard("no JSON")));
+}
+
+#[test]
+fn a_beat_has_the_last_number_and_one_that_is_not_answered_ends_the_connection() {
+    let mut conversation = listening();
+    conversation.begin();
+    greeting(&mut *conversation);
+    assert_eq!(sent(&conversation.beat()), json!({ "op": 1, "d": null }));
+    assert!(conversation.heard(r#"{"op":11}"#).is_empty());
+    conversation.heard(&ready(RESUME));
+    conversation.heard(&event("GUILD_MEMBER_UPDATE", 7, &json!({})));
+    assert_eq!(sent(&conversation.beat()), json!({ "op": 1, "d": 7 }));
+    let asked = conversation.heard(r#"{"op":1,"d":null}"#);
+    assert_eq!(sent(&asked[0]), json!({ "op": 1, "d": 7 }), "Discord may ask for one");
+    assert!(matches!(conversation.beat(), Step::Leave(Ok(()))));
+    // The next connection has beats of its own.
+    assert!(matches!(conversation.begin(), Begin::At(_)));
+    assert!(matches!(conversation.beat(), Step::Send(_)));
+}
+
+#[test]
+fn an_interaction_says_what_the_webhook_says_and_is_answered_by_a_call_without_the_bots_token() {
+    let mut conversation = listening();
+    let mut steps = conversation.heard(&event("INTERACTION_CREATE", 2, &press("1001")));
+    let Some(Step::Heard { heard: Ok(Heard::Said(said)), to }) = steps.pop() else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(said, [tap(&signer(now())).says(&*discord(), &Keys::default(), now())]);
+    let (reply, _) = discord().reply(&said[0], &Outcome::Taken(Text::of("done")));
+    let Some(Step::Call(call)) = conversation.answer(&to, &reply) else { panic!() };
+    assert!(conversation.answer(&to, &Reply::empty(http::StatusCode::OK)).is_none());
+    assert_eq!(call.method.as_str(), "POST");
+    assert_eq!(
+        call.url,
+        "http://127.0.0.1:1/api/v10/interactions/846462639134605312/{secret}/callback"
+    );
+    let Auth::InPath(token) = &call.auth else { panic!("{call:?}") };
+    assert_eq!(
+        (token.expose(), body(&call)),
+        ("unique%5Finteraction%5Ftoken", json!({ "type": 6 }))
+    );
+    let hears = |body: &Value| match listening().heard(&event("INTERACTION_CREATE", 2, body)).pop()
+    {
+        Some(Step::Heard { heard, .. }) => heard,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(hears(&press("1002")), Err(Forged::Signature));
+    for (field, wrong) in [("token", json!("..")), ("id", json!(".")), ("token", Value::Null)] {
+        let mut press = press("1001");
+        press[field] = wrong;
+        assert_eq!(hears(&press), Err(Forged::Shape));
+    }
+}
+
+#[test]
+fn a_session_is_taken_up_where_it_broke_and_begun_anew_where_it_cannot_be() {
+    let resumes = |conversation: &mut dyn Conversation| matches!(conversation.begin(), Begin::At(address) if address.expose() == "wss://gateway-us-east1-b.discord.gg/?v=10&encoding=json");
+    let resume = json!({ "op": 6, "d": { "token": "canary-token", "session_id": "canary-session", "seq": 9 } });
+    let broken = || {
+        let mut conversation = listening();
+        conversation.begin();
+        greeting(&mut *conversation);
+        conversation.heard(&ready(RESUME));
+        conversation.heard(&event("INTERACTION_CREATE", 9, &press("1001")));
+        conversation
+    };
+    let mut conversation = broken();
+    assert!(leaves(&conversation.heard(r#"{"op":7,"d":null}"#)), "Discord asks for it");
+    assert!(resumes(&mut *conversation));
+    assert_eq!(greeting(&mut *conversation), resume);
+    conversation.heard(&event("RESUMED", 10, &json!({})));
+    assert_eq!(conversation.closed(None), Ok(()));
+    assert!(resumes(&mut *conversation), "again");
+    assert!(matches!(conversation.begin(), Begin::Ask(_)), "nobody was there");
+    assert_eq!(greeting(&mut *conversation)["op"], 2);
+
+    let mut conversation = broken();
+    assert!(resumes(&mut *conversation));
+    greeting(&mut *conversation);
+    assert!(leaves(&conversation.heard(r#"{"op":9,"d":true}"#)));
+    assert!(resumes(&mut *conversation), "Discord says that it can be");
+    greeting(&mut *conversation);
+    assert!(leaves(&conversation.heard(r#"{"op":9,"d":false}"#)));
+    assert!(matches!(conversation.begin(), Begin::Ask(_)));
+
+    for code in [4007, 4009] {
+        let mut conversation = broken();
+        assert_eq!(conversation.closed(Some(code)), Ok(()));
+        assert!(matches!(conversation.begin(), Begin::Ask(_)), "{code}");
+    }
+    for code in [4004, 4010, 4011, 4012, 4013, 4014] {
+        assert!(matches!(broken().closed(Some(code)), Err(Failure::Never { .. })), "{code}");
+    }
+    let mut elsewhere = listening();
+    elsewhere.heard(&ready("wss://evil.example"));
+    assert!(matches!(elsewhere.begin(), Begin::Ask(_)), "it is none of Discord's");
 }

@@ -3,26 +3,38 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
+    Adapter, Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Outcome, Reply,
+    Said, Secret, Step, Text, Token, Typed, What, Wire, Words,
 };
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, card, demands_secret, judge, key,
-    now, open, seconds, settled,
+    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, card, configuration,
+    demands_secret, judge, key, now, open, seconds, settled,
 };
 
 const SETTINGS: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1/api"), ("app", "A1")];
 const SECRETS: &[(&str, &str)] =
     &[("bot_token", "xoxb-canary"), ("signing_secret", "8f742231b10e8888abcd99yyyzzz85a5")];
+const SOCKET: &[(&str, &str)] =
+    &[("base_url", "http://127.0.0.1:1/api"), ("app", "A1"), ("inbound", "socket")];
+const APP_TOKEN: (&str, &str) = ("app_token", "xapp-canary");
 
 fn slack() -> Box<dyn Adapter> {
     open("slack", SETTINGS, SECRETS)
 }
 
-/// As Slack's documentation shows a block_actions payload.
+fn connected() -> Box<dyn Conversation> {
+    open("slack", SOCKET, &[SECRETS[0], APP_TOKEN]).socket().unwrap()
+}
+
 fn payload(app: &str, token: &Token) -> String {
-    let payload = json!({
+    format!("payload={}", percent_encoding(&actions(app, token).to_string()))
+}
+
+/// As Slack's documentation shows a block_actions payload.
+fn actions(app: &str, token: &Token) -> Value {
+    json!({
         "type": "block_actions",
         "user": { "id": "U1", "username": "ana", "name": "ana", "team_id": "T1" },
         "api_app_id": app,
@@ -36,9 +48,39 @@ fn payload(app: &str, token: &Token) -> String {
             "action_id": "approve", "block_id": "b", "text": { "type": "plain_text", "text": "Approve" },
             "value": token.as_str(), "style": "primary", "type": "button", "action_ts": "1800000000.123",
         }],
-    });
-    let encoded = percent_encoding(&payload.to_string());
-    format!("payload={encoded}")
+    })
+}
+
+/// As Slack's documentation shows the envelopes of Socket Mode.
+fn envelope(kind: &str, payload: &Value) -> String {
+    let takes = kind == "slash_commands";
+    json!({
+        "envelope_id": "dbdd0ef3-1543-4f94-bfb4-133d0e6c1545",
+        "type": kind,
+        "payload": payload,
+        "accepts_response_payload": takes,
+    })
+    .to_string()
+}
+
+fn heard(conversation: &mut dyn Conversation, frame: &str) -> (Result<Heard, Forged>, Secret) {
+    let mut steps = conversation.heard(frame);
+    match (steps.pop(), steps.is_empty()) {
+        (Some(Step::Heard { heard, to }), true) => (heard, to),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn said(heard: Result<Heard, Forged>) -> Said {
+    match heard {
+        Ok(Heard::Said(mut said)) if said.len() == 1 => said.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sent(step: &Step) -> Value {
+    let Step::Send(frame) = step else { panic!("{step:?}") };
+    serde_json::from_str(frame.expose()).unwrap()
 }
 
 fn percent_encoding(text: &str) -> String {
@@ -89,8 +131,136 @@ fn c_10_slack_nine_forgeries() {
         },
     }
     .are_refused();
-    demands_secret("slack", SETTINGS, SECRETS, "signing_secret");
     demands_secret("slack", SETTINGS, SECRETS, "bot_token");
+}
+
+#[test]
+fn a_webhook_demands_the_signing_secret_and_a_socket_the_app_token_and_takes_no_webhooks() {
+    let opened = |settings, secrets: &[_]| {
+        let platform = countersign_chat::platform("slack").unwrap();
+        (platform.open)(configuration("slack", settings, secrets).unwrap()).map(|it| it.caps())
+    };
+    assert!(opened(SETTINGS, &[SECRETS[0], APP_TOKEN]).unwrap_err().0.contains("signing_secret"));
+    assert!(opened(SOCKET, SECRETS).unwrap_err().0.contains("app_token"));
+    let both = [SETTINGS[0], SETTINGS[1], ("inbound", "both")];
+    assert!(opened(&both, &[SECRETS[0], SECRETS[1], APP_TOKEN]).is_err());
+    let (hooked, listening) =
+        (opened(SETTINGS, SECRETS).unwrap(), opened(SOCKET, &[SECRETS[0], APP_TOKEN]).unwrap());
+    assert_eq!((hooked.wire, hooked.evidence), (Wire::Webhook, Evidence::SharedMac));
+    assert_eq!((listening.wire, listening.evidence), (Wire::Socket, Evidence::TransportOnly));
+    assert!(slack().socket().is_none());
+    let all = [SECRETS[0], SECRETS[1], APP_TOKEN];
+    let heard = form(&signer(now())).heard(&*open("slack", SOCKET, &all), &Keys::default(), now());
+    assert_eq!(heard, Err(Forged::Shape));
+}
+
+#[test]
+fn a_connection_is_asked_for_with_the_app_token_and_goes_to_slack_alone() {
+    let mut conversation = connected();
+    let Begin::Ask(call) = conversation.begin() else { panic!() };
+    assert_eq!(call.url, "http://127.0.0.1:1/api/apps.connections.open");
+    let Auth::Bearer(token) = &call.auth else { panic!("{call:?}") };
+    assert_eq!(token.expose(), "xapp-canary");
+    let found = |url: &str| conversation.found(&answer(200, &json!({ "ok": true, "url": url })));
+    let address = found("wss://wss-primary.slack.com/link/?ticket=canary&app_id=4").unwrap();
+    assert_eq!(
+        (address.host(), address.port(), address.tls()),
+        ("wss-primary.slack.com", 443, true)
+    );
+    assert!(!format!("{address:?}").contains("canary"), "a ticket is not shown");
+    assert!(found("wss://slack.com:8443").is_ok());
+    for elsewhere in [
+        "wss://evil.example/link",
+        "wss://evilslack.com/link",
+        "wss://slack.com.evil.example/link",
+        "wss://slack.com@evil.example/link",
+        "wss://a@wss-primary.slack.com/link",
+        "wss://169.254.169.254/link",
+        "ws://wss-primary.slack.com/link",
+        "https://wss-primary.slack.com/link",
+        "ws://127.0.0.1:80/link",
+        "/link",
+        "",
+    ] {
+        assert!(matches!(found(elsewhere), Err(Failure::Never { .. })), "{elsewhere}");
+    }
+    let refused =
+        conversation.found(&answer(200, &json!({ "ok": false, "error": "invalid_auth" })));
+    assert!(matches!(refused, Err(Failure::Never { why }) if why.contains("invalid_auth")));
+}
+
+#[test]
+fn an_envelope_says_what_the_webhook_says_and_is_acknowledged_by_its_id() {
+    let mut conversation = connected();
+    let (tap, to) = heard(&mut *conversation, &envelope("interactive", &actions("A1", &approve())));
+    assert_eq!(said(tap), form(&signer(now())).says(&*slack(), &Keys::default(), now()));
+    let ack = conversation.answer(&to, &Reply::empty(http::StatusCode::OK));
+    assert_eq!(
+        sent(&ack.unwrap()),
+        json!({ "envelope_id": "dbdd0ef3-1543-4f94-bfb4-133d0e6c1545" })
+    );
+
+    let command = json!({
+        "token": "deprecated", "team_id": "T1", "team_domain": "acme", "channel_id": "C1", "channel_name": "general",
+        "user_id": "U1", "user_name": "ana", "command": "/countersign", "text": "link abc-def", "api_app_id": "A1",
+        "is_enterprise_install": "false", "response_url": "https://hooks.slack.com/commands/T1/1/x", "trigger_id": "1.2",
+    });
+    let (heard_command, to) = heard(&mut *conversation, &envelope("slash_commands", &command));
+    let said_command = said(heard_command);
+    assert_eq!(said_command.what, What::Typed(Typed::Link("abc-def".into())));
+    let (reply, _) = slack().reply(&said_command, &Outcome::Taken(Text::of("linked")));
+    let ack = sent(&conversation.answer(&to, &reply).unwrap());
+    assert_eq!(ack["payload"], json!({ "response_type": "ephemeral", "text": "linked" }));
+
+    let event = json!({
+        "type": "event_callback", "api_app_id": "A1", "team_id": "T1", "event_id": "Ev1", "event_time": 1_800_000_000,
+        "event": { "type": "message", "user": "U1", "team": "T1", "channel": "D1", "ts": "1.2", "text": "link abc" },
+    });
+    let (typed, _) = heard(&mut *conversation, &envelope("events_api", &event));
+    assert_eq!(said(typed).event, "Ev1");
+    // What says nothing to us is acknowledged all the same.
+    let (other, _) = heard(
+        &mut *conversation,
+        &envelope("interactive", &json!({ "type": "view_closed", "api_app_id": "A1" })),
+    );
+    assert_eq!(other, Ok(Heard::Nothing));
+    let (other_app, _) =
+        heard(&mut *conversation, &envelope("interactive", &actions("A2", &approve())));
+    assert_eq!(other_app, Err(Forged::Signature));
+}
+
+#[test]
+fn a_connection_is_left_when_slack_says_so_and_comes_back_unless_somebody_has_to_act() {
+    let mut conversation = connected();
+    let hello = |app: &str| {
+        json!({
+            "type": "hello",
+            "connection_info": { "app_id": app },
+            "num_connections": 1,
+            "debug_info": { "host": "applink-7fc4fdbb64-4x5xq", "build_number": 10, "approximate_connection_time": 18060 },
+        })
+        .to_string()
+    };
+    assert!(conversation.heard(&hello("A1")).is_empty());
+    let mut leaves = |frame: &str| match &conversation.heard(frame)[..] {
+        [Step::Leave(result)] => result.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(leaves(&hello("A2")).is_err(), "the token is of another app");
+    let disconnect = |reason: &str| {
+        json!({
+            "type": "disconnect", "reason": reason,
+            "debug_info": { "host": "applink-7fc4fdbb64-4x5xq" },
+        })
+        .to_string()
+    };
+    for passing in ["warning", "refresh_requested", "too_many_websockets"] {
+        assert_eq!(leaves(&disconnect(passing)), Ok(()));
+    }
+    assert!(leaves(&disconnect("link_disabled")).is_err());
+    assert_eq!(leaves("no JSON"), Ok(()));
+    assert!(matches!(conversation.begin(), Begin::Ask(_)), "an address is good once");
+    assert_eq!(conversation.closed(Some(1000)), Ok(()));
 }
 
 #[test]
