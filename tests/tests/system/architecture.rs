@@ -49,12 +49,13 @@ fn packages_depend_along_the_arrows_only() {
         .unwrap();
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("countersign-gate", &[][..]),
+        ("countersign-chat", &[][..]),
+        ("countersign-gate", &[]),
         ("countersign-proto", &[]),
         ("countersign-policy", &["countersign-gate"]),
         (
             "countersign-control-plane",
-            &["countersign-proto", "countersign-gate", "countersign-policy"],
+            &["countersign-chat", "countersign-proto", "countersign-gate", "countersign-policy"],
         ),
         (
             "countersign-edge-gateway",
@@ -63,6 +64,7 @@ fn packages_depend_along_the_arrows_only() {
         (
             "countersign-cli",
             &[
+                "countersign-chat",
                 "countersign-control-plane",
                 "countersign-edge-gateway",
                 "countersign-gate",
