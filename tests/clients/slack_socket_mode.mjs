@@ -8,7 +8,6 @@ const [base, appToken] = process.argv.slice(2);
 const client = new SocketModeClient({
   appToken,
   logLevel: LogLevel.ERROR,
-  clientPingTimeout: 1000,
   clientOptions: { slackApiUrl: `${base}/` },
 });
 client.on("slack_event", async ({ ack, type, body, envelope_id }) => {

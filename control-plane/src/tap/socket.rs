@@ -96,7 +96,7 @@ async fn converse(
                         break conversation.closed(close.map(|close| close.code.into()));
                     }
                     Some(Ok(_)) => Vec::new(),
-                    Some(Err(error)) => break conversation.closed(None).and(Err(broken(&error))),
+                    Some(Err(error)) => break gone(conversation, broken(&error)),
                     None => break conversation.closed(None),
                 }
             }
@@ -104,10 +104,10 @@ async fn converse(
             () = tick(&mut beats) => vec![conversation.beat()],
             _ = pings.tick() => {
                 if heard_at.elapsed() > SILENCE {
-                    break conversation.closed(None).and(Err(later("nothing came over the connection")));
+                    break gone(conversation, later("nothing came over the connection"));
                 }
                 if let Err(failure) = send(&mut out, Message::Ping(Default::default())).await {
-                    break conversation.closed(None).and(Err(failure));
+                    break gone(conversation, failure);
                 }
                 Vec::new()
             }
@@ -120,7 +120,7 @@ async fn converse(
                 Step::Leave(left) => break 'connected left,
                 Step::Send(frame) => {
                     if let Err(failure) = send(&mut out, text(&frame)).await {
-                        break 'connected conversation.closed(None).and(Err(failure));
+                        break 'connected gone(conversation, failure);
                     }
                 }
             }
@@ -184,6 +184,12 @@ async fn send(
         Ok(sent) => sent.map_err(|error| broken(&error)),
         Err(_) => Err(later("the platform takes nothing from the connection")),
     }
+}
+
+/// The connection ends, for a reason that the conversation may know better.
+fn gone(conversation: &mut dyn Conversation, failure: Failure) -> Result<(), Failure> {
+    conversation.closed(None)?;
+    Err(failure)
 }
 
 fn text(frame: &Secret) -> Message {

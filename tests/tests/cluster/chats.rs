@@ -151,8 +151,7 @@ fn r_22_what_is_not_committed_is_not_acknowledged_over_a_connection_and_counts_o
     let robot = world.robot("robot");
     let way = world.edges[0].way().unwrap();
     let errand = Errand::new(Method::DELETE, HOST, "/cards/1").waiting(Duration::from_secs(120));
-    let client = robot.clone();
-    let request = world.runtime.spawn(async move { client.send(&way, &errand).await });
+    let request = world.runtime.spawn(async move { robot.send(&way, &errand).await });
     let card = world.eventually("the card is at the platform", || {
         slack.messages().into_iter().find(|(_, _, message)| words(message).contains("/cards/1"))
     });
