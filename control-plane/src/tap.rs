@@ -160,10 +160,15 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
                 continue;
             }
         };
+        let mut known = true;
         for said in &polled.said {
-            let _ = answer(&house, &open, said).await;
+            known &= answer(&house, &open, said).await.is_ok();
         }
-        // After what was said is committed: a leader that dies in between hears it again, and it counts once.
+        // After what was said is committed: whoever listens next hears the rest again, and each event counts once.
+        if !known {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
         if !polled.since.is_empty() && since.as_deref() != Some(&polled.since) {
             let cursor = Command::SetCursor { channel: open.name.clone(), cursor: polled.since };
             if house.cluster.propose(Actor::System, cursor).await.is_err() {

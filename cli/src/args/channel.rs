@@ -12,7 +12,7 @@ pub(crate) enum Channel {
     ///
     /// `countersign channel guide PLATFORM` says what to do over there first, and which settings and secrets there are. A
     /// secret that is needed and not named is asked for, on a terminal that does not echo it. A channel that is there keeps
-    /// the secrets and settings that are not named, so that this also changes one.
+    /// what is not named, so that this also changes one; "" takes a setting, a room or a tenant away.
     Add(AddChannel),
     /// List what became of cards, newest first
     Deliveries {
@@ -73,11 +73,11 @@ pub(crate) struct AddChannel {
     #[arg(long)]
     pub(crate) room: Option<String>,
     /// Tell the room only of what this group or principal is asked about; repeatable
-    #[arg(long = "only", requires = "room", value_name = "GROUP")]
+    #[arg(long = "only", value_name = "GROUP")]
     pub(crate) only: Vec<String>,
     /// Wait so long for an answer from elsewhere before a card goes out here
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", default_value = "0s")]
-    pub(crate) after: Duration,
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) after: Option<Duration>,
     /// The channel for cards that this one cannot deliver
     #[arg(long, value_name = "CHANNEL")]
     pub(crate) fallback: Option<String>,

@@ -79,8 +79,8 @@ async fn add(context: &Context, add: AddChannel) -> Done {
     let settings = pairs(&add.settings, "--set")?;
     let files = pairs(&add.secret_files, "--secret-file")?;
     let there = every_page!(admin, list_channels, ListChannelsRequest {}, channels);
-    let is_new =
-        !there.iter().any(|channel| channel.name == add.name && channel.platform == add.platform);
+    let there = there.into_iter().find(|it| it.name == add.name && it.platform == add.platform);
+    let is_new = there.is_none();
     let mut secrets = std::collections::HashMap::new();
     for (name, file) in &files {
         let value = secret::read(Some(Path::new(file)), &format!("the secret {name}"))?;
@@ -98,17 +98,21 @@ async fn add(context: &Context, add: AddChannel) -> Done {
         let value = secret::read(None, &format!("{} ({})", needed.name, needed.help))?;
         secrets.insert(needed.name.to_owned(), bytes::Bytes::from(value.to_vec()));
     }
+    // What is not named stays as it is.
+    let there = there.unwrap_or_default();
     let request = v1::SetChannelRequest {
         request_id: client::request_id(),
         name: add.name.clone(),
         platform: add.platform,
         settings: settings.into_iter().collect(),
         secrets,
-        tenant: add.tenant.unwrap_or_default(),
-        room: add.room.unwrap_or_default(),
-        only: add.only,
-        after_ms: u64::try_from(add.after.as_millis()).unwrap_or(u64::MAX),
-        fallback: add.fallback.unwrap_or_default(),
+        tenant: add.tenant.unwrap_or(there.tenant),
+        room: add.room.unwrap_or(there.room),
+        only: if add.only.is_empty() { there.only } else { add.only },
+        after_ms: add
+            .after
+            .map_or(there.after_ms, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+        fallback: add.fallback.unwrap_or(there.fallback),
     };
     let answer = admin.set_channel(request).await?.into_inner();
     if let Output::Json = add.show.output {

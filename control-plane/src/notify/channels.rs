@@ -173,11 +173,16 @@ impl OpenChannel {
                 .and_then(|answer| Keys::parse(&answer))
             {
                 Ok(keys) => *held = (Arc::new(keys), Some(Instant::now())),
-                Err(failure) => tracing::warn!(
-                    channel = self.name,
-                    ?failure,
-                    "the platform's keys were not fetched"
-                ),
+                Err(failure) => {
+                    // Whoever calls the webhook must not make us ask again and again.
+                    let retry = Instant::now().checked_sub(KEYS_AGE.saturating_sub(KEYS_PAUSE));
+                    held.1 = Some(retry.unwrap_or_else(Instant::now));
+                    tracing::warn!(
+                        channel = self.name,
+                        ?failure,
+                        "the platform's keys were not fetched"
+                    );
+                }
             }
         }
         held.0.clone()

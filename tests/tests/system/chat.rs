@@ -313,6 +313,37 @@ fn a_channel_is_tested_by_a_harmless_card() {
 }
 
 #[test]
+fn a_channel_that_is_changed_keeps_what_is_not_named() {
+    let chat = Chat::unlinked();
+    add(&chat.team, &chat.slack, "room", &["--room", "C1", "--only", "ops", "--after", "1s"]);
+    let before = chat.team.world.json(&["channel", "list"]);
+    chat.team.world.ok(&["channel", "add", "room", "--platform", "slack", "--set", "app=A2"]);
+    let after = chat.team.world.json(&["channel", "list"]);
+    let room = |listed: &Value| {
+        listed.as_array().unwrap().iter().find(|it| it["channel"] == "room").unwrap().clone()
+    };
+    let (before, after) = (room(&before), room(&after));
+    for kept in ["room", "only", "after_ms", "fallback", "tenant"] {
+        assert_eq!(before[kept], after[kept], "{kept}");
+    }
+    assert_eq!((&after["settings"]["app"], &after["version"]), (&json!("A2"), &json!(2)));
+    assert_eq!(after["settings"]["base_url"], before["settings"]["base_url"]);
+    chat.team.world.ok(&[
+        "channel",
+        "add",
+        "room",
+        "--platform",
+        "slack",
+        "--room",
+        "",
+        "--set",
+        "base_url=",
+    ]);
+    let gone = room(&chat.team.world.json(&["channel", "list"]));
+    assert_eq!((&gone["room"], &gone["settings"]["base_url"]), (&json!(""), &Value::Null));
+}
+
+#[test]
 fn i_7_no_secret_of_a_channel_is_on_the_disk_in_the_log_or_in_an_answer() {
     let chat = Chat::start();
     let (waiting, _, card) = chat.card("DELETE", "/one/1");
