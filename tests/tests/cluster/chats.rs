@@ -127,7 +127,7 @@ fn r_22_no_card_is_orphaned_and_no_tap_is_lost_when_the_sender_dies_between_send
 }
 
 #[test]
-fn r_22_what_is_not_committed_is_not_acknowledged_over_a_connection_and_counts_once_when_it_is_said_again()
+fn a_20_r_22_what_is_not_committed_is_not_acknowledged_over_a_connection_and_counts_once_when_it_is_said_again()
  {
     let _turn = my_turn();
     let mut world = ClusterWorld::with(Plan { edges: 1, ..Plan::default() });

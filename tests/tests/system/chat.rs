@@ -161,6 +161,57 @@ fn a_stranger_sees_nothing_change_and_is_told_alone() {
 }
 
 #[test]
+fn a_10_two_accounts_of_one_person_count_once() {
+    let chat = Chat::start();
+    chat.link("sue", "U3");
+    let (waiting, id, _) = chat.card("DELETE", "/two/1");
+    let cards = eventually("a card on each account", || {
+        let cards = chat.cards_of(&id);
+        (cards.len() == 2).then_some(cards)
+    });
+    for card in &cards {
+        let user = card.0.strip_prefix('D').unwrap().to_owned();
+        press(&user, card, "approve").send(&chat.hook);
+    }
+    // She is of both groups that the rule asks, and still one person.
+    assert_eq!(chat.team.state(&id), "pending");
+    assert_eq!(chat.team.shown(&id)["votes"].as_array().unwrap().len(), 1);
+    chat.team.does("fin", &["approval", "approve", &id]);
+    assert_eq!(waiting.answer().status, 200);
+}
+
+#[test]
+fn a_11_the_agents_owner_does_not_approve_its_requests_in_a_room_either() {
+    let chat = Chat::unlinked();
+    let hook = add(&chat.team, &chat.slack, "room", &["--room", "C1"]);
+    let hook = hook["hook_url"].as_str().unwrap();
+    chat.link("owner", "U7");
+    let (waiting, id, card) = chat.card("DELETE", "/one/1");
+    assert_eq!(card.0, "C1");
+    press("U7", &card, "approve").send(hook);
+    eventually("the private words", || {
+        let told = chat.slack.sent().into_iter().rev().find(|sent| sent.body["user"] == "U7")?;
+        told.body["text"].as_str()?.contains("owns the agent").then_some(())
+    });
+    assert_eq!(chat.team.state(&id), "pending");
+    assert_eq!(chat.team.requests(), 0);
+    waiting.hang_up();
+}
+
+#[test]
+fn a_12_an_account_that_was_unlinked_after_the_card_came_decides_nothing() {
+    let chat = Chat::start();
+    let (waiting, id, card) = chat.card("DELETE", "/one/1");
+    chat.team.does("ana", &["approver", "unlink", "slack/T1/U1"]);
+    assert_eq!(press("U1", &card, "approve").send(&chat.hook).0, 200);
+    assert_eq!(chat.team.state(&id), "pending");
+    assert!(chat.team.actions().iter().any(|action| action == "vote.refused"));
+    assert_eq!(chat.team.requests(), 0);
+    chat.team.does("bo", &["approval", "approve", &id]);
+    assert_eq!(waiting.answer().status, 200);
+}
+
+#[test]
 fn c_10_what_is_not_signed_by_slack_now_changes_nothing() {
     let chat = Chat::start();
     let (waiting, id, card) = chat.card("DELETE", "/one/1");
