@@ -63,7 +63,22 @@ async fn c_no_reveal_no_answer_of_any_method_to_any_role_holds_a_stored_value() 
         .await
         .unwrap();
 
+    let channel = v1::SetChannelRequest {
+        name: "chat".into(),
+        platform: "slack".into(),
+        settings: [("app".to_owned(), "A1".to_owned())].into(),
+        secrets: [("bot_token", FIRST), ("signing_secret", SECOND)]
+            .map(|(name, value)| (name.to_owned(), Bytes::from_static(value.as_bytes())))
+            .into(),
+        ..Default::default()
+    };
+    let set = admin.set_channel(channel.clone()).await.unwrap().into_inner();
+    answers.push(("SetChannel".into(), set.encode_to_vec()));
+
     // Refusals that carry the value in must not carry it out.
+    let unknown = v1::SetChannelRequest { platform: "smoke".into(), ..channel };
+    let refused = admin.set_channel(unknown).await.unwrap_err();
+    answers.push(("a refusal".into(), [refused.message().as_bytes(), refused.details()].concat()));
     let again =
         v1::CreateCredentialRequest { host: "no host".into(), ..credential("example", FIRST) };
     let refused = admin.create_credential(again).await.unwrap_err();

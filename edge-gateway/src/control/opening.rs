@@ -84,6 +84,12 @@ impl Drop for Opening {
         if self.fate.is_none() {
             self.control.cancel(self.request_id, "the agent went away", self.decided);
         }
+        // A decision may have come in the same moment, and lie here unread: nobody will act on it.
+        let unread = std::iter::from_fn(|| self.answers.try_recv().ok());
+        let claimed = unread.filter(|answer| matches!(**answer, Answer::Signed { .. })).count() > 0;
+        if claimed && fate == Fate::Dropped {
+            self.control.receipt(self.request_id, None, Receipt::NotSent, &Bytes::new());
+        }
     }
 }
 
