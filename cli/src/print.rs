@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::time::{Duration, SystemTime};
 
+use countersign_chat::visible::is_hidden;
 use prost_types::Timestamp;
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::failure::{Done, Failure};
 /// file says must not move the cursor, change colours or reorder what is shown.
 pub(crate) fn visible(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
-        if hidden(character) {
+        if is_hidden(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
@@ -105,22 +106,10 @@ pub(crate) fn words(words: &[String]) -> String {
     if words.is_empty() { "-".into() } else { words.join(", ") }
 }
 
-/// Controls, separators, format, private and unassigned characters, and what is drawn as nothing.
-fn hidden(character: char) -> bool {
-    use unicode_general_category::GeneralCategory::{
-        Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
-    };
-    matches!(
-        unicode_general_category::get_general_category(character),
-        Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | Surrogate | Unassigned
-    ) || matches!(character, '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}')
-        || matches!(character, '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 /// The same JSON, with hidden characters inside strings as `\uXXXX`. Outside strings only line breaks occur.
 fn safe_json(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, character| {
-        if character != '\n' && hidden(character) {
+        if character != '\n' && is_hidden(character) {
             let mut units = [0; 2];
             for unit in character.encode_utf16(&mut units) {
                 let _ = write!(safe, "\\u{unit:04x}");
@@ -149,7 +138,7 @@ mod tests {
     fn c_8_json_says_the_same_without_hidden_characters() {
         let value = serde_json::json!({ "path": "/\u{9b}31m\u{202e}\u{e0041}\n" });
         let safe = safe_json(&value.to_string());
-        assert!(!safe.contains(hidden), "{safe}");
+        assert!(!safe.contains(is_hidden), "{safe}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 

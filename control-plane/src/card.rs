@@ -175,7 +175,6 @@ fn body(shown: &Shown) -> Body {
     let kept = shown.body_preview.len();
     Body {
         text: text(&shown.body_preview).map(str::to_owned),
-        kept,
         // What was kept may have been decoded; it is all of it unless the request is uninspectable.
         total: if shown.uninspectable || kept == 0 {
             shown.body_bytes.max(kept as u64)

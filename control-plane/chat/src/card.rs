@@ -30,8 +30,7 @@ pub struct Card {
 pub struct Body {
     /// As text, as far as it is kept; none when it is not text or cannot be decoded.
     pub text: Option<String>,
-    /// Bytes of `text` and of the whole.
-    pub kept: usize,
+    /// Bytes of the whole.
     pub total: u64,
     /// There is something that cannot be decoded or shown.
     pub uninspectable: bool,
@@ -205,12 +204,7 @@ mod tests {
     use super::*;
 
     fn body(text: &str) -> Body {
-        Body {
-            text: Some(text.to_owned()),
-            kept: text.len(),
-            total: text.len() as u64,
-            uninspectable: false,
-        }
+        Body { text: Some(text.to_owned()), total: text.len() as u64, uninspectable: false }
     }
 
     #[test]
@@ -223,9 +217,7 @@ mod tests {
         assert!(!body(&"\n".repeat(100)).excerpt(10_000, 10).whole);
         let unread = Body { uninspectable: true, ..body("a") };
         assert!(!unread.excerpt(1000, 10).whole);
-        assert!(
-            !Body { text: None, kept: 0, total: 9, uninspectable: false }.excerpt(1000, 10).whole
-        );
+        assert!(!Body { text: None, total: 9, uninspectable: false }.excerpt(1000, 10).whole);
     }
 
     proptest! {

@@ -93,6 +93,9 @@ impl State {
             }
             Message::Words { .. } => return refused("there is nothing to answer"),
         };
+        let on_record =
+            |entry: Entry| entry.with("evidence", clipped(&tap.evidence, name::CHANNEL_BYTES));
+        done.records = done.records.into_iter().map(on_record).collect();
         if let Some(message) = tap.message.as_ref().filter(|_| is_news) {
             self.recognise(&tap.handle, message);
             if done.records.is_empty() {

@@ -157,6 +157,12 @@ fn a_tap_is_its_principals_vote_with_the_strength_of_a_button() {
     let vote = &world.state.approval(id).unwrap().votes[0];
     assert_eq!((vote.principal.as_str(), vote.channel.as_str()), ("ana", "slack"));
     assert_eq!(vote.strength, Strength::L1);
+    let record =
+        world.state.audit().records().iter().rev().find(|r| r.action == "approval.vote").unwrap();
+    assert!(
+        record.details.contains(&("evidence".to_owned(), "shared-mac".to_owned())),
+        "{record:?}"
+    );
     assert!(world.claim(1).is_ok());
 }
 

@@ -64,12 +64,7 @@ pub(crate) fn card(path: &str, body: &str) -> Card {
         ],
         warnings: vec![],
         fingerprint: "absorb fatigue ladder orbit".into(),
-        body: Body {
-            text: Some(body.into()),
-            kept: body.len(),
-            total: body.len() as u64,
-            uninspectable: false,
-        },
+        body: Body { text: Some(body.into()), total: body.len() as u64, uninspectable: false },
         demands_whole: false,
         answered_elsewhere: false,
     }
