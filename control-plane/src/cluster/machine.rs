@@ -230,6 +230,11 @@ impl View {
         time.stamp(self.clock.as_ref())
     }
 
+    /// Whether something in the state ends by this time.
+    pub(super) fn is_due(&self, at: Millis) -> bool {
+        self.held().state.next_due().is_some_and(|due| due <= at)
+    }
+
     fn held(&self) -> RwLockReadGuard<'_, Held> {
         self.held.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -111,8 +111,10 @@ impl Proposer {
     /// One entry for all, even for none: what was in the log before it is committed with it.
     pub(super) async fn commit(&self, together: Vec<Queued>) {
         let Stamp { at, jumped } = self.view.stamp();
-        let mark = jumped.and_then(suspicion);
-        let encoded = mark.iter().chain(together.iter().map(|queued| &queued.encoded));
+        let due = self.view.is_due(at);
+        let ours: Vec<Encoded> =
+            [jumped.and_then(suspicion), due.then(tick).flatten()].into_iter().flatten().collect();
+        let encoded = ours.iter().chain(together.iter().map(|queued| &queued.encoded));
         let plaintext = batch(at, &encoded.collect::<Vec<_>>());
         let sealed = Sealed(self.barrier.seal(Purpose::Entry, &plaintext));
         let node_id = self.raft.metrics().borrow().id;
@@ -129,7 +131,7 @@ impl Proposer {
         match written {
             Ok(written) => {
                 let Applied { at, outcomes } = written.data;
-                let mut outcomes = outcomes.into_iter().skip(usize::from(mark.is_some()));
+                let mut outcomes = outcomes.into_iter().skip(ours.len());
                 for queued in together {
                     let outcome = outcomes.next().map(|outcome| (written.log_id, at, outcome));
                     // A proposer that went away misses its answer; the command stands.
@@ -154,8 +156,17 @@ fn suspicion(by_ms: Millis) -> Option<Encoded> {
         by_ms,
         "the wall clock jumped ahead: nothing is released until somebody confirms it with `countersign cluster confirm-clock`"
     );
+    system(Command::SuspectClock { by_ms })
+}
+
+/// What ends by the time of an entry ends before its commands: else one of them is refused as too late, and whoever reads
+/// then is told that the approval waits.
+fn tick() -> Option<Encoded> {
+    system(Command::Tick)
+}
+
+fn system(command: Command) -> Option<Encoded> {
     let id = CommandId { client: rand::random(), serial: 0 };
-    let command = Command::SuspectClock { by_ms };
     Encoded::new(&Proposal { id, actor: Actor::System, command }).ok()
 }
 
