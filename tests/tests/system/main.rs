@@ -14,6 +14,7 @@ mod operator;
 mod parking;
 mod real_components;
 mod request_path;
+mod sdks;
 mod secrets;
 mod sockets;
 mod waiting;
