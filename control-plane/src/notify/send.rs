@@ -65,17 +65,20 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
     let Some(rendering) = rendering else {
         return Err(Failure::Never { why: "there is nothing to say any more".into() });
     };
+    let whole = match &rendering {
+        Rendering::Card(card, face) => is_whole(open, &place, card, face),
+        Rendering::Words(_) => false,
+    };
     // Where the platform takes the same key once, a try in doubt is made again; elsewhere it stays in doubt.
-    let doubtful = delivery
-        .attempts
-        .iter()
-        .find(|attempt| attempt.message.is_none() && attempt.place == place);
+    let doubtful = delivery.attempts.iter().find(|attempt| {
+        attempt.message.is_none() && attempt.place == place && attempt.whole == whole
+    });
     let handle = match doubtful.filter(|_| open.adapter.caps().keyed_send) {
         Some(attempt) => attempt.handle,
         None => {
             let handle = rand::random();
-            let attempt =
-                Command::AttemptDelivery { delivery: delivery.id, handle, place: place.clone() };
+            let place = place.clone();
+            let attempt = Command::AttemptDelivery { delivery: delivery.id, handle, place, whole };
             if !record(house, attempt).await {
                 return Ok(());
             }
@@ -197,6 +200,12 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
     }
     let face = shown_first.unwrap_or_else(|| card::face_digest(&face));
     record(house, Command::Faced { delivery: delivery.id, face, why_not }).await
+}
+
+/// Whether the platform shows all of what a rule may want to be seen whole.
+fn is_whole(open: &OpenChannel, place: &str, card: &Card, face: &Face) -> bool {
+    let answers = Some(answers(open, place, [0; 16], card));
+    open.adapter.shows_whole(place, &Notice { card, face: face.clone(), answers })
 }
 
 /// Words, of which nothing is remembered.
