@@ -10,6 +10,7 @@ mod chat;
 mod crash;
 mod deciding;
 mod fanout;
+mod mail;
 mod operator;
 mod parking;
 mod real_components;
@@ -17,6 +18,7 @@ mod request_path;
 mod secrets;
 mod sockets;
 mod waiting;
+mod whole;
 
 /// Reads pass, what changes something is frozen, all with one credential.
 const POLICY: &str = r#"
