@@ -65,8 +65,8 @@ async fn run(args: Args) -> Done {
         }
         Command::Approval(command) => cmd::approval::run(&context()?, command).await,
         Command::Approver(command) => cmd::approver::run(&context()?, command).await,
-        Command::Channel(Channel::Guide { platform, hook_url }) => {
-            cmd::channel::guide(platform.as_deref(), hook_url.as_deref())
+        Command::Channel(Channel::Guide { platform, hook_url, manifest }) => {
+            cmd::channel::guide(platform.as_deref(), hook_url.as_deref(), manifest)
         }
         Command::Channel(command) => cmd::channel::run(&context()?, command).await,
         Command::Audit(command) => cmd::audit::run(context, command).await,

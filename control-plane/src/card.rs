@@ -44,6 +44,13 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
             }
         }
     }
+    // What is not the body is not on every card: where all of it has to be seen, it is.
+    let demands_whole = approval.requirements.iter().any(|it| it.critical || it.whole_card);
+    if demands_whole {
+        facts.extend(
+            shown.headers.iter().map(|(name, value)| ("Header", format!("{name}: {value}"))),
+        );
+    }
     facts.push(("Real keys", if keys.is_empty() { "none".into() } else { keys.join(", ") }));
     facts.push(("Rule", approval.rule.clone()));
     facts.push(("Needs", needs(approval)));
@@ -55,7 +62,7 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
         warnings: careful(shown).iter().map(|warning| Text::of(warning)).collect(),
         fingerprint: chat::fingerprint(&shown.intent_digest),
         body: body(shown),
-        demands_whole: approval.requirements.iter().any(|requirement| requirement.critical),
+        demands_whole,
         answered_elsewhere: approval
             .requirements
             .iter()

@@ -20,8 +20,8 @@ use crate::cluster::{Cluster, ProposeError};
 use crate::node::Unsealed;
 use crate::notify::channels::{Channels, OpenChannel};
 use crate::state::{
-    Account, Actor, ApprovalState, Command, Delivery, DeliveryStatus, Event, Message, Recipient,
-    State, Tap, VoteWord,
+    Account, Actor, ApprovalState, Attempt, Command, Delivery, DeliveryStatus, Event, Message,
+    Recipient, State, Tap, VoteWord,
 };
 
 /// Platforms wait three seconds for an answer.
@@ -311,20 +311,12 @@ async fn link(cluster: &Cluster, code: &str, account: Account) -> Result<Outcome
     }
 }
 
-/// The card that a reaction is on; not one that has to be seen whole, for a reaction does not tell what was seen.
+/// The card that a reaction is on.
 fn reacted_to(state: &State, open: &OpenChannel, said: &Said) -> Option<[u8; 16]> {
-    let of_channel = state.deliveries().rev().filter(|delivery| delivery.channel == open.name);
-    let attempts = of_channel.flat_map(|delivery| &delivery.attempts);
-    let is_it = |message: &Option<String>| message.as_deref() == Some(said.message.id.as_str());
-    attempts
-        .filter(|attempt| attempt.place == said.message.place && is_it(&attempt.message))
-        .map(|attempt| attempt.handle)
-        .find(|handle| {
-            let about = state.attempt(handle).and_then(|(delivery, _)| delivery.what.about());
-            let approval = about.and_then(|id| state.approval(id));
-            approval
-                .is_none_or(|it| it.requirements.iter().all(|requirement| !requirement.critical))
-        })
+    let id = said.message.id.as_str();
+    let mut attempts = state.attempts_in(&open.name, &said.message.place);
+    let found = attempts.find(|(_, attempt)| attempt.message.as_deref() == Some(id));
+    found.map(|(_, attempt)| attempt.handle)
 }
 
 /// The card whose code was typed: one that was sent to this account, or into the room where it was typed.
@@ -335,25 +327,21 @@ fn coded(
     place: &str,
     code: &Code,
 ) -> Option<[u8; 16]> {
-    let may_answer = |delivery: &&Delivery| {
-        delivery.channel == open.name
-            && matches!(delivery.what, Message::Card(_) | Message::Test { .. })
+    let may_answer = |delivery: &Delivery| {
+        matches!(delivery.what, Message::Card(_) | Message::Test { .. })
             && matches!(delivery.status, DeliveryStatus::Sent { .. })
-            && match &delivery.to {
-                Recipient::Account(to) => to == account,
-                Recipient::Room(_) => true,
-            }
     };
-    let attempts = state.deliveries().rev().filter(may_answer).flat_map(|delivery| {
-        let is_room = matches!(delivery.to, Recipient::Room(_));
-        delivery.attempts.iter().filter(move |attempt| !is_room || attempt.place == place)
-    });
-    attempts
-        .filter(|attempt| {
-            open.taps.code(&open.name, &attempt.place, Handle(attempt.handle)).is(code)
-        })
-        .map(|attempt| attempt.handle)
-        .next()
+    let to_account = state.deliveries_to(&open.name, Recipient::Account(account.clone()));
+    let to_account = to_account.filter(|delivery| may_answer(delivery));
+    let here = state
+        .attempts_in(&open.name, place)
+        .filter(|(delivery, _)| matches!(delivery.to, Recipient::Room(_)) && may_answer(delivery));
+    let mut attempts =
+        to_account.flat_map(|delivery| &delivery.attempts).chain(here.map(|(_, attempt)| attempt));
+    let is_it = |attempt: &&Attempt| {
+        open.taps.code(&open.name, &attempt.place, Handle(attempt.handle)).is(code)
+    };
+    attempts.find(is_it).map(|attempt| attempt.handle)
 }
 
 /// What came of a vote, to whoever gave it.

@@ -109,7 +109,7 @@ impl Slack {
 }
 
 /// Answers requests with JSON, each connection on its own; without an answer, the connection is cut. Gives the port.
-pub(crate) fn serve(answer: impl Fn(Sent) -> Option<(u16, Value)> + Clone + Send + 'static) -> u16 {
+pub fn serve(answer: impl Fn(Sent) -> Option<(u16, Value)> + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

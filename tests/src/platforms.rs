@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
+use crate::mail::{Arrived, MailServer};
 use real::{Names, Real};
 
 /// Something that was sent to one of them.
@@ -41,6 +42,7 @@ pub struct Message {
 pub struct Platforms {
     port: u16,
     names: Names,
+    mail: MailServer,
     there: Arc<There>,
 }
 
@@ -65,7 +67,7 @@ struct Kept {
 
 impl Platforms {
     /// `key_set`: the keys that the platforms with public ones sign with. Calls to those that others have built go on to them.
-    pub fn start(key_set: Value, real: &Real) -> Self {
+    pub fn start(key_set: Value, real: &Real, mail: MailServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let kept = Mutex::new(Kept { key_set, ..Kept::default() });
@@ -77,7 +79,7 @@ impl Platforms {
                 std::thread::spawn(move || serve(&stream, &shared));
             }
         });
-        Self { port, names: real.names.clone(), there }
+        Self { port, names: real.names.clone(), mail, there }
     }
 
     /// Where a platform's API is.
@@ -88,7 +90,7 @@ impl Platforms {
     /// Where cards are for everybody to see, on platforms that have no other place.
     pub fn room(&self, platform: &str) -> Option<String> {
         Some(match platform {
-            "email" => "ops@example.test".to_owned(),
+            "email" | "smtp" => "ops@example.test".to_owned(),
             "github" => self.names.github_issue.clone(),
             "linear" => self.names.linear_issue.clone(),
             "notion" => "5c6a2821-6bb1-4a7e-b6e1-c50111515c3d".to_owned(),
@@ -102,8 +104,15 @@ impl Platforms {
 
     /// A platform's messages as they are now, oldest first.
     pub fn messages(&self, platform: &str) -> Vec<Message> {
+        if platform == "smtp" {
+            return self.mail.mails().iter().map(Message::mailed).collect();
+        }
         let all = self.there.kept().messages.clone();
         all.into_iter().filter(|message| message.platform == platform).collect()
+    }
+
+    pub fn mail(&self) -> &MailServer {
+        &self.mail
     }
 
     /// From now on, nothing is taken that comes with this token.
@@ -126,6 +135,12 @@ impl Platforms {
 }
 
 impl Message {
+    fn mailed(mail: &Arrived) -> Self {
+        let id = mail.header("message-id");
+        let shown = json!([mail.header("subject"), mail.part("text/plain")]);
+        Self { platform: "smtp".into(), place: mail.to.join(" "), id, shown }
+    }
+
     /// Everything that it shows or carries, in whatever form the platform has for it.
     pub fn words(&self) -> String {
         strings(&self.shown).join("\n")

@@ -31,6 +31,10 @@ pub(crate) enum Channel {
         /// Where the platform is to call, if it is known
         #[arg(long, value_name = "URL")]
         hook_url: Option<String>,
+        /// Print the file that the platform makes the app from (Slack): for calls to --hook-url, or, without it, for a
+        /// connection that Countersign opens
+        #[arg(long, requires = "platform")]
+        manifest: bool,
     },
     /// List channels: never their secrets
     List(Show),

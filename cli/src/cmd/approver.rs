@@ -174,7 +174,7 @@ fn account_name(account: &v1::Account) -> String {
 }
 
 pub(crate) fn parse_account(text: &str) -> Result<v1::Account, Failure> {
-    let parts: Vec<_> = text.split('/').map(str::to_owned).collect();
+    let parts: Vec<_> = text.splitn(3, '/').map(str::to_owned).collect();
     match <[String; 3]>::try_from(parts) {
         Ok([platform, tenant, user]) => Ok(v1::Account { platform, tenant, user }),
         Err(_) => Err(Failure::Refused(format!(

@@ -237,6 +237,9 @@ fn conditions(approval: &v1::Approval, say: &mut impl FnMut(String)) {
         if requirement.critical {
             say("It is critical: no grant stands in for people who look at it.".into());
         }
+        if requirement.whole_card {
+            say("A yes or no from a chat counts only where its card shows all of it.".into());
+        }
         for step in &requirement.escalations {
             let at = print::time_or_dash(step.at.as_ref());
             say(format!("From {at} on {} may approve too.", step.to.join(", ")));

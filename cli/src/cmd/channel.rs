@@ -23,7 +23,9 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(crate) async fn run(context: &Context, command: Channel) -> Done {
     match command {
         Channel::Add(add) => self::add(context, add).await,
-        Channel::Guide { platform, hook_url } => guide(platform.as_deref(), hook_url.as_deref()),
+        Channel::Guide { platform, hook_url, manifest } => {
+            guide(platform.as_deref(), hook_url.as_deref(), manifest)
+        }
         Channel::List(show) => {
             let mut admin = client::connect(context).await?;
             list(every_page!(admin, list_channels, ListChannelsRequest {}, channels), &show)
@@ -131,14 +133,17 @@ async fn add(context: &Context, add: AddChannel) -> Done {
     print::line(&format!("Then try it: countersign channel test {}", channel.name))
 }
 
-/// Without a platform: which there are.
-pub(crate) fn guide(name: Option<&str>, hook_url: Option<&str>) -> Done {
+/// Without a platform: which there are. With `manifest`, the file that it makes its app from.
+pub(crate) fn guide(name: Option<&str>, hook_url: Option<&str>, manifest: bool) -> Done {
     let Some(name) = name else {
         let row = |it: &&Platform| vec![it.name.to_owned(), it.title.to_owned()];
         let rows: Vec<_> = PLATFORMS.iter().map(row).collect();
         return print::table(&["PLATFORM", "IS"], &rows, "There is no platform.");
     };
     let platform = known(name)?;
+    if manifest {
+        return self::manifest(platform, hook_url);
+    }
     let hook = hook_url.unwrap_or("PUBLIC_URL/hooks/NAME");
     print::line(&format!("{}:", platform.title))?;
     print::lines(&platform.guide.replace("{hook}", hook))?;
@@ -157,6 +162,19 @@ pub(crate) fn guide(name: Option<&str>, hook_url: Option<&str>) -> Done {
     all.extend(rows(platform.secrets, "--secret-file"));
     print::line("")?;
     print::table(&["OPTION", "IS", "UNLESS GIVEN"], &all, "It needs nothing.")
+}
+
+fn manifest(platform: &Platform, hook_url: Option<&str>) -> Done {
+    let Some(manifest) = platform.manifest else {
+        return Err(Failure::Usage(format!(
+            "{} makes no apps from manifests: countersign channel guide {} says what to do there",
+            platform.title, platform.name
+        )));
+    };
+    if hook_url.is_some_and(|url| !url.starts_with("https://")) {
+        return Err(Failure::Usage(format!("{} calls only addresses of https", platform.title)));
+    }
+    print::json(&manifest(hook_url))
 }
 
 async fn test(admin: &mut Admin, sent: v1::Delivery, wait: Duration, show: &Show) -> Done {

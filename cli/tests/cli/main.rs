@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // what is not a test here is a part of one
 
 mod audit;
+mod channel;
 mod cluster;
 mod commands;
 mod conduct;

@@ -74,6 +74,9 @@ pub struct Answers {
 }
 
 impl Notice<'_> {
+    /// The title of what can be answered.
+    pub(crate) const ASKING: &'static str = "An agent asks for your consent";
+
     /// The buttons, if this much of the request is enough for the rule.
     pub fn buttons(&self, whole: bool) -> Option<&Answers> {
         let enough = (whole || !self.card.demands_whole) && !self.card.answered_elsewhere;
@@ -116,7 +119,7 @@ impl Notice<'_> {
     /// How a card is headed: with what the control plane says, never with what an agent does.
     pub fn title(&self) -> &'static str {
         match self.face {
-            Face::Asking { .. } => "An agent asks for your consent",
+            Face::Asking { .. } => Self::ASKING,
             Face::Settled { .. } => "Settled: nothing is left to answer",
         }
     }

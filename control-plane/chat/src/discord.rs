@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::card::{Excerpt, Notice};
 use crate::fence::fenced;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -79,6 +80,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             \"description\": \"link CODE, approve CODE or deny CODE because\", \"required\": true}]}\n\
             With inbound=webhook, the Interactions Endpoint URL is: {hook}\n\
             With inbound=gateway, leave that empty: else Discord calls it, and says nothing over the gateway",
+    manifest: None,
     open: |configuration| Ok(Box::new(Discord::open(&configuration)?)),
 };
 
@@ -173,6 +175,7 @@ impl Adapter for Discord {
             evidence,
             per_second: 50.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
@@ -186,11 +189,11 @@ impl Adapter for Discord {
     }
 
     /// Within a few minutes, the same nonce is the same message: it is returned, and no other one is made.
-    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge> {
         let mut body = rendered(notice)?;
         body["nonce"] = nonce(key).into();
         body["enforce_nonce"] = true.into();
-        Ok(self.call(POST, &format!("channels/{}/messages", segment(place)), &body))
+        Ok(self.call(POST, &format!("channels/{}/messages", segment(place)), &body).into())
     }
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -212,13 +215,13 @@ impl Adapter for Discord {
         if gone { Ok(()) } else { answer.done() }
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let mut body = quiet(words, SUPPRESS_EMBEDS);
         if let Some(message) = under.filter(|message| !message.id.is_empty()) {
             body["message_reference"] =
                 json!({ "message_id": message.id, "fail_if_not_exists": false });
         }
-        self.call(POST, &format!("channels/{}/messages", segment(place)), &body)
+        self.call(POST, &format!("channels/{}/messages", segment(place)), &body).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {

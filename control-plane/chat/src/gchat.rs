@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -66,6 +67,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             connection HTTP endpoint URL {hook}\n\
             Authentication audience: HTTP endpoint URL (or the project number, which is then the setting project).\n\
             Whoever is to get cards adds the app once, or the domain's administrator installs it for all.",
+    manifest: None,
     open: |configuration| Ok(Box::new(GoogleChat::open(&configuration)?)),
 };
 
@@ -177,6 +179,7 @@ impl Adapter for GoogleChat {
             evidence: Evidence::Asymmetric,
             per_second: 50.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
@@ -210,9 +213,9 @@ impl Adapter for GoogleChat {
         read(&answer.json()["name"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge> {
         let url = format!("{}/messages?requestId={}", self.address(place), segment(key));
-        Ok(Call::json(POST, url, &rendered(notice)?, Auth::Granted))
+        Ok(Call::json(POST, url, &rendered(notice)?, Auth::Granted).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -229,9 +232,9 @@ impl Adapter for GoogleChat {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { answer.done() }
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
         let body = message(&json!({ "sections": [{ "widgets": [paragraph(words)] }] }));
-        Call::json(POST, format!("{}/messages", self.address(place)), &body, Auth::Granted)
+        Call::json(POST, format!("{}/messages", self.address(place)), &body, Auth::Granted).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::card::Notice;
 use crate::comment::{fenced, markdown};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -61,6 +62,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             In the repository's settings, add a webhook: payload URL {hook}, content type application/json,\n\
             a secret, and of the individual events only: Issue comments.\n\
             A place is written owner/repository#number. Everybody who can read it sees the cards there.",
+    manifest: None,
     open: |configuration| Ok(Box::new(GitHub::open(&configuration)?)),
 };
 
@@ -138,12 +140,13 @@ impl Adapter for GitHub {
             evidence: Evidence::SharedMac,
             per_second: 80.0 / 60.0,
             per_second_and_place: 80.0 / 60.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let body = json!({ "body": markdown(notice, COMMENT, &BODY_ROOMS, BODY_ROWS)? });
-        Ok(self.call(POST, &comments(place), &body))
+        Ok(self.call(POST, &comments(place), &body).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -164,9 +167,9 @@ impl Adapter for GitHub {
         if gone { Ok(()) } else { accepted(answer) }
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
         let body = json!({ "body": fenced([words.as_str()].into_iter()) });
-        self.call(POST, &comments(place), &body)
+        self.call(POST, &comments(place), &body).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::meta::{self, APP_SECRET, Hooks, Inbox, VERIFY_TOKEN, Verified};
+use crate::outgoing::Outgoing;
 use crate::plain::{self, Plain};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -56,6 +57,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             instagram_business_manage_messages.\n\
             The webhook's callback URL is {hook}, with the verify token; subscribe to messages and messaging_postbacks.\n\
             Each person first writes to the account, and again whenever 24 hours have passed since.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Instagram::open(&configuration)?)),
 };
 
@@ -89,6 +91,10 @@ impl Instagram {
         let body = json!({ "recipient": { "id": place }, "message": message });
         Call::json(POST, url, &body, Auth::Bearer(self.access_token.clone()))
     }
+
+    fn words(&self, place: &str, words: &Text) -> Call {
+        self.call(place, &json!({ "text": (MESSAGE.written)(words) }))
+    }
 }
 
 impl Adapter for Instagram {
@@ -101,11 +107,12 @@ impl Adapter for Instagram {
             evidence: Evidence::SharedMac,
             per_second: 300.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
-        Ok(self.call(place, &meta::quick_replies(&MESSAGE.lines(notice)?)))
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
+        Ok(self.call(place, &meta::quick_replies(&MESSAGE.lines(notice)?)).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -113,8 +120,8 @@ impl Adapter for Instagram {
         Ok(Message { place: place.to_owned(), id: meta::named(&body["message_id"])? })
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
-        self.call(place, &json!({ "text": (MESSAGE.written)(words) }))
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
+        self.words(place, words).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -131,6 +138,6 @@ impl Adapter for Instagram {
     }
 
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>) {
-        (Reply::empty(StatusCode::OK), Some(self.say(&said.reply_to, None, outcome.words())))
+        (Reply::empty(StatusCode::OK), Some(self.words(&said.reply_to, outcome.words())))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
+//!                       … or ─▶ Mail ─(the caller hands it to the channel's Relay)─▶ Message
 //! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
 //!   … or Heard::Named ─ Adapter::fetch ─▶ Call ─▶ Answer ─ Adapter::fetched ─▶ Heard::Said
 //!   … or, where we connect: a frame ─ Conversation::heard ─▶ Step::Heard
@@ -27,6 +28,8 @@ mod fence;
 mod fingerprint;
 mod http;
 mod lookalike;
+mod mail;
+mod outgoing;
 mod plain;
 mod platform;
 mod secret;
@@ -61,6 +64,8 @@ pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use fingerprint::fingerprint;
 pub use http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 pub use lookalike::{Part, warnings};
+pub use mail::{Letter, Mail, Relay, Security};
+pub use outgoing::Outgoing;
 pub use platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, PLATFORMS,
     Platform, Polled, Said, Setting, TooLarge, Unfit, User, What, Words, platform,

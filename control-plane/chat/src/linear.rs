@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::card::Notice;
 use crate::comment::{fenced, markdown};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What,
@@ -66,6 +67,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             { viewer { id organization { id } } } at https://api.linear.app/graphql shows the two ids.\n\
             In Settings, API, add a webhook: URL {hook}, data change events: Comments.\n\
             A place is the id of an issue. Everybody who can read it sees the cards there.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Linear::open(&configuration)?)),
 };
 
@@ -143,12 +145,13 @@ impl Adapter for Linear {
             evidence: Evidence::SharedMac,
             per_second: 2500.0 / 3600.0,
             per_second_and_place: 2500.0 / 3600.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let body = markdown(notice, COMMENT, &BODY_ROOMS, BODY_ROWS)?;
-        Ok(self.call(CREATE, &json!({ "input": { "issueId": place, "body": body } })))
+        Ok(self.call(CREATE, &json!({ "input": { "issueId": place, "body": body } })).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -172,12 +175,12 @@ impl Adapter for Linear {
         if gone { Ok(()) } else { accepted(answer).map(drop) }
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let mut input = json!({ "issueId": place, "body": fenced([words.as_str()].into_iter()) });
         if let Some(message) = under {
             input["parentId"] = message.id.as_str().into();
         }
-        self.call(CREATE, &json!({ "input": input }))
+        self.call(CREATE, &json!({ "input": input })).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::card::{Excerpt, Notice};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Polled, Said, Setting, TooLarge, Unfit, User, What, Words, segment,
@@ -58,6 +59,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             join it to one, or let the homeserver accept its invitations (Synapse: auto_accept_invites).\n\
             Rooms must not be encrypted, for it reads no encrypted messages (Synapse: encryption_enabled_by_default_for_room_type).\n\
             Nothing calls {hook}: one node asks the homeserver.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Matrix::open(&configuration)?)),
 };
 
@@ -148,6 +150,7 @@ impl Adapter for Matrix {
             evidence: Evidence::TransportOnly,
             per_second: self.per_second,
             per_second_and_place: self.per_second,
+            burst: 1,
         }
     }
 
@@ -161,9 +164,9 @@ impl Adapter for Matrix {
         read(&accepted(answer)?["room_id"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge> {
         let face = rendered(notice)?;
-        Ok(self.send(place, &transaction(&["post", key]), &message("m.text", &face)))
+        Ok(self.send(place, &transaction(&["post", key]), &message("m.text", &face)).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -182,9 +185,9 @@ impl Adapter for Matrix {
     }
 
     /// What is said twice about the same thing, in the same words, is said once.
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let under = under.map_or("", |message| &message.id);
-        self.tell(place, under, words, &["say", place, under, words.as_str()])
+        self.tell(place, under, words, &["say", place, under, words.as_str()]).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::card::{Excerpt, Notice};
 use crate::fence::fenced;
 use crate::http::{Answer, Auth, Call, Failure, Form, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -74,6 +75,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Integrations > Bot Accounts: add a bot with the permission post:all; copy its token and its user id.\n\
             Integrations > Slash Commands: add one with the trigger countersign, method POST and request URL {hook}; copy its token.\n\
             The setting hook_url is {hook}",
+    manifest: None,
     open: |configuration| Ok(Box::new(Mattermost::open(&configuration)?)),
 };
 
@@ -195,6 +197,7 @@ impl Adapter for Mattermost {
             evidence: Evidence::StaticSecret,
             per_second: 10.0,
             per_second_and_place: 10.0,
+            burst: 1,
         }
     }
 
@@ -207,10 +210,10 @@ impl Adapter for Mattermost {
         read(&answer.json()["id"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let mut body = self.rendered(place, notice)?;
         body["channel_id"] = place.into();
-        Ok(self.call(POST, "posts", &body))
+        Ok(self.call(POST, "posts", &body).into())
     }
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -230,12 +233,12 @@ impl Adapter for Mattermost {
         if gone { Ok(()) } else { answer.done() }
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let mut body = json!({ "channel_id": place, "message": said(words), "props": quiet() });
         if let Some(message) = under.filter(|message| !message.id.is_empty()) {
             body["root_id"] = message.id.as_str().into();
         }
-        self.call(POST, "posts", &body)
+        self.call(POST, "posts", &body).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, _now: SystemTime) -> Result<Heard, Forged> {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::meta::{self, APP_SECRET, Hooks, Inbox, VERIFY_TOKEN, Verified};
+use crate::outgoing::Outgoing;
 use crate::plain::{self, Plain};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -55,6 +56,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Under Webhooks, the callback URL is {hook}, with the verify token; subscribe the page to messages and\n\
             messaging_postbacks.\n\
             Each person first writes to the page, and again whenever 24 hours have passed since.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Messenger::open(&configuration)?)),
 };
 
@@ -86,6 +88,10 @@ impl Messenger {
         let body = json!({ "recipient": { "id": place }, "messaging_type": "RESPONSE", "message": message });
         Call::json(POST, url, &body, Auth::Bearer(self.page_access_token.clone()))
     }
+
+    fn words(&self, place: &str, words: &Text) -> Call {
+        self.call(place, &json!({ "text": words.defanged() }))
+    }
 }
 
 impl Adapter for Messenger {
@@ -98,14 +104,15 @@ impl Adapter for Messenger {
             evidence: Evidence::SharedMac,
             per_second: 300.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let lines = TEMPLATE.lines(notice);
         let buttons = lines.as_ref().ok().and_then(|lines| Some((&lines.text, lines.buttons?)));
         let Some((text, answers)) = buttons else {
-            return Ok(self.call(place, &meta::quick_replies(&ALONE.lines(notice)?)));
+            return Ok(self.call(place, &meta::quick_replies(&ALONE.lines(notice)?)).into());
         };
         let button = |title: &str, token: &Token| json!({ "type": "postback", "title": title, "payload": token.as_str() });
         let payload = json!({
@@ -114,7 +121,7 @@ impl Adapter for Messenger {
             "buttons": [button("Approve", &answers.approve), button("Deny", &answers.deny)],
         });
         let attachment = json!({ "type": "template", "payload": payload });
-        Ok(self.call(place, &json!({ "attachment": attachment })))
+        Ok(self.call(place, &json!({ "attachment": attachment })).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -122,8 +129,8 @@ impl Adapter for Messenger {
         Ok(Message { place: place.to_owned(), id: meta::named(&body["message_id"])? })
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
-        self.call(place, &json!({ "text": words.defanged() }))
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
+        self.words(place, words).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -138,6 +145,6 @@ impl Adapter for Messenger {
     }
 
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>) {
-        (Reply::empty(StatusCode::OK), Some(self.say(&said.reply_to, None, outcome.words())))
+        (Reply::empty(StatusCode::OK), Some(self.words(&said.reply_to, outcome.words())))
     }
 }

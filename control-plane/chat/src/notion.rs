@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -71,6 +72,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Add a webhook subscription for comment.created. Notion sends its verification token once, unsigned: take it at an\n\
             address of your own, then set the address to {hook} and verify it with that token.\n\
             A place is the id of a page. Everybody who can read it sees the cards there.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Notion::open(&configuration)?)),
 };
 
@@ -141,12 +143,13 @@ impl Adapter for Notion {
             evidence: Evidence::TransportOnly,
             per_second: 3.0,
             per_second_and_place: 3.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let body = json!({ "parent": { "page_id": place }, "rich_text": rendered(notice)? });
-        Ok(self.call(POST, "comments", &body))
+        Ok(self.call(POST, "comments", &body).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -169,10 +172,10 @@ impl Adapter for Notion {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { answer.done() }
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
         let texts: Vec<_> = pieces(words.as_str()).map(|piece| text(piece, false)).collect();
         let body = json!({ "parent": { "page_id": place }, "rich_text": texts });
-        self.call(POST, "comments", &body)
+        self.call(POST, "comments", &body).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {

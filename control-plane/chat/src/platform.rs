@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 
-use crate::card::Notice;
+use crate::card::{Answers, Card, Notice};
 use crate::http::{Answer, Call, Failure, Inbound, Reply, Wire};
+use crate::mail::Relay;
+use crate::outgoing::Outgoing;
 use crate::secret::Secret;
 use crate::socket::Conversation;
 use crate::text::Text;
-use crate::token::Token;
+use crate::token::{Handle, TapKey, Token};
 use crate::typed::Typed;
 
 /// Every platform there is, in the order that people look for them.
@@ -50,6 +52,9 @@ pub struct Platform {
     pub secrets: &'static [Setting],
     /// What to do over there, with `{hook}` for the address that the platform is to call.
     pub guide: &'static str,
+    /// What is uploaded over there instead of doing it by hand: for calls to this address, or, without one, for a connection
+    /// that we open.
+    pub manifest: Option<fn(Option<&str>) -> serde_json::Value>,
     pub open: fn(Configuration) -> Result<Box<dyn Adapter>, Unfit>,
 }
 
@@ -79,13 +84,15 @@ pub struct Caps {
     pub buttons: bool,
     /// Without it, a message that follows says what became of a card.
     pub edit: bool,
-    /// A repeated send with the same key is one message, and says so.
+    /// A repeated send with the same key is one message, and says so; or is known by everybody for the same one again.
     pub keyed_send: bool,
     pub wire: Wire,
     pub evidence: Evidence,
     /// Cards a second that the platform takes from one bot, as it publishes it; and into one place.
     pub per_second: f64,
     pub per_second_and_place: f64,
+    /// So many at once, where it counts them over a longer time.
+    pub burst: u32,
 }
 
 /// What an answer can be checked by.
@@ -105,6 +112,11 @@ pub enum Evidence {
 pub trait Adapter: Send + Sync {
     fn caps(&self) -> Caps;
 
+    /// Cards a second that the platform takes into this place.
+    fn per_second_in(&self, _place: &str) -> f64 {
+        self.caps().per_second_and_place
+    }
+
     /// The call whose answer has the access token that [`crate::Auth::Granted`] stands for.
     fn grant(&self, _now: SystemTime) -> Option<Call> {
         None
@@ -113,6 +125,11 @@ pub trait Adapter: Send + Sync {
     /// That token, and for how long it is good.
     fn granted(&self, _answer: &Answer) -> Result<(Secret, Duration), Failure> {
         Err(Failure::Never { why: "this platform has no access tokens".into() })
+    }
+
+    /// The server that its mails are handed to; only where cards go by mail.
+    fn relay(&self) -> Option<&Relay> {
+        None
     }
 
     /// Where the keys are that its webhooks are signed with, if they are public.
@@ -131,9 +148,27 @@ pub trait Adapter: Send + Sync {
     }
 
     /// Posts a card. The same `key` is the same delivery, tried again. Nothing is cut that the card has to show.
-    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Call, TooLarge>;
+    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge>;
 
-    /// The message that a card is now.
+    /// Whether a card can be answered here by whoever has to have seen all of it. What answers it is on it only then, so two
+    /// cards that differ in nothing else tell.
+    fn shows_whole(&self, place: &str, notice: &Notice<'_>) -> bool {
+        let card = Card { demands_whole: true, answered_elsewhere: false, ..notice.card.clone() };
+        let shown = |of: u8| {
+            let (key, handle) = (TapKey::new([of; 32]), Handle([of; 16]));
+            let answers = Answers {
+                approve: key.token("", place, handle, Words::Approve),
+                deny: key.token("", place, handle, Words::Deny),
+                code: key.code("", place, handle),
+                elsewhere: Text::default(),
+            };
+            let notice = Notice { card: &card, answers: Some(answers), ..notice.clone() };
+            self.post(place, &notice, "").ok().map(|outgoing| outgoing.sha256())
+        };
+        shown(0) != shown(1)
+    }
+
+    /// The message that a card is now; of a mail, its id is known before it is sent.
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure>;
 
     /// Shows the card's new face in the place of the old one; none where messages stay as they were sent.
@@ -147,7 +182,7 @@ pub trait Adapter: Send + Sync {
     }
 
     /// Words into a place, or under a message of ours there.
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call;
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing;
 
     /// Whether they were said.
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

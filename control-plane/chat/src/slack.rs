@@ -4,6 +4,8 @@
 //! chat.update, chat.postEphemeral, conversations.open, "Rate limits" (one message a second and channel), "Using Socket
 //! Mode" (envelopes, acknowledgements, disconnects), apps.connections.open.
 
+mod manifest;
+
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Form, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What,
@@ -71,10 +74,13 @@ pub(crate) static PLATFORM: Platform = Platform {
             required: false,
         },
     ],
-    guide: "Create an app from the manifest at https://api.slack.com/apps, install it into the workspace, and copy its app id,\n\
-            bot token and signing secret.\n\
-            With inbound=webhook, interactivity request URL, slash command URL and event request URL are all: {hook}\n\
-            With inbound=socket, switch Socket Mode on, and copy an app-level token instead of the signing secret",
+    guide: "Create an app from a manifest at https://api.slack.com/apps. countersign channel guide slack --manifest prints one\n\
+            for inbound=socket; with --hook-url {hook} it is for inbound=webhook.\n\
+            Install the app into the workspace, and copy its app id and bot token; with inbound=webhook the signing secret, and\n\
+            with inbound=socket an app-level token.\n\
+            With inbound=webhook, verify the event request URL in the app's settings once this channel is there.\n\
+            Invite the bot to the channel that is a room: /invite @countersign",
+    manifest: Some(manifest::manifest),
     open: |configuration| Ok(Box::new(Slack::open(&configuration)?)),
 };
 
@@ -214,6 +220,7 @@ impl Adapter for Slack {
             evidence,
             per_second: 20.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
@@ -226,10 +233,10 @@ impl Adapter for Slack {
         read(&body["channel"]["id"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let mut body = rendered(notice)?;
         body["channel"] = place.into();
-        Ok(self.call("chat.postMessage", &body))
+        Ok(self.call("chat.postMessage", &body).into())
     }
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -253,7 +260,7 @@ impl Adapter for Slack {
         accepted(answer).map(drop)
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let mut body =
             json!({ "channel": place, "text": escaped(words), "blocks": [section(words)] });
         body["unfurl_links"] = false.into();
@@ -261,7 +268,7 @@ impl Adapter for Slack {
         if let Some(message) = under {
             body["thread_ts"] = message.id.as_str().into();
         }
-        self.call("chat.postMessage", &body)
+        self.call("chat.postMessage", &body).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -77,6 +78,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Messaging endpoint: {hook}\n\
             Add the channel Microsoft Teams, and install an app with this bot in the scopes personal and team;\n\
             whoever is to get cards needs it installed in the personal scope.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Teams::open(&configuration)?)),
 };
 
@@ -169,6 +171,11 @@ impl Teams {
             reply_to: private,
         }]))
     }
+
+    fn words(&self, place: &str, words: &Text) -> Call {
+        let body = message("Countersign", &[paragraph(words.as_str(), "Default")]);
+        Call::json(POST, self.activities(place), &body, Auth::Granted)
+    }
 }
 
 impl Adapter for Teams {
@@ -181,6 +188,7 @@ impl Adapter for Teams {
             evidence: Evidence::Asymmetric,
             per_second: 50.0,
             per_second_and_place: 0.5,
+            burst: 1,
         }
     }
 
@@ -220,8 +228,8 @@ impl Adapter for Teams {
         read(&answer.json()["id"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
-        Ok(Call::json(POST, self.activities(place), &rendered(notice)?, Auth::Granted))
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
+        Ok(Call::json(POST, self.activities(place), &rendered(notice)?, Auth::Granted).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -238,13 +246,12 @@ impl Adapter for Teams {
         if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { accepted(answer) }
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         // Only channels have threads.
         let thread = under.filter(|_| place.contains("@thread.tacv2"));
         let place =
             thread.map_or_else(|| place.to_owned(), |it| format!("{place};messageid={}", it.id));
-        let body = message("Countersign", &[paragraph(words.as_str(), "Default")]);
-        Call::json(POST, self.activities(&place), &body, Auth::Granted)
+        self.words(&place, words).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -279,7 +286,7 @@ impl Adapter for Teams {
                 (Reply::json(&body), None)
             }
             "" => (Reply::empty(StatusCode::OK), None),
-            place => (Reply::empty(StatusCode::OK), Some(self.say(place, None, outcome.words()))),
+            place => (Reply::empty(StatusCode::OK), Some(self.words(place, outcome.words()))),
         }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::card::{Excerpt, Notice};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Polled, Said, Setting, TooLarge, Unfit, User, What,
@@ -56,6 +57,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             With inbound=webhook, make up a long secret and tell Telegram of it: POST /bot<token>/setWebhook with\n\
             {\"url\": \"{hook}\", \"secret_token\": \"…\", \"allowed_updates\": [\"message\", \"callback_query\"]}\n\
             With inbound=poll, see that no webhook is set: POST /bot<token>/deleteWebhook",
+    manifest: None,
     open: |configuration| Ok(Box::new(Telegram::open(&configuration)?)),
 };
 
@@ -156,13 +158,19 @@ impl Adapter for Telegram {
             evidence,
             per_second: 30.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    /// Twenty messages a minute into a group; the ids of groups and channels are negative.
+    fn per_second_in(&self, place: &str) -> f64 {
+        if place.starts_with(['-', '@']) { 20.0 / 60.0 } else { 1.0 }
+    }
+
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let mut body = rendered(notice)?;
         body["chat_id"] = place.into();
-        Ok(self.call("sendMessage", &body))
+        Ok(self.call("sendMessage", &body).into())
     }
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -193,14 +201,13 @@ impl Adapter for Telegram {
         accepted(answer).map(drop)
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
-        let mut body = words_of(words);
-        body["chat_id"] = place.into();
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
+        let mut body = addressed(place, words);
         if let Some(id) = under.and_then(|message| message.id.parse::<u64>().ok()) {
             body["reply_parameters"] =
                 json!({ "message_id": id, "allow_sending_without_reply": true });
         }
-        self.call("sendMessage", &body)
+        self.call("sendMessage", &body).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -229,7 +236,7 @@ impl Adapter for Telegram {
                 let body = json!({ "callback_query_id": id, "text": note.as_str(), "show_alert": refused });
                 Some(self.call("answerCallbackQuery", &body))
             }
-            Some(("user", id)) => Some(self.say(id, None, words)),
+            Some(("user", id)) => Some(self.call("sendMessage", &addressed(id, words))),
             _ => None,
         };
         (Reply::empty(StatusCode::OK), call)
@@ -290,9 +297,10 @@ fn message(notice: &Notice<'_>, excerpt: &Excerpt) -> Option<Value> {
     })
 }
 
-fn words_of(words: &Text) -> Value {
+fn addressed(place: &str, words: &Text) -> Value {
     let words = words.within(MESSAGE);
     json!({
+        "chat_id": place,
         "text": words.as_str(),
         "entities": [{ "type": "pre", "offset": 0, "length": units(words.as_str()) }],
         "link_preview_options": { "is_disabled": true },

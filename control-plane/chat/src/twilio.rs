@@ -14,6 +14,7 @@ use http::{Method, StatusCode};
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Form, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::plain::{self, Plain};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, Platform, Said,
@@ -57,6 +58,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Under the number's messaging configuration (or the messaging service's integration), what to do when a message\n\
             comes in is: Webhook, {hook}, HTTP POST.\n\
             Copy the account SID and the auth token. An SMS can be forged: let rules that matter ask for more than one.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Twilio::open(&configuration)?)),
 };
 
@@ -123,11 +125,12 @@ impl Adapter for Twilio {
             evidence: Evidence::SharedMac,
             per_second: 1.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
-        Ok(self.call(place, &MESSAGE.lines(notice)?.text))
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
+        Ok(self.call(place, &MESSAGE.lines(notice)?.text).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -139,8 +142,8 @@ impl Adapter for Twilio {
         Ok(Message { place: place.to_owned(), id })
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
-        self.call(place, &words.defanged())
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
+        self.call(place, &words.defanged()).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {

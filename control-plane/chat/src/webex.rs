@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::card::{Excerpt, Notice};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What, segment,
@@ -58,6 +59,7 @@ pub(crate) static PLATFORM: Platform = Platform {
     guide: "Create a bot at https://developer.webex.com/my-apps and copy its access token; GET /people/me has its id.\n\
             With that token, POST /webhooks twice, with the resources attachmentActions and messages:\n\
             {\"name\": \"countersign\", \"targetUrl\": \"{hook}\", \"resource\": \"…\", \"event\": \"created\", \"secret\": \"…\"}",
+    manifest: None,
     open: |configuration| Ok(Box::new(Webex::open(&configuration)?)),
 };
 
@@ -136,6 +138,7 @@ impl Adapter for Webex {
             evidence: Evidence::SharedMac,
             per_second: 1.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
@@ -149,7 +152,7 @@ impl Adapter for Webex {
         read(&answer.json()["roomId"])
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         let card = notice.card.body.fitted(BODY_ROOM, BODY_ROWS, |excerpt| {
             let card = card(notice, excerpt);
             (card.to_string().len() <= MESSAGE).then_some(card)
@@ -157,9 +160,11 @@ impl Adapter for Webex {
         let attachment =
             json!({ "contentType": "application/vnd.microsoft.card.adaptive", "content": card });
         // The text is for notifications, and for clients without cards.
-        Ok(self.message(&json!({
-            "roomId": place, "text": notice.title(), "attachments": [attachment],
-        })))
+        Ok(self
+            .message(&json!({
+                "roomId": place, "text": notice.title(), "attachments": [attachment],
+            }))
+            .into())
     }
 
     fn posted(&self, _place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -168,12 +173,12 @@ impl Adapter for Webex {
         Ok(Message { place: read(&body["roomId"])?, id: read(&body["id"])? })
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let mut body = json!({ "roomId": place, "text": plain(words) });
         if let Some(message) = under.filter(|message| !message.id.is_empty()) {
             body["parentId"] = message.id.as_str().into();
         }
-        self.message(&body)
+        self.message(&body).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 
 use crate::card::{Excerpt, Face, Notice};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
     Said, Setting, TooLarge, Unfit, User, What,
@@ -75,6 +76,7 @@ pub(crate) static PLATFORM: Platform = Platform {
     guide: "Write a program that takes Standard Webhooks, shows what is in them as plain text, and knows who its people are.\n\
             Make two secrets, each: echo whsec_$(openssl rand -base64 32)\n\
             What people answer goes to {hook}, signed with the answer secret.",
+    manifest: None,
     open: |configuration| Ok(Box::new(Webhook::open(&configuration)?)),
 };
 
@@ -151,12 +153,13 @@ impl Adapter for Webhook {
             evidence: Evidence::SharedMac,
             per_second: 10.0,
             per_second_and_place: 1.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge> {
         let document = json!({ "type": "card.posted", "to": place, "message": "" });
-        self.card(Some(key), &document, notice)
+        Ok(self.card(Some(key), &document, notice)?.into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -175,10 +178,10 @@ impl Adapter for Webhook {
         if answer.status == http::StatusCode::GONE { Ok(()) } else { answer.done() }
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Outgoing {
         let message = under.map_or("", |message| &message.id);
         let document = json!({ "type": "words.said", "to": place, "message": message, "words": words.as_str() });
-        self.call(None, document)
+        self.call(None, document).into()
     }
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {

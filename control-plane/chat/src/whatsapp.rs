@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::card::{Face, Notice};
 use crate::http::{Answer, Auth, Call, Failure, Inbound, Reply, Wire};
 use crate::meta::{self, APP_SECRET, Hooks, VERIFY_TOKEN, Verified, list, text};
+use crate::outgoing::Outgoing;
 use crate::plain::{self, Plain};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -57,6 +58,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             Give a system user the app and the number, and make a token with whatsapp_business_messaging.\n\
             Under Configuration, the callback URL is {hook}, with the verify token; subscribe to the field messages.\n\
             Each person first writes to the number, and again whenever 24 hours have passed since.",
+    manifest: None,
     open: |configuration| Ok(Box::new(WhatsApp::open(&configuration)?)),
 };
 
@@ -138,10 +140,11 @@ impl Adapter for WhatsApp {
             evidence: Evidence::SharedMac,
             per_second: 80.0,
             per_second_and_place: 1.0 / 6.0,
+            burst: 1,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
         if matches!(notice.face, Face::Asking { .. }) {
             let lines = BUTTONS.lines(notice)?;
             if let Some(answers) = lines.buttons {
@@ -152,10 +155,10 @@ impl Adapter for WhatsApp {
                     "action": { "buttons": [button("Approve", &answers.approve), button("Deny", &answers.deny)] },
                 });
                 let body = json!({ "type": "interactive", "interactive": interactive });
-                return Ok(self.call(place, body));
+                return Ok(self.call(place, body).into());
             }
         }
-        Ok(self.call(place, words(&ALONE.lines(notice)?.text)))
+        Ok(self.call(place, words(&ALONE.lines(notice)?.text)).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -163,12 +166,12 @@ impl Adapter for WhatsApp {
         Ok(Message { place: place.to_owned(), id: meta::named(&body["messages"][0]["id"])? })
     }
 
-    fn say(&self, place: &str, under: Option<&Message>, said: &Text) -> Call {
+    fn say(&self, place: &str, under: Option<&Message>, said: &Text) -> Outgoing {
         let mut body = words(&(ALONE.written)(said));
         if let Some(message) = under {
             body["context"] = json!({ "message_id": message.id });
         }
-        self.call(place, body)
+        self.call(place, body).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -199,7 +202,8 @@ impl Adapter for WhatsApp {
     }
 
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>) {
-        (Reply::empty(StatusCode::OK), Some(self.say(&said.reply_to, None, outcome.words())))
+        let body = words(&(ALONE.written)(outcome.words()));
+        (Reply::empty(StatusCode::OK), Some(self.call(&said.reply_to, body)))
     }
 }
 

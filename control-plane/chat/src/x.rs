@@ -17,6 +17,7 @@ use sha2::Sha256;
 
 use crate::card::Notice;
 use crate::http::{Answer, Auth, Call, Failure, Form, Inbound, Reply, Wire};
+use crate::outgoing::Outgoing;
 use crate::plain::{self, Plain};
 use crate::platform::{
     Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, POST, Platform,
@@ -63,6 +64,7 @@ pub(crate) static PLATFORM: Platform = Platform {
             hours: whatever renews this one has to set the secret anew.\n\
             Register {hook} with POST /2/webhooks, and subscribe it to dm.received of the account.\n\
             Each person lets the account write to them, by following it or writing first.",
+    manifest: None,
     open: |configuration| Ok(Box::new(X::open(&configuration)?)),
 };
 
@@ -81,8 +83,9 @@ const MESSAGE: Plain = Plain {
     typed: true,
 };
 
-/// Fifteen in fifteen minutes, and 1,440 a day.
+/// Fifteen in fifteen minutes, and 1,440 a day: over a day that is the same rate.
 const PER_SECOND: f64 = 15.0 / 900.0;
+const BURST: u32 = 15;
 
 impl X {
     fn open(configuration: &Configuration) -> Result<Self, Unfit> {
@@ -144,12 +147,13 @@ impl Adapter for X {
             wire: Wire::Webhook,
             evidence: Evidence::SharedMac,
             per_second: PER_SECOND,
-            per_second_and_place: PER_SECOND,
+            per_second_and_place: 1.0,
+            burst: BURST,
         }
     }
 
-    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Call, TooLarge> {
-        Ok(self.call(place, &MESSAGE.lines(notice)?.text))
+    fn post(&self, place: &str, notice: &Notice<'_>, _key: &str) -> Result<Outgoing, TooLarge> {
+        Ok(self.call(place, &MESSAGE.lines(notice)?.text).into())
     }
 
     fn posted(&self, place: &str, answer: &Answer) -> Result<Message, Failure> {
@@ -160,8 +164,8 @@ impl Adapter for X {
         Ok(Message { place: place.to_owned(), id })
     }
 
-    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Call {
-        self.call(place, &(MESSAGE.written)(words))
+    fn say(&self, place: &str, _under: Option<&Message>, words: &Text) -> Outgoing {
+        self.call(place, &(MESSAGE.written)(words)).into()
     }
 
     fn spoke(&self, answer: &Answer) -> Result<(), Failure> {
@@ -201,7 +205,8 @@ impl Adapter for X {
     }
 
     fn reply(&self, said: &Said, outcome: &Outcome) -> (Reply, Option<Call>) {
-        (Reply::empty(StatusCode::OK), Some(self.say(&said.reply_to, None, outcome.words())))
+        let words = (MESSAGE.written)(outcome.words());
+        (Reply::empty(StatusCode::OK), Some(self.call(&said.reply_to, &words)))
     }
 }
 

@@ -333,6 +333,7 @@ fn requirement(requirement: policy::Requirement) -> Requirement {
         escalations: requirement.escalations.into_iter().map(step).collect(),
         break_glass: requirement.break_glass,
         critical: requirement.critical,
+        whole_card: requirement.whole_card,
     }
 }
 

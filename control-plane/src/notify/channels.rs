@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Address, Answer, Call, Configuration, Failure, Keys, Secret, TapKey, Unfit, platform,
+    Adapter, Address, Answer, Call, Configuration, Failure, Keys, Mail, Secret, TapKey, Unfit,
+    platform,
 };
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ pub(crate) struct OpenChannel {
     pub(crate) platform: &'static str,
     pub(crate) adapter: Box<dyn Adapter>,
     pub(crate) taps: TapKey,
-    pub(crate) pace: Pace,
+    pace: Arc<Pace>,
     pub(super) version: u64,
     bases: Vec<String>,
     client: Client,
@@ -72,10 +73,16 @@ impl Channels {
     ) -> Result<Arc<OpenChannel>, Unfit> {
         let known =
             self.open.read().unwrap_or_else(PoisonError::into_inner).get(&channel.name).cloned();
-        if let Some(open) = known.filter(|open| open.version == channel.version) {
-            return Ok(open);
+        let former = match known {
+            Some(open) if open.version == channel.version => return Ok(open),
+            former => former,
+        };
+        let mut opened = OpenChannel::open(self.client.clone(), vault, cluster, channel)?;
+        // What the platform has been sent is not undone by other settings.
+        if let Some(former) = former.filter(|former| former.keeps_the_pace_of(&opened)) {
+            opened.pace = former.pace.clone();
         }
-        let opened = Arc::new(OpenChannel::open(self.client.clone(), vault, cluster, channel)?);
+        let opened = Arc::new(opened);
         let mut all = self.open.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(channel.name.clone(), opened.clone());
         Ok(opened)
@@ -104,7 +111,7 @@ impl OpenChannel {
             platform: known.name,
             adapter,
             taps: TapKey::new(*vault.derive("tap-key", &[&channel.name])),
-            pace: Pace::new(caps.per_second, caps.per_second_and_place),
+            pace: Arc::new(Pace::new(caps.per_second, caps.burst)),
             version: channel.version,
             bases,
             client,
@@ -112,6 +119,25 @@ impl OpenChannel {
             keys: AsyncMutex::default(),
             places: Mutex::default(),
         })
+    }
+
+    /// Returns when a card may leave for this place.
+    pub(crate) async fn turn(&self, place: &str) {
+        self.pace.turn(place, self.adapter.per_second_in(place)).await;
+    }
+
+    /// What the platform has said of a call; if it has had enough, nothing leaves for so long.
+    pub(crate) fn heed<T>(&self, said: Result<T, Failure>) -> Result<T, Failure> {
+        if let Err(Failure::Later { after: Some(after), .. }) = &said {
+            self.pace.hold_back(Instant::now() + *after);
+        }
+        said
+    }
+
+    fn keeps_the_pace_of(&self, other: &Self) -> bool {
+        let (mine, others) = (self.adapter.caps(), other.adapter.caps());
+        self.platform == other.platform
+            && (mine.per_second, mine.burst) == (others.per_second, others.burst)
     }
 
     /// Sends a call, with an access token where it wants one.
@@ -125,10 +151,14 @@ impl OpenChannel {
             // It was taken back before its time: the next call gets another.
             *self.granted.lock().await = None;
         }
-        if let Err(Failure::Later { after: Some(after), .. }) = answer.done() {
-            self.pace.hold_back(Instant::now() + after);
-        }
+        let _ = self.heed(answer.done());
         Ok(answer)
+    }
+
+    /// Hands a mail to the channel's server.
+    pub(crate) async fn mail(&self, mail: &Mail) -> Result<(), Failure> {
+        let none = || Failure::Never { why: "the channel has no mail server".into() };
+        self.client.mail(mail, self.adapter.relay().ok_or_else(none)?).await
     }
 
     /// Waits on the platform's side for what people say.

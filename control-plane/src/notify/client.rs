@@ -1,12 +1,14 @@
 //! The only door to the platforms: their own addresses, no redirects, bounded time and size.
 
+mod mail;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use countersign_chat::{Address, Answer, Auth, Call, Failure, Secret};
+use countersign_chat::{Address, Answer, Auth, Call, Failure, Mail, Relay, Secret};
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderName};
 use reqwest::redirect;
@@ -106,6 +108,12 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read(response).await?;
         Ok(Answer { status, headers, body })
+    }
+
+    /// Hands a mail to a channel's own server.
+    pub(crate) async fn mail(&self, mail: &Mail, relay: &Relay) -> Result<(), Failure> {
+        let letter = mail.written(SystemTime::now())?;
+        mail::hand(&self.tls, relay, &letter).await
     }
 
     /// Opens a connection to an address, which is known to be one of the platform's.

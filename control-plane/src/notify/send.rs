@@ -1,7 +1,8 @@
 //! One delivery, one try: its card, words, or new face.
 
-use countersign_chat::{Answers, Face, Failure, Handle, Message as Posted, Notice, Text, Words};
-use sha2::{Digest as _, Sha256};
+use countersign_chat::{
+    Answers, Card, Face, Failure, Handle, Message as Posted, Notice, Outgoing, Text, Words,
+};
 
 use super::Errand;
 use super::channels::{Channels, OpenChannel};
@@ -47,7 +48,7 @@ pub(super) async fn carry_out(
 
 /// What a delivery says, and how it is to look.
 enum Rendering {
-    Card(Box<countersign_chat::Card>, Face),
+    Card(Box<Card>, Face),
     Words(Text),
 }
 
@@ -56,7 +57,7 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
         Recipient::Room(room) => room.clone(),
         Recipient::Account(account) => open.place(account).await?,
     };
-    open.pace.turn(&place).await;
+    open.turn(&place).await;
     if !is_ours(house, open) {
         return Ok(());
     }
@@ -64,17 +65,20 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
     let Some(rendering) = rendering else {
         return Err(Failure::Never { why: "there is nothing to say any more".into() });
     };
+    let whole = match &rendering {
+        Rendering::Card(card, face) => is_whole(open, &place, card, face),
+        Rendering::Words(_) => false,
+    };
     // Where the platform takes the same key once, a try in doubt is made again; elsewhere it stays in doubt.
-    let doubtful = delivery
-        .attempts
-        .iter()
-        .find(|attempt| attempt.message.is_none() && attempt.place == place);
+    let doubtful = delivery.attempts.iter().find(|attempt| {
+        attempt.message.is_none() && attempt.place == place && attempt.whole == whole
+    });
     let handle = match doubtful.filter(|_| open.adapter.caps().keyed_send) {
         Some(attempt) => attempt.handle,
         None => {
             let handle = rand::random();
-            let attempt =
-                Command::AttemptDelivery { delivery: delivery.id, handle, place: place.clone() };
+            let place = place.clone();
+            let attempt = Command::AttemptDelivery { delivery: delivery.id, handle, place, whole };
             if !record(house, attempt).await {
                 return Ok(());
             }
@@ -82,14 +86,14 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
         }
     };
     let key = hex::encode(handle);
-    let (call, face, is_card) = match &rendering {
+    let (outgoing, face, is_card) = match &rendering {
         Rendering::Words(words) => (open.adapter.say(&place, None, words), [0; 32], false),
         Rendering::Card(card, face) => {
             let answers = Some(answers(open, &place, handle, card));
             let notice = Notice { card, face: face.clone(), answers };
             let digest = card::face_digest(face);
             match open.adapter.post(&place, &notice, &key) {
-                Ok(call) => (call, digest, true),
+                Ok(outgoing) => (outgoing, digest, true),
                 Err(countersign_chat::TooLarge) => {
                     let words = Text::of(&format!(
                         "An agent asks for your consent, and its request does not fit here. Read and answer it with: {}",
@@ -100,13 +104,20 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
             }
         }
     };
-    let rendered_sha256 = Sha256::digest(&call.body).into();
-    let answer = open.send(call).await?;
-    let posted = match is_card {
-        true => open.adapter.posted(&place, &answer)?,
-        false => {
-            open.adapter.spoke(&answer)?;
-            Posted { place, id: String::new() }
+    let rendered_sha256 = outgoing.sha256();
+    let posted = match outgoing {
+        Outgoing::Call(call) => {
+            let answer = open.send(call).await?;
+            if is_card {
+                open.heed(open.adapter.posted(&place, &answer))?
+            } else {
+                open.heed(open.adapter.spoke(&answer))?;
+                Posted { place, id: String::new() }
+            }
+        }
+        Outgoing::Mail(mail) => {
+            open.mail(&mail).await?;
+            Posted { place, id: mail.id.filter(|_| is_card).unwrap_or_default() }
         }
     };
     let delivered = Command::Delivered {
@@ -142,7 +153,7 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
             shown_first.get_or_insert_with(|| card::face_digest(&face));
             continue;
         }
-        open.pace.turn(&attempt.place).await;
+        open.turn(&attempt.place).await;
         if !is_ours(house, open) {
             return true;
         }
@@ -155,20 +166,15 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
         let edit = message.as_ref().and_then(|message| open.adapter.edit(message, &notice));
         let shown = match edit {
             Some(Ok(call)) => match open.send(call).await {
-                Ok(answer) => open.adapter.edited(&answer),
+                Ok(answer) => open.heed(open.adapter.edited(&answer)),
                 Err(failure) => Err(failure),
             },
             // Too large to be edited, or not to be edited at all, or perhaps there: words follow, once it is settled.
             _ if is_last(&face) => {
                 let said: Vec<_> = notice.standing().iter().map(Text::as_str).collect();
                 let words = format!("{} ({})", said.join(" "), card.sentence);
-                match open
-                    .send(open.adapter.say(&attempt.place, message.as_ref(), &Text::of(&words)))
+                say(open, open.adapter.say(&attempt.place, message.as_ref(), &Text::of(&words)))
                     .await
-                {
-                    Ok(answer) => open.adapter.spoke(&answer),
-                    Err(failure) => Err(failure),
-                }
             }
             _ => Ok(()),
         };
@@ -194,6 +200,20 @@ async fn show_face(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) ->
     }
     let face = shown_first.unwrap_or_else(|| card::face_digest(&face));
     record(house, Command::Faced { delivery: delivery.id, face, why_not }).await
+}
+
+/// Whether the platform shows all of what a rule may want to be seen whole.
+fn is_whole(open: &OpenChannel, place: &str, card: &Card, face: &Face) -> bool {
+    let answers = Some(answers(open, place, [0; 16], card));
+    open.adapter.shows_whole(place, &Notice { card, face: face.clone(), answers })
+}
+
+/// Words, of which nothing is remembered.
+async fn say(open: &OpenChannel, words: Outgoing) -> Result<(), Failure> {
+    match words {
+        Outgoing::Call(call) => open.heed(open.adapter.spoke(&open.send(call).await?)),
+        Outgoing::Mail(mail) => open.mail(&mail).await,
+    }
 }
 
 fn is_last(face: &Face) -> bool {
@@ -240,12 +260,7 @@ fn worth(open: &OpenChannel) -> Strength {
     if open.adapter.caps().buttons { Strength::L1 } else { Strength::L0 }
 }
 
-fn answers(
-    open: &OpenChannel,
-    place: &str,
-    handle: [u8; 16],
-    card: &countersign_chat::Card,
-) -> Answers {
+fn answers(open: &OpenChannel, place: &str, handle: [u8; 16], card: &Card) -> Answers {
     let handle = Handle(handle);
     Answers {
         approve: open.taps.token(&open.name, place, handle, Words::Approve),

@@ -316,6 +316,7 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         escalations: r.escalations.iter().map(|step| escalation_to_proto(step, approval)).collect(),
         break_glass: r.break_glass.clone(),
         critical: r.critical,
+        whole_card: r.whole_card,
     });
     let outcome = approval.outcome.as_ref().map(|(outcome, status, at)| v1::ExecutionRecord {
         outcome: match outcome {

@@ -16,6 +16,8 @@ const OFFER_MS: Millis = 10 * 60 * 1000;
 /// Wrong codes of one account, until its next offer is over: after so many, none counts.
 const TRIES: u32 = 5;
 const FIELD_BYTES: usize = 128;
+/// As long as Matrix lets them be.
+const USER_BYTES: usize = 255;
 const ACCOUNTS: usize = 32;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -178,7 +180,7 @@ impl Account {
     pub(super) fn check(&self) -> Result<(), Refused> {
         check_field("platform", &self.platform)?;
         check_field("tenant", &self.tenant)?;
-        check_field("user", &self.user)?;
+        check_user(&self.user)?;
         if self.platform.is_empty() || self.user.is_empty() {
             return Err(Refused::Invalid(
                 "an account has a platform and the platform's immutable id of the user".into(),
@@ -192,7 +194,7 @@ impl Account {
     }
 }
 
-/// As `platform/tenant/user`: none of them has a slash.
+/// As `platform/tenant/user`: only the user may have slashes in it (Matrix, "User identifiers").
 impl std::fmt::Display for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}/{}", self.platform, self.tenant, self.user)
@@ -203,7 +205,7 @@ impl std::str::FromStr for Account {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<_> = text.split('/').map(str::to_owned).collect();
+        let parts: Vec<_> = text.splitn(3, '/').map(str::to_owned).collect();
         let [platform, tenant, user] = <[String; 3]>::try_from(parts).map_err(|_| {
             "an account is PLATFORM/TENANT/USER, with the platform's immutable ids".to_owned()
         })?;
@@ -211,6 +213,16 @@ impl std::str::FromStr for Account {
         account.check().map_err(|why| why.to_string())?;
         Ok(account)
     }
+}
+
+fn check_user(text: &str) -> Result<(), Refused> {
+    if text.len() <= USER_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
+    {
+        return Ok(());
+    }
+    Err(Refused::Invalid(format!(
+        "an account's user is at most {USER_BYTES} visible ASCII characters without ','"
+    )))
 }
 
 fn check_field(what: &str, text: &str) -> Result<(), Refused> {

@@ -126,6 +126,8 @@ pub enum Command {
         delivery: DeliveryId,
         handle: [u8; 16],
         place: String,
+        /// It will show all of the request.
+        whole: bool,
     },
     Delivered {
         handle: [u8; 16],

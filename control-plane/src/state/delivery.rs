@@ -79,6 +79,8 @@ pub struct Attempt {
     pub handle: [u8; 16],
     /// The conversation or room, as the platform calls it.
     pub place: String,
+    /// It shows all of the request; known before it is sent.
+    pub whole: bool,
     /// The message there, once the platform has said so; none while that is in doubt.
     pub message: Option<String>,
     /// SHA-256 of what was sent.
@@ -95,6 +97,10 @@ pub(super) struct Outbox {
     due: BTreeSet<(Millis, DeliveryId)>,
     of: BTreeMap<ApprovalId, BTreeSet<DeliveryId>>,
     by_handle: BTreeMap<[u8; 16], DeliveryId>,
+    /// Attempts by channel and place.
+    by_place: BTreeMap<(String, String), BTreeSet<[u8; 16]>>,
+    /// Deliveries by channel and recipient.
+    by_recipient: BTreeMap<(String, Recipient), BTreeSet<DeliveryId>>,
     /// Those that are no approval's, oldest first.
     loose: BTreeSet<DeliveryId>,
 }
@@ -130,6 +136,26 @@ impl State {
         let delivery = self.outbox.rows.get(self.outbox.by_handle.get(handle)?)?;
         let attempt = delivery.attempts.iter().find(|attempt| attempt.handle == *handle)?;
         Some((delivery, attempt))
+    }
+
+    /// The attempts that were made by a channel into a place.
+    pub fn attempts_in(
+        &self,
+        channel: &str,
+        place: &str,
+    ) -> impl Iterator<Item = (&Delivery, &Attempt)> + use<'_> {
+        let handles = self.outbox.by_place.get(&(channel.to_owned(), place.to_owned()));
+        handles.into_iter().flatten().filter_map(|handle| self.attempt(handle))
+    }
+
+    /// What goes by a channel to a recipient, newest first.
+    pub fn deliveries_to(
+        &self,
+        channel: &str,
+        to: Recipient,
+    ) -> impl Iterator<Item = &Delivery> + use<'_> {
+        let ids = self.outbox.by_recipient.get(&(channel.to_owned(), to));
+        ids.into_iter().flatten().rev().filter_map(|id| self.outbox.rows.get(id))
     }
 
     /// Cards for whoever is asked about an approval from now on, beside those that are there.
@@ -211,6 +237,7 @@ impl State {
         id: DeliveryId,
         handle: &[u8; 16],
         place: &str,
+        whole: bool,
     ) -> Result<Done, Refused> {
         demand_sender(actor)?;
         if self.outbox.by_handle.contains_key(handle) {
@@ -226,14 +253,17 @@ impl State {
         let place = clipped(place, REASON_BYTES);
         delivery.attempts.push(Attempt {
             handle: *handle,
-            place,
+            place: place.clone(),
+            whole,
             message: None,
             rendered_sha256: None,
             face: None,
             at: now,
         });
         let entry = delivery.entry("card.attempt").with("attempt", delivery.attempts.len());
+        let channel = delivery.channel.clone();
         self.outbox.by_handle.insert(*handle, id);
+        self.outbox.by_place.entry((channel, place)).or_default().insert(*handle);
         Ok(Done::changed(Event::DeliveryChanged { id }, entry))
     }
 
@@ -259,7 +289,8 @@ impl State {
         if attempt.rendered_sha256.is_some() {
             return Ok(Done::unchanged(Event::DeliveryChanged { id }));
         }
-        attempt.place = clipped(place, REASON_BYTES);
+        let former = std::mem::replace(&mut attempt.place, clipped(place, REASON_BYTES));
+        let moved = (former, attempt.place.clone());
         // A tap may have said before the sender could.
         attempt.message.get_or_insert_with(|| clipped(message, REASON_BYTES));
         attempt.rendered_sha256 = Some(*rendered_sha256);
@@ -272,6 +303,9 @@ impl State {
             .entry("card.deliver")
             .with("message", clipped(message, REASON_BYTES))
             .with("rendered_card_sha256", hex::encode(rendered_sha256));
+        let channel = delivery.channel.clone();
+        self.outbox.forget_place(&channel, moved.0, handle);
+        self.outbox.by_place.entry((channel, moved.1)).or_default().insert(*handle);
         Ok(Done::changed(Event::DeliveryChanged { id }, entry))
     }
 
@@ -394,6 +428,7 @@ impl State {
             None => drop(outbox.loose.insert(id)),
         }
         outbox.due.insert((at, id));
+        outbox.by_recipient.entry((channel.clone(), to.clone())).or_default().insert(id);
         let status = DeliveryStatus::Due { at, why: String::new() };
         let row = Delivery {
             id,
@@ -464,8 +499,16 @@ impl Outbox {
             self.due.remove(&(at, id));
         }
         self.loose.remove(&id);
-        for attempt in &row.attempts {
+        for attempt in row.attempts {
             self.by_handle.remove(&attempt.handle);
+            self.forget_place(&row.channel, attempt.place, &attempt.handle);
+        }
+        let recipient = (row.channel, row.to);
+        if let Some(ids) = self.by_recipient.get_mut(&recipient) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_recipient.remove(&recipient);
+            }
         }
         if let Some(about) = row.what.about()
             && let Some(ids) = self.of.get_mut(&about)
@@ -473,6 +516,16 @@ impl Outbox {
             ids.remove(&id);
             if ids.is_empty() {
                 self.of.remove(&about);
+            }
+        }
+    }
+
+    fn forget_place(&mut self, channel: &str, place: String, handle: &[u8; 16]) {
+        let place = (channel.to_owned(), place);
+        if let Some(handles) = self.by_place.get_mut(&place) {
+            handles.remove(handle);
+            if handles.is_empty() {
+                self.by_place.remove(&place);
             }
         }
     }

@@ -59,8 +59,8 @@ impl State {
             }
             Command::RemoveChannel { name } => self.remove_channel(actor, name),
             Command::TestChannel { channel, to } => self.test_channel(actor, channel, to),
-            Command::AttemptDelivery { delivery, handle, place } => {
-                self.attempt_delivery(actor, *delivery, handle, place)
+            Command::AttemptDelivery { delivery, handle, place, whole } => {
+                self.attempt_delivery(actor, *delivery, handle, place, *whole)
             }
             Command::Delivered { handle, place, message, rendered_sha256, face } => {
                 self.delivered(actor, handle, place, message, rendered_sha256, face)

@@ -21,6 +21,9 @@ pub struct Requirement {
     pub break_glass: Vec<String>,
     /// People look at these very bytes: no grant and no broken glass stands in for that.
     pub critical: bool,
+    /// What is said in a chat counts only on a card that shows all of the request there.
+    #[serde(default)]
+    pub whole_card: bool,
 }
 
 /// So many distinct principals of those named: groups, principals, or "*" for whoever has the approver role.
@@ -79,6 +82,7 @@ impl Requirement {
             escalations: Vec::new(),
             break_glass: Vec::new(),
             critical: false,
+            whole_card: false,
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::audit::Entry;
-use super::delivery::{Message, Recipient};
+use super::delivery::{Attempt, Message, Recipient};
 use super::name::{self, clipped};
 use super::{
     Account, Actor, ApprovalId, Done, Event, Millis, Proof, Refused, State, Strength, Vote,
@@ -83,7 +83,10 @@ impl State {
             None => false,
         };
         let mut done = match &delivery.what {
-            Message::Card(approval) => self.vote_by_tap(tap, *approval)?,
+            Message::Card(approval) => {
+                self.demand_whole(tap, *approval, &attempt)?;
+                self.vote_by_tap(tap, *approval)?
+            }
             Message::Test { .. } => {
                 let who = self.principal_of(&tap.account).map(|p| p.name.clone());
                 let who = who.unwrap_or_else(|| format!("{}, linked to nobody", tap.account));
@@ -132,6 +135,30 @@ impl State {
             breaks_glass: false,
         };
         self.vote(&Actor::System, approval, vote, None)
+    }
+
+    /// Whoever answers here could see all of the request, where a rule wants that.
+    fn demand_whole(
+        &self,
+        tap: &Tap,
+        approval: ApprovalId,
+        attempt: &Attempt,
+    ) -> Result<(), Refused> {
+        let mut rules = self.approvals.get(&approval).into_iter().flat_map(|it| &it.requirements);
+        let Some(rule) = rules.find(|rule| rule.whole_card) else { return Ok(()) };
+        let is_reaction = !tap.button && tap.message.is_some();
+        let why = match attempt.whole {
+            true if is_reaction => {
+                "a reaction does not tell what was seen; write the code that is on the card, or answer it"
+            }
+            true => return Ok(()),
+            false => "the card here does not show it; answer it",
+        };
+        Err(Refused::Denied(format!(
+            "this vote does not count: rule \"{}\" wants all of the request to be seen, and {why} in the dashboard or with: \
+             countersign approval show {approval}",
+            rule.rule
+        )))
     }
 
     fn as_it_is(&self, what: &Message) -> Done {

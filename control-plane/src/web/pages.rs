@@ -320,6 +320,9 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
         if requirement.critical {
             row("critical", "no grant and no broken glass stands in for people".to_owned());
         }
+        if requirement.whole_card {
+            row("chats", "count only where they show all of it".to_owned());
+        }
     }
     for vote in &a.votes {
         let word = if vote.decision() == v1::VoteDecision::Approve { "approved" } else { "denied" };

@@ -6,6 +6,7 @@ mod access;
 mod approvals;
 mod backup;
 mod cluster;
+mod deliveries;
 mod edge;
 mod edge_ca;
 mod identity;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_control_plane::state::{
     Account, Actor, ApprovalId, ApprovalState, Channel, Command, Credential, Delivery,
-    DeliveryStatus, Event, Message, Open, Recipient, Refused, Role, Strength, Tap, VoteWord,
+    DeliveryStatus, Event, Message, Open, Recipient, Refused, Requirement, Role, Strength, Tap,
+    VoteWord,
 };
 
 use crate::world::{EXPIRES, MINUTE, World, add_principal, credential, open, requirement, sealed};
@@ -68,7 +69,9 @@ fn send(world: &mut World, id: ApprovalId, to: &Recipient, handle: u8) {
 
 fn attempt(world: &mut World, delivery: &Delivery, handle: u8) -> Result<Event, Refused> {
     let place = format!("D-{}", delivery.to);
-    world.system(Command::AttemptDelivery { delivery: delivery.id, handle: [handle; 16], place })
+    let whole = true;
+    let handle = [handle; 16];
+    world.system(Command::AttemptDelivery { delivery: delivery.id, handle, place, whole })
 }
 
 fn delivered(handle: u8) -> Command {
@@ -164,6 +167,107 @@ fn a_tap_is_its_principals_vote_with_the_strength_of_a_button() {
         "{record:?}"
     );
     assert!(world.claim(1).is_ok());
+}
+
+#[test]
+fn a_5_where_all_of_a_request_has_to_be_seen_nothing_counts_that_was_said_on_less() {
+    let mut world = world();
+    let demanding = |n| {
+        let rule =
+            Requirement { whole_card: true, strength: Strength::L0, ..requirement(&["ops"], 1) };
+        Open { requirements: vec![requirement(&["*"], 1), rule], ..open(n) }
+    };
+    let sent = |world: &mut World, id, handle: u8, whole| {
+        let delivery = cards(world, id).into_iter().find(|d| d.to == to("U1")).unwrap();
+        let (place, handle) = (String::new(), [handle; 16]);
+        let attempt = Command::AttemptDelivery { delivery: delivery.id, handle, place, whole };
+        world.system(attempt).unwrap();
+        world.system(delivered(handle[0])).unwrap();
+    };
+    let id = world.opened(demanding(1));
+    sent(&mut world, id, 1, false);
+    let typed = Tap { button: false, message: None, event: "typed".into(), ..tap(1, "U1") };
+    let reaction = Tap { button: false, event: "reaction".into(), ..tap(1, "U1") };
+    let no = Tap { word: VoteWord::Deny, event: "no".into(), ..tap(1, "U1") };
+    for said in [tap(1, "U1"), typed, reaction, no] {
+        let refused = says(&mut world, said).unwrap_err();
+        assert!(
+            matches!(&refused, Refused::Denied(why) if why.contains("does not show it")),
+            "{refused:?}"
+        );
+    }
+    let approval = world.state.approval(id).unwrap();
+    assert_eq!((approval.state, approval.votes.len()), (ApprovalState::Pending, 0));
+
+    // On one that shows it, a button counts and a reaction does not: it does not tell what was seen.
+    let mut world = self::world();
+    let id = world.opened(demanding(2));
+    sent(&mut world, id, 2, true);
+    let reaction = Tap { button: false, event: "another".into(), ..tap(2, "U1") };
+    let refused = says(&mut world, reaction).unwrap_err();
+    assert!(
+        matches!(&refused, Refused::Denied(why) if why.contains("does not tell what was seen")),
+        "{refused:?}"
+    );
+    assert_eq!(says(&mut world, tap(2, "U1")), Ok(ApprovalState::Approved));
+
+    // Where no rule wants it, a card that is cut can be answered.
+    let mut world = self::world();
+    let id = world.opened(asks_ops(3, 1));
+    sent(&mut world, id, 3, false);
+    assert_eq!(says(&mut world, tap(3, "U1")), Ok(ApprovalState::Approved));
+}
+
+#[test]
+fn attempts_are_found_by_their_place_and_deliveries_by_whom_they_are_to_until_they_are_gone() {
+    let mut world = world();
+    let id = world.opened(asks_ops(1, 1));
+    let ids = |world: &World, user: &str| -> Vec<_> {
+        world.state.deliveries_to("slack", to(user)).map(|delivery| delivery.id).collect()
+    };
+    let found = |world: &World, place: &str| -> Vec<_> {
+        world.state.attempts_in("slack", place).map(|(_, attempt)| attempt.handle).collect()
+    };
+    assert_eq!(ids(&world, "U1").len(), 1);
+    let delivery = cards(&world, id).into_iter().find(|d| d.to == to("U1")).unwrap();
+    attempt(&mut world, &delivery, 1).unwrap();
+    let first = format!("D-{}", delivery.to);
+    assert_eq!(found(&world, &first), [[1; 16]]);
+    // The platform has another name for the place.
+    let moved = match delivered(1) {
+        Command::Delivered { handle, message, rendered_sha256, face, .. } => {
+            Command::Delivered { handle, place: "D1".into(), message, rendered_sha256, face }
+        }
+        other => other,
+    };
+    world.system(moved).unwrap();
+    assert_eq!((found(&world, &first), found(&world, "D1")), (vec![], vec![[1; 16]]));
+    assert_eq!(world.state.attempts_in("other", "D1").count(), 0);
+    world.admin(Command::TestChannel { channel: "slack".into(), to: to("U1") }).unwrap();
+    let both = ids(&world, "U1");
+    assert_eq!((both.len(), both[1]), (2, delivery.id), "the newest first");
+    world.admin(Command::RemoveChannel { name: "slack".into() }).unwrap();
+    assert_eq!((ids(&world, "U1"), found(&world, "D1")), (vec![], vec![]));
+}
+
+#[test]
+fn an_account_whose_id_has_a_slash_is_linked_and_unlinked() {
+    let mut world = World::begun();
+    let user = "@ana/ops:matrix.example";
+    let account =
+        Account { platform: "matrix".into(), tenant: "matrix.example".into(), user: user.into() };
+    link(&mut world, "ana", account.clone());
+    assert_eq!(
+        world.state.principal("ana").unwrap().accounts.iter().collect::<Vec<_>>(),
+        [&account]
+    );
+    assert_eq!(account.to_string().parse(), Ok(account.clone()));
+    for wrong in ["matrix/x", "matrix", "matrix/x/", "/x/y", "matrix/x/a,b", "ma,trix/x/y"] {
+        assert!(wrong.parse::<Account>().is_err(), "{wrong}");
+    }
+    let unlink = Command::UnlinkAccount { principal: "ana".into(), account };
+    world.act(Actor::Principal("ana".into()), unlink).unwrap();
+    assert!(world.state.principal("ana").unwrap().accounts.is_empty());
 }
 
 #[test]
@@ -491,7 +595,12 @@ fn only_the_control_plane_says_what_was_sent_and_who_has_tapped() {
     send(&mut world, id, &to("U1"), 1);
     let card = cards(&world, id)[1].id;
     for command in [
-        Command::AttemptDelivery { delivery: card, handle: [7; 16], place: "D".into() },
+        Command::AttemptDelivery {
+            delivery: card,
+            handle: [7; 16],
+            place: "D".into(),
+            whole: true,
+        },
         delivered(1),
         Command::NotDelivered {
             delivery: card,

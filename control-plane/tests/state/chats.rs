@@ -39,7 +39,7 @@ pub(crate) fn chats() -> impl Strategy<Value = Command> {
         1 => Just(Command::RemoveChannel { name: "chat".into() }),
         2 => Just(Command::OfferLink { platform: "slack".into(), code_sha256: [6; 32] }),
         2 => account().prop_map(|account| Command::LinkAccount { code_sha256: [6; 32], account }),
-        6 => (1u64..8, handle()).prop_map(|(delivery, handle)| Command::AttemptDelivery { delivery, handle, place: "D".into() }),
+        6 => (1u64..8, handle()).prop_map(|(delivery, handle)| Command::AttemptDelivery { delivery, handle, place: "D".into(), whole: true }),
         4 => (handle(), 1u8..3).prop_map(|(handle, n)| Command::Delivered {
             handle,
             place: "D".into(),

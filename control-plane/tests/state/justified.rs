@@ -57,6 +57,7 @@ fn requirement() -> impl Strategy<Value = Requirement> {
             escalations,
             break_glass: if glass && !critical { names } else { Vec::new() },
             critical,
+            whole_card: false,
         }
     })
 }

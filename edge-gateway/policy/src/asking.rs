@@ -17,6 +17,7 @@ pub(crate) struct Asking {
     pub(crate) escalations: Vec<Escalation>,
     pub(crate) break_glass: Vec<String>,
     pub(crate) critical: bool,
+    pub(crate) whole_card: bool,
     pub(crate) expires: Duration,
     pub(crate) unused: Duration,
     pub(crate) cool_down: Duration,
@@ -34,7 +35,7 @@ const COOL_DOWN: Duration = MINUTE.saturating_mul(10);
 const LARGEST_QUORUM: i64 = 100;
 
 /// Every key that only a rule that asks may have, or one that is tried out before it does.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "approvers",
     "quorum",
     "panels",
@@ -44,6 +45,7 @@ const KEYS: [&str; 14] = [
     "escalate",
     "break_glass",
     "critical",
+    "card",
     "expires",
     "unused",
     "cool_down",
@@ -63,6 +65,7 @@ impl Asking {
             escalations: self.escalations.clone(),
             break_glass: self.break_glass.clone(),
             critical: self.critical,
+            whole_card: self.whole_card,
         }
     }
 
@@ -89,6 +92,7 @@ impl Asking {
                 "`break_glass` has no place beside `critical`: nobody passes a critical rule alone",
             );
         }
+        let whole_card = fields.word("card", &[("whole", true)]).unwrap_or(false);
         let unused = fields.duration("unused", SECOND, DAY).unwrap_or(UNUSED);
         let cool_down = fields.duration("cool_down", Duration::ZERO, DAY).unwrap_or(COOL_DOWN);
         let remind = fields.duration("remind", SECOND, LONGEST_EXPIRES);
@@ -113,6 +117,7 @@ impl Asking {
             escalations,
             break_glass: break_glass.map(|(list, _)| list).unwrap_or_default(),
             critical,
+            whole_card,
             expires,
             unused,
             cool_down,

@@ -46,6 +46,7 @@
 //! # What their votes have to be:
 //! strength = "L1"                     # L0 text or reaction, L1 button of a linked account, L2 session, L3 passkey
 //! proof = "none"                      # what a vote carries to check it by: none, shared, transferable
+//! card = "whole"                      # no answers from a chat that cannot show all of the request; absent: it says how much
 //! critical = false                    # no grants, no break_glass, strength at least (and if absent) L2
 //! # For how long:
 //! expires = "15m"                     # it can be answered, up to 7d

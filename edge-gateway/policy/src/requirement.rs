@@ -21,6 +21,8 @@ pub struct Requirement {
     pub break_glass: Vec<String>,
     /// Asked about every time: no standing grant, and nobody alone past its panels.
     pub critical: bool,
+    /// Answers from a chat count only on a card that shows all of the request there.
+    pub whole_card: bool,
 }
 
 /// Some people of a few groups.

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use super::Platforms;
+use crate::mail;
 
 /// Settings and secrets of one channel.
 pub struct Connection {
@@ -36,11 +37,24 @@ pub const PLATFORMS: [&str; 18] = [
     "webhook",
 ];
 
+/// A channel for each of them, and one that takes the other way of mails.
+pub const CHANNELS: [&str; 19] = {
+    let mut all = ["smtp"; 19];
+    let (head, _) = all.split_at_mut(18);
+    head.copy_from_slice(&PLATFORMS);
+    all
+};
+
 /// What the access tokens that platforms grant begin with.
 pub const GRANTED: &str = "granted-canary-of-";
 /// Discord's key is made of this.
 pub const DISCORD_SEED: &str = "canary: the application signs with this";
 pub const TEAMS_APP: &str = "6f1a3f4e-0000-4000-8000-000000000001";
+
+const MAILS: &[(&str, &str)] = &[
+    ("from", "Countersign <countersign@example.test>"),
+    ("page_url", "https://countersign.example.test/approvals"),
+];
 
 /// How a platform's channel is connected, at this address, for webhooks to that one.
 pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) -> Connection {
@@ -65,10 +79,12 @@ pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) ->
         "x" => &[("account_id", "1111111111111111111")],
         "twilio" => &[("account_sid", "AC1"), ("from", "+15005550006")],
         "matrix" => &[("user", "@bot:countersign.test"), ("per_second", "50")],
-        "email" => &[
-            ("from", "Countersign <countersign@example.test>"),
-            ("page_url", "https://countersign.example.test/approvals"),
-        ],
+        "email" => MAILS,
+        "smtp" => {
+            settings = vec![("host", "localhost".into()), ("port", there.mail().port.to_string())];
+            settings.push(("user", mail::USER.into()));
+            MAILS
+        }
         _ => &[],
     };
     settings.extend::<Vec<_>>(set(more));
@@ -102,6 +118,7 @@ pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) ->
         "twilio" => (token("auth_token"), vec![]),
         "matrix" => (vec![("access_token", there.names.matrix_bot.clone())], vec![]),
         "email" => (token("api_key"), vec![]),
+        "smtp" => (vec![("password", mail::PASSWORD.to_owned())], vec![]),
         "telegram" => {
             (vec![("bot_token", format!("7001:{}", secret(platform)))], named(&["webhook_secret"]))
         }

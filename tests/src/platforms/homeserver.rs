@@ -21,39 +21,16 @@ pub(super) struct Homeserver {
 impl Homeserver {
     /// Starts it, in this folder; it answers when [`Self::settle`] has returned.
     pub(super) fn start(folder: &Path) -> Self {
-        let (port, at) = (free_port(), |name: &str| folder.join(name));
-        let unlimited = json!({ "per_second": 1000, "burst_count": 1000 });
-        let listener = json!({
-            "port": port, "bind_addresses": ["127.0.0.1"], "type": "http", "tls": false,
-            "resources": [{ "names": ["client"] }],
-        });
-        let configuration = json!({
-            "server_name": "countersign.test",
-            "listeners": [listener],
-            "database": { "name": "sqlite3", "args": { "database": at("database") } },
-            "media_store_path": at("media"),
-            "signing_key_path": at("signing.key"),
-            "trusted_key_servers": [],
-            "report_stats": false,
-            "enable_registration": true,
-            "enable_registration_without_verification": true,
-            "macaroon_secret_key": "a",
-            "form_secret": "b",
-            "rc_message": unlimited,
-            "rc_registration": unlimited,
-            "rc_joins": { "local": unlimited },
-            "rc_invites": { "per_room": unlimited, "per_user": unlimited, "per_issuer": unlimited },
-            "rc_room_creation": unlimited,
-        });
-        // JSON is YAML.
-        std::fs::write(at("homeserver.yaml"), configuration.to_string()).unwrap();
+        let port = free_port();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../control-plane/chat/tests/oracles/homeserver.py");
         let child = Command::new(tools().join("python/bin/python3"))
-            .args(["-m", "synapse.app.homeserver", "--config-path"])
-            .arg(at("homeserver.yaml"))
-            .current_dir(folder)
+            .arg(script)
+            .arg(port.to_string())
+            .arg(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(at("synapse.log")).unwrap())
+            .stderr(std::fs::File::create(folder.join("synapse.log")).unwrap())
             .spawn()
             .unwrap_or_else(|error| panic!("Synapse: {error}; ./tests/run setup installs it"));
         let base = format!("http://127.0.0.1:{port}");

@@ -525,7 +525,7 @@ impl Said {
 }
 
 /// Asks a signer that others wrote: a script among the oracles of the adapters' tests.
-pub(super) fn oracle(script: &str, question: &Value) -> Value {
+pub(crate) fn oracle(script: &str, question: &Value) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane/chat/tests/oracles");
     let mut child = Command::new(tools().join("python/bin/python3"))
         .arg(folder.join(script))

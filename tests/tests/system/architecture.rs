@@ -166,6 +166,33 @@ fn at_the_edge_only_control_and_the_bundle_know_proto_and_only_upstream_dials() 
 }
 
 #[test]
+fn in_the_control_plane_only_the_client_of_notify_calls_out_and_only_peers_and_it_dial() {
+    let client = ["control-plane/src/notify/client.rs", "control-plane/src/notify/client"];
+    for word in ["reqwest::", "lettre::", "tungstenite::client"] {
+        assert_eq!(mentions("control-plane/src", word, &client), Vec::<PathBuf>::new(), "{word}");
+    }
+    let dialling = [&client[..], &["control-plane/src/peers"]].concat();
+    let found = mentions("control-plane/src", "TcpStream::connect", &dialling);
+    assert_eq!(found, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_platforms_do_no_io() {
+    let words = [
+        "tokio",
+        "std::net",
+        "std::fs",
+        "lettre::transport",
+        "SystemTime::now",
+        "rand::",
+        "async ",
+    ];
+    for word in words {
+        assert_eq!(mentions("control-plane/chat/src", word, &[]), Vec::<PathBuf>::new(), "{word}");
+    }
+}
+
+#[test]
 fn only_refuse_picks_a_status() {
     assert_eq!(
         mentions("edge-gateway/src", "StatusCode::FORBIDDEN", &["edge-gateway/src/refuse.rs"]),

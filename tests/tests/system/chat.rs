@@ -417,3 +417,25 @@ fn i_7_no_secret_of_a_channel_is_on_the_disk_in_the_log_or_in_an_answer() {
     }
     assert!(!chat.team.world.log().contains(BOT_TOKEN));
 }
+
+#[test]
+fn d_a_channel_that_is_set_anew_keeps_its_pace() {
+    let chat = Chat::unlinked();
+    let cards = || {
+        let posts = chat.slack.sent().into_iter();
+        posts.filter(|it| it.path.ends_with("chat.postMessage")).collect::<Vec<_>>()
+    };
+    for count in 1..=3 {
+        add(&chat.team, &chat.slack, "room", &["--room", "C1"]);
+        chat.team.world.ok(&["channel", "test", "room", "--wait", "0s"]);
+        eventually("the card", || (cards().len() == count).then_some(()));
+    }
+    let listed = chat.team.world.json(&["channel", "list"]);
+    let room = listed.as_array().unwrap().iter().find(|it| it["channel"] == "room").unwrap();
+    assert_eq!(room["version"], 3);
+    // One a second into one place, as the platform wants it; they arrive a little nearer to each other than they leave.
+    for pair in cards().windows(2) {
+        let apart = pair[1].at.duration_since(pair[0].at).unwrap();
+        assert!(apart >= Duration::from_millis(900), "{apart:?}");
+    }
+}

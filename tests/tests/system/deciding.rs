@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use countersign_tests::world::Setup;
 use countersign_tests::{Agent, Answer, Credential, Origin, REAL_KEY, Waiting, World, eventually};
 use http::Method;
 use serde_json::Value;
@@ -106,8 +107,20 @@ pub(super) struct Team {
 
 impl Team {
     pub(super) fn start() -> Self {
+        Self::with("", &[])
+    }
+
+    /// With more rules, in an environment that says more.
+    pub(super) fn with(rules: &str, environment: &[(&str, String)]) -> Self {
         let origin = Origin::start(&[HOST], REAL_KEY);
-        let world = World::start(&origin, &[HOST], POLICY);
+        let environment = environment.iter().map(|(name, it)| ((*name).to_owned(), it.clone()));
+        let world = World::with(Setup {
+            policy: format!("{POLICY}{rules}"),
+            connect_to: vec![format!("{HOST}:443:127.0.0.1:{}", origin.address().port())],
+            upstream_ca: vec![origin.ca_pem().to_owned()],
+            environment: environment.collect(),
+            ..Setup::default()
+        });
         let mut tokens = Vec::new();
         for (name, groups) in [
             ("ana", &["ops"][..]),

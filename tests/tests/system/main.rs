@@ -10,6 +10,7 @@ mod chat;
 mod crash;
 mod deciding;
 mod fanout;
+mod mail;
 mod operator;
 mod parking;
 mod real_components;
@@ -18,6 +19,7 @@ mod sdks;
 mod secrets;
 mod sockets;
 mod waiting;
+mod whole;
 
 /// Reads pass, what changes something is frozen, all with one credential.
 const POLICY: &str = r#"

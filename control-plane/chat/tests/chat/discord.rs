@@ -3,15 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Message, Outcome,
-    Reply, Step, Text, Token, Typed, User, What, Wire, Words,
+    Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Message, Outcome, Reply,
+    Step, Text, Token, Typed, User, What, Wire, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, body, card, configuration,
-    demands_secret, judge, key, no_hidden_character, now, open, seconds, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, body, card,
+    configuration, demands_secret, judge, key, no_hidden_character, now, open, seconds, settled,
 };
 
 const SECRET: &str = "the application signs with this";
@@ -24,7 +24,7 @@ const SECRETS: &[(&str, &str)] = &[("bot_token", "canary-token")];
 const GATEWAY: &[(&str, &str)] =
     &[("base_url", "http://127.0.0.1:1/api/v10"), ("application", "1001"), ("inbound", "gateway")];
 
-fn discord() -> Box<dyn Adapter> {
+fn discord() -> OverHttp {
     open("discord", SETTINGS, SECRETS)
 }
 

@@ -1,12 +1,12 @@
 //! E-mail, with emulate as Resend.
 
-use countersign_chat::{Adapter, Auth, Call, Failure, Forged, Keys, Text};
+use countersign_chat::{Auth, Call, Failure, Forged, Keys, Text};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    HANDLE, HOSTILE, Webhook, answer, any_card, asking, body, card, demands_secret, judge, key,
-    now, open, settled,
+    HANDLE, HOSTILE, OverHttp, Webhook, answer, any_card, asking, body, card, configuration, judge,
+    key, now, open, settled,
 };
 
 const SETTINGS: &[(&str, &str)] = &[
@@ -18,7 +18,7 @@ const SECRETS: &[(&str, &str)] = &[("api_key", "re_canary")];
 const PERSON: &str = "ana@example.com";
 const PAGE: &str = "https://countersign.example/answer/00112233445566778899aabbccddeeff";
 
-fn email() -> Box<dyn Adapter> {
+fn email() -> OverHttp {
     open("email", SETTINGS, SECRETS)
 }
 
@@ -65,7 +65,11 @@ fn emulate_delivers_a_card_once_for_a_key_and_as_text_alone() {
 
 #[test]
 fn nothing_is_heard_by_mail() {
-    demands_secret("email", SETTINGS, SECRETS, "api_key");
+    for secrets in [&[][..], &[("api_key", "")]] {
+        let without = configuration("email", SETTINGS, secrets).unwrap();
+        let refused = (countersign_chat::platform("email").unwrap().open)(without);
+        assert!(refused.err().unwrap().0.contains("the secret api_key is missing"));
+    }
     let hook =
         Webhook::post(&[("content-type", "application/json")], "{\"type\":\"email.received\"}");
     assert_eq!(hook.heard(&*email(), &Keys::default(), now()), Err(Forged::Shape));

@@ -3,14 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token,
-    Typed, User, What, Words,
+    Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed,
+    User, What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, card, configuration,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, card, configuration,
     demands_secret, judge, key, now, open, seconds, settled,
 };
 use crate::tokens::{self, pairs};
@@ -32,11 +32,11 @@ fn account() -> String {
     .to_string()
 }
 
-fn gchat() -> Box<dyn Adapter> {
+fn gchat() -> OverHttp {
     open("gchat", &[("base_url", "http://127.0.0.1:1")], &[("service_account", &account())])
 }
 
-fn of_a_project() -> Box<dyn Adapter> {
+fn of_a_project() -> OverHttp {
     open("gchat", &[("project", PROJECT)], &[("service_account", &account())])
 }
 

@@ -3,16 +3,16 @@
 use std::time::SystemTime;
 
 use countersign_chat::{
-    Adapter, Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Typed,
-    User, What, Words,
+    Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Typed, User,
+    What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::emulated::Emulated;
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Webhook, answer, asking, card, configuration, demands_secret,
-    judge, key, now, open, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Webhook, answer, asking, card, configuration,
+    demands_secret, judge, key, now, open, settled,
 };
 use crate::written::{demand_visible, is_hostile, utc};
 
@@ -20,7 +20,7 @@ const SETTINGS: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1"), ("accoun
 const SECRETS: &[(&str, &str)] = &[("token", "ghp_canary"), ("webhook_secret", "it's a secret")];
 const PLACE: &str = "acme/deploy.tools#7";
 
-fn github() -> Box<dyn Adapter> {
+fn github() -> OverHttp {
     open("github", SETTINGS, SECRETS)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,38 +24,15 @@ impl Homeserver {
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&directory).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let at = |name: &str| directory.join(name);
-        let unlimited = json!({ "per_second": 1000, "burst_count": 1000 });
-        let listener = json!({
-            "port": port, "bind_addresses": ["127.0.0.1"], "type": "http", "tls": false,
-            "resources": [{ "names": ["client"] }],
-        });
-        let configuration = json!({
-            "server_name": "countersign.test",
-            "listeners": [listener],
-            "database": { "name": "sqlite3", "args": { "database": at("database") } },
-            "media_store_path": at("media"),
-            "signing_key_path": at("signing.key"),
-            "trusted_key_servers": [],
-            "report_stats": false,
-            "enable_registration": true,
-            "enable_registration_without_verification": true,
-            "macaroon_secret_key": "a",
-            "form_secret": "b",
-            "rc_message": unlimited,
-            "rc_registration": unlimited,
-        });
-        // JSON is YAML.
-        fs::write(at("homeserver.yaml"), configuration.to_string()).unwrap();
-        let synapse = |more: &[&str]| {
-            let mut command = Command::new(tools().join("python/bin/python3"));
-            command.args(["-m", "synapse.app.homeserver", "--config-path"]);
-            command.arg(at("homeserver.yaml")).args(more).current_dir(&directory);
-            command.stdout(Stdio::null()).stderr(fs::File::create(at("log")).unwrap());
-            command
-        };
-        assert!(synapse(&["--generate-keys"]).status().unwrap().success(), "{directory:?}");
-        let process = synapse(&[]).spawn().unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/homeserver.py");
+        let process = Command::new(tools().join("python/bin/python3"))
+            .arg(script)
+            .arg(port.to_string())
+            .arg(&directory)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap();
         let base = format!("http://127.0.0.1:{port}");
         let homeserver = Self { base, process, directory };
         homeserver.wait();

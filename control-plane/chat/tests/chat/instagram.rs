@@ -1,128 +1,39 @@
 //! Instagram, with Python's hmac as the signer.
 
-use std::time::SystemTime;
-
-use countersign_chat::{
-    Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
-};
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
-use crate::meta::{challenge, signed};
-use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, body, card,
-    demands_secret, key, now, open, seconds, settled,
+use crate::meta::{Inbox, PERSON, approve};
+use crate::support::{HANDLE, HOSTILE, OverHttp, any_card, asking, body, card, key};
+
+const INBOX: Inbox = Inbox {
+    platform: "instagram",
+    object: "instagram",
+    account: "account_id",
+    token: "access_token",
 };
 
-const SETTINGS: &[(&str, &str)] =
-    &[("base_url", "http://127.0.0.1:1/v25.0"), ("account_id", "104728521537301")];
-const SECRETS: &[(&str, &str)] = &[
-    ("access_token", "EAA-canary"),
-    ("app_secret", "5eb63bbbe01eeed093cb22bb8f5acdc3"),
-    ("verify_token", "made-up-by-us"),
-];
-const PERSON: &str = "6254273171337";
-
-fn instagram() -> Box<dyn Adapter> {
-    open("instagram", SETTINGS, SECRETS)
-}
-
-fn approve() -> Token {
-    key().token("c", PERSON, HANDLE, Words::Approve)
-}
-
-fn signer(at: SystemTime) -> Signer<'static> {
-    Signer { secret: SECRETS[1].1, app: SETTINGS[1].1, at }
-}
-
-/// As the reference shows what an event of a conversation is.
-fn hook(signer: &Signer<'_>, event: &Value) -> Webhook {
-    let milliseconds = seconds(signer.at) * 1000;
-    let mut event = event.clone();
-    event["recipient"] = json!({ "id": signer.app });
-    event["timestamp"] = milliseconds.into();
-    let payload = json!({
-        "object": "instagram",
-        "entry": [{ "id": signer.app, "time": milliseconds, "messaging": [event] }],
-    });
-    signed(signer, &payload.to_string())
-}
-
-fn postback(token: &Token) -> Value {
-    json!({ "sender": { "id": PERSON }, "postback": { "mid": "m_1", "title": "Approve", "payload": token.as_str() } })
-}
-
-fn written(words: &str) -> Value {
-    json!({ "sender": { "id": PERSON }, "message": { "mid": "m_2", "text": words } })
-}
-
-fn heard(event: &Value) -> Result<Heard, Forged> {
-    hook(&signer(now()), event).heard(&*instagram(), &Keys::default(), now())
+fn instagram() -> OverHttp {
+    INBOX.open()
 }
 
 #[test]
 fn c_10_instagram_nine_forgeries() {
-    Forgeries {
-        adapter: &*instagram(),
-        keys: Keys::default(),
-        secret: SECRETS[1].1,
-        app: SETTINGS[1].1,
-        signature: "x-hub-signature-256",
-        timed: true,
-        covers_body: true,
-        make: &|signer| hook(signer, &postback(&approve())),
-        reserialised: &|body| String::from_utf8(body.to_vec()).unwrap().replace(':', ": ").into(),
-    }
-    .are_refused();
-    for (secret, _) in SECRETS {
-        demands_secret("instagram", SETTINGS, SECRETS, secret);
-    }
+    INBOX.refuses_nine_forgeries();
 }
 
 #[test]
 fn a_challenge_is_answered_for_whoever_has_the_verify_token() {
-    let ask = |query: &str| challenge(query).heard(&*instagram(), &Keys::default(), now());
-    let genuine = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=made-up-by-us";
-    assert!(matches!(ask(genuine), Ok(Heard::Challenge(reply)) if reply.body == "1158201444"));
-    assert_eq!(ask(&genuine.replace("made", "guessed")), Err(Forged::Signature));
-    assert_eq!(ask(&format!("{genuine}&hub.verify_token=guessed")), Err(Forged::Shape));
-    assert_eq!(ask("hub.mode=subscribe&hub.challenge=1"), Err(Forged::Signature));
+    INBOX.answers_challenges_with_the_verify_token();
 }
 
 #[test]
 fn a_tap_says_who_pressed_what_and_is_answered_there() {
-    let quick = json!({ "sender": { "id": PERSON }, "message": { "mid": "m_1", "text": "Approve",
-        "quick_reply": { "payload": approve().as_str() } } });
-    for event in [postback(&approve()), quick] {
-        let Ok(Heard::Said(said)) = heard(&event) else { panic!("nothing was said") };
-        assert_eq!((said[0].by.tenant.as_str(), said[0].by.id.as_str()), (SETTINGS[1].1, PERSON));
-        assert_eq!((said[0].message.place.as_str(), said[0].event.as_str()), (PERSON, "m_1"));
-        let What::Tap(token) = &said[0].what else { panic!("{said:?}") };
-        assert_eq!(key().open("c", PERSON, token), Some((HANDLE, Words::Approve)));
-        let (reply, call) = instagram().reply(&said[0], &Outcome::Refused(Text::of("you may not")));
-        assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, ""));
-        let sent = body(&call.unwrap());
-        assert_eq!(
-            (&sent["recipient"]["id"], &sent["message"]["text"]),
-            (&json!(PERSON), &json!("you may not"))
-        );
-    }
+    INBOX.hears_who_pressed_what_and_answers_there();
 }
 
 #[test]
 fn a_code_is_written_by_people_and_our_own_echoes_are_not_heard() {
-    let Ok(Heard::Said(said)) = heard(&written("link abc-def")) else { panic!("nothing was said") };
-    assert_eq!(said[0].what, What::Typed(Typed::Link("abc-def".into())));
-    assert_eq!(said[0].message.id, "m_2");
-    let mut echo = written("link abc-def");
-    echo["message"]["is_echo"] = true.into();
-    assert_eq!(heard(&echo), Ok(Heard::Nothing));
-    let mut own = written("link abc-def");
-    own["sender"]["id"] = SETTINGS[1].1.into();
-    assert_eq!(heard(&own), Ok(Heard::Nothing));
-    assert_eq!(heard(&written("hello")), Ok(Heard::Nothing));
-    let another = signed(&signer(now()), "{\"object\":\"user\",\"entry\":[]}");
-    assert_eq!(another.heard(&*instagram(), &Keys::default(), now()), Err(Forged::Shape));
+    INBOX.hears_codes_of_people_and_not_its_own_echoes();
 }
 
 #[test]
@@ -167,32 +78,15 @@ proptest! {
 
 #[test]
 fn a_8_no_address_keeps_its_scheme() {
-    let card = card("/p", "https://evil.example");
-    for notice in [asking(&card, "c", PERSON), settled(&card, "see https://evil.example")] {
-        let sent = body(&instagram().post(PERSON, &notice, "k").unwrap()).to_string();
-        assert!(!sent.contains("://") && sent.contains("https[:]//evil.example"));
-    }
+    INBOX.shows_no_address_with_its_scheme();
 }
 
 #[test]
 fn i_13_a_settled_card_has_no_button_and_an_old_one_stays_as_it_is() {
-    let card = card("/p", "{}");
-    let message = countersign_chat::Message { place: PERSON.into(), id: "m_ours".into() };
-    let settled = settled(&card, "Denied by bo: no");
-    assert!(instagram().edit(&message, &settled).is_none() && !instagram().caps().edit);
-    let sent = body(&instagram().post(PERSON, &settled, "k").unwrap()).to_string();
-    assert!(sent.contains("Denied by bo: no") && !sent.contains("payload"));
+    INBOX.settles_a_card_without_buttons_and_leaves_the_old_one();
 }
 
 #[test]
 fn an_answer_says_which_message_it_is_now_or_what_to_do() {
-    let posted = |status, body: Value| instagram().posted(PERSON, &answer(status, &body));
-    let sent = posted(200, json!({ "recipient_id": PERSON, "message_id": "m_ours" })).unwrap();
-    assert_eq!((sent.place.as_str(), sent.id.as_str()), (PERSON, "m_ours"));
-    let error = |code: i64| json!({ "error": { "message": "(#1) no", "code": code } });
-    let Err(Failure::Never { why }) = posted(400, error(10)) else { panic!("not refused") };
-    assert!(why.contains("24 hours"), "{why}");
-    assert!(matches!(posted(400, error(613)), Err(Failure::Later { .. })));
-    assert!(matches!(posted(400, error(190)), Err(Failure::Never { .. })));
-    assert!(matches!(posted(200, json!({})), Err(Failure::Never { .. })));
+    INBOX.says_which_message_it_is_now_or_what_to_do();
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Typed,
-    User, What, Words,
+    Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Outcome, Text, Typed, User,
+    What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::emulated::Emulated;
 use crate::github::outside_of_fences;
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Webhook, answer, asking, card, demands_secret, judge, key, now,
-    open, seconds, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Webhook, answer, asking, card, demands_secret, judge,
+    key, now, open, seconds, settled,
 };
 use crate::written::{demand_visible, is_hostile};
 
@@ -22,7 +22,7 @@ const SETTINGS: &[(&str, &str)] =
 const SECRETS: &[(&str, &str)] = &[("token", "lin_api_canary"), ("signing_secret", "lin_wh_x")];
 const PLACE: &str = "83a26e86-b6b3-4b9f-a1a5-9f7c1f1a3d3b";
 
-fn linear() -> Box<dyn Adapter> {
+fn linear() -> OverHttp {
     open("linear", SETTINGS, SECRETS)
 }
 

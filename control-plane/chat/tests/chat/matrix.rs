@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::homeserver::Homeserver;
 use crate::support::{
-    HANDLE, HOSTILE, Webhook, answer, asking, body, card, carry_out, configuration, demands_secret,
-    key, no_hidden_character, now, open, settled,
+    HANDLE, HOSTILE, OverHttp, Webhook, answer, asking, body, card, carry_out, configuration,
+    demands_secret, key, no_hidden_character, now, open, settled,
 };
 
 const SETTINGS: &[(&str, &str)] =
@@ -19,7 +19,7 @@ const SETTINGS: &[(&str, &str)] =
 const SECRETS: &[(&str, &str)] = &[("access_token", "canary-token")];
 const ROOM: &str = "!r:countersign.test";
 
-fn matrix() -> Box<dyn Adapter> {
+fn matrix() -> OverHttp {
     open("matrix", SETTINGS, SECRETS)
 }
 

@@ -1,14 +1,14 @@
 //! Mattermost. Nobody else has a signer or a verifier for it: it signs nothing.
 
 use countersign_chat::{
-    Adapter, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Words,
+    Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, body, card, configuration,
-    demands_secret, key, no_hidden_character, now, open, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, body, card,
+    configuration, demands_secret, key, no_hidden_character, now, open, settled,
 };
 
 const SETTINGS: &[(&str, &str)] = &[
@@ -22,7 +22,7 @@ const SECRETS: &[(&str, &str)] = &[
     ("action_secret", "canary-secret"),
 ];
 
-fn mattermost() -> Box<dyn Adapter> {
+fn mattermost() -> OverHttp {
     open("mattermost", SETTINGS, SECRETS)
 }
 
@@ -31,7 +31,7 @@ fn approve() -> Token {
 }
 
 /// What the server keeps of a button that was posted.
-fn context(adapter: &dyn Adapter, place: &str) -> Value {
+fn context(adapter: &OverHttp, place: &str) -> Value {
     let card = card("/p", "{}");
     let sent = body(&adapter.post(place, &asking(&card, "c", place), "k").unwrap());
     sent["props"]["attachments"][0]["actions"][0]["integration"]["context"].clone()
@@ -94,7 +94,7 @@ fn c_10_mattermost_nine_forgeries() {
 
 #[test]
 fn c_10_mattermost_a_button_is_known_again_by_what_we_have_put_into_it_there() {
-    let genuine = context(&*mattermost(), "channel1");
+    let genuine = context(&mattermost(), "channel1");
     assert!(matches!(press(&pressed(&genuine)), Ok(Heard::Said(_))));
     let with = |name: &str, value: Value| {
         let mut context = genuine.clone();
@@ -111,12 +111,12 @@ fn c_10_mattermost_a_button_is_known_again_by_what_we_have_put_into_it_there() {
         with("token", Value::Null),
         with("token", deny.as_str().into()),
         press(&pressed(&Value::Null)),
-        press(&pressed(&context(&*mattermost(), "channel2"))),
+        press(&pressed(&context(&mattermost(), "channel2"))),
     ] {
         assert_eq!(forged, Err(Forged::Signature));
     }
     let other = open("mattermost", SETTINGS, &[SECRETS[0], SECRETS[1], ("action_secret", "other")]);
-    assert_eq!(press(&pressed(&context(&*other, "channel1"))), Err(Forged::Signature));
+    assert_eq!(press(&pressed(&context(&other, "channel1"))), Err(Forged::Signature));
     let mut moved = pressed(&genuine);
     moved["channel_id"] = "channel2".into();
     assert_eq!(press(&moved), Err(Forged::Signature));
@@ -129,7 +129,7 @@ fn c_10_mattermost_a_button_is_known_again_by_what_we_have_put_into_it_there() {
 
 #[test]
 fn a_tap_says_who_pressed_what_on_which_message() {
-    let Ok(Heard::Said(said)) = press(&pressed(&context(&*mattermost(), "channel1"))) else {
+    let Ok(Heard::Said(said)) = press(&pressed(&context(&mattermost(), "channel1"))) else {
         panic!()
     };
     assert_eq!(said[0].by, User { tenant: String::new(), id: "user1".into() });

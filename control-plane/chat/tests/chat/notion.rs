@@ -1,15 +1,14 @@
 //! Notion, signed by Node's crypto; no emulator of it and no receiver of others is at hand.
 
 use countersign_chat::{
-    Adapter, Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Text, Typed, User,
-    What, Words,
+    Auth, Call, Card, Face, Failure, Forged, Heard, Keys, Message, Text, Typed, User, What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Webhook, answer, asking, card, demands_secret, judge, key, now,
-    open, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Webhook, answer, asking, card, demands_secret, judge,
+    key, now, open, settled,
 };
 use crate::written::{demand_visible, is_hostile, strings, utc};
 
@@ -22,7 +21,7 @@ const SETTINGS: &[(&str, &str)] = &[
 const SECRETS: &[(&str, &str)] = &[("token", "ntn_canary"), ("verification_token", "secret_tMrl")];
 const PLACE: &str = "5c6a2821-6bb1-4a7e-b6e1-c50111515c3d";
 
-fn notion() -> Box<dyn Adapter> {
+fn notion() -> OverHttp {
     open("notion", SETTINGS, SECRETS)
 }
 

@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Outcome, Reply,
-    Said, Secret, Step, Text, Token, Typed, What, Wire, Words,
+    Auth, Begin, Conversation, Evidence, Failure, Forged, Heard, Keys, Outcome, Reply, Said,
+    Secret, Step, Text, Token, Typed, What, Wire, Words,
 };
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, card, configuration,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, card, configuration,
     demands_secret, judge, key, now, open, seconds, settled,
 };
 
@@ -20,7 +20,7 @@ const SOCKET: &[(&str, &str)] =
     &[("base_url", "http://127.0.0.1:1/api"), ("app", "A1"), ("inbound", "socket")];
 const APP_TOKEN: (&str, &str) = ("app_token", "xapp-canary");
 
-fn slack() -> Box<dyn Adapter> {
+fn slack() -> OverHttp {
     open("slack", SETTINGS, SECRETS)
 }
 
@@ -430,6 +430,34 @@ fn i_13_a_settled_card_has_its_last_face_and_no_button() {
     let gone =
         slack().posted("D1", &answer(200, &json!({ "ok": false, "error": "not_in_channel" })));
     assert!(matches!(gone, Err(Failure::Never { .. })), "{gone:?}");
+}
+
+/// Slack's own types of manifests, which its library has, and what their comments say of lengths.
+#[test]
+fn the_manifest_is_one_that_slack_knows_and_asks_for_no_more_than_it_needs() {
+    let manifest = countersign_chat::platform("slack").unwrap().manifest.unwrap();
+    let hook = "https://countersign.example/hooks/team";
+    let (called, connected) = (manifest(Some(hook)), manifest(None));
+    let mut unknown = called.clone();
+    unknown["oauth_config"]["scopes"]["bot"][0] = "chat:read.everything".into();
+    let mut misspelt = called.clone();
+    misspelt["settings"]["socket_mode"] = true.into();
+    let asked = json!({ "manifests": [called, connected, unknown, misspelt] });
+    let faults = &judge("slack_manifest.mjs", &asked)["faults"];
+    assert_eq!((&faults[0], &faults[1]), (&json!([]), &json!([])));
+    assert!(faults[2][0].as_str().unwrap().contains("chat:read.everything"), "{faults}");
+    assert!(faults[3][0].as_str().unwrap().contains("socket_mode"), "{faults}");
+
+    let scopes = &called["oauth_config"]["scopes"];
+    assert_eq!(scopes, &json!({ "bot": ["chat:write", "commands", "im:history", "im:write"] }));
+    let events = &called["settings"]["event_subscriptions"];
+    assert_eq!(events, &json!({ "bot_events": ["message.im"], "request_url": hook }));
+    let interactivity = &called["settings"]["interactivity"];
+    assert_eq!(interactivity, &json!({ "is_enabled": true, "request_url": hook }));
+    assert_eq!(called["features"]["slash_commands"][0]["url"], hook);
+    assert_eq!(called["settings"]["socket_mode_enabled"], false);
+    assert_eq!(connected["settings"]["socket_mode_enabled"], true);
+    assert!(!connected.to_string().contains("http"), "nothing calls us");
 }
 
 fn walk(value: &Value, seen: &mut dyn FnMut(&Value)) {

@@ -130,7 +130,8 @@ proptest! {
     }
 }
 
-fn opened() -> &'static [Box<dyn Adapter>] {
+/// A channel of each platform, in their order.
+pub(crate) fn opened() -> &'static [Box<dyn Adapter>] {
     static OPENED: std::sync::OnceLock<Vec<Box<dyn Adapter>>> = std::sync::OnceLock::new();
     OPENED.get_or_init(|| PLATFORMS.iter().map(|platform| any_of(platform)).collect())
 }

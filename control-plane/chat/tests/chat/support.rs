@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_chat::{
     Adapter, Answer, Answers, Auth, Body, Call, Card, Configuration, Face, Forged, Handle, Heard,
-    Inbound, Keys, Notice, Said, Secret, TapKey, Text, Words, platform, visible,
+    Inbound, Keys, Message, Notice, Outgoing, Said, Secret, TapKey, Text, TooLarge, Words,
+    platform, visible,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -24,13 +25,42 @@ pub(crate) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-pub(crate) fn open(
-    name: &str,
-    settings: &[(&str, &str)],
-    secrets: &[(&str, &str)],
-) -> Box<dyn Adapter> {
+pub(crate) fn open(name: &str, settings: &[(&str, &str)], secrets: &[(&str, &str)]) -> OverHttp {
     let platform = platform(name).unwrap();
-    (platform.open)(configuration(name, settings, secrets).unwrap()).unwrap()
+    OverHttp((platform.open)(configuration(name, settings, secrets).unwrap()).unwrap())
+}
+
+/// An adapter all of whose cards and words are calls.
+pub(crate) struct OverHttp(Box<dyn Adapter>);
+
+impl OverHttp {
+    pub(crate) fn post(
+        &self,
+        place: &str,
+        notice: &Notice<'_>,
+        key: &str,
+    ) -> Result<Call, TooLarge> {
+        self.0.post(place, notice, key).map(call)
+    }
+
+    pub(crate) fn say(&self, place: &str, under: Option<&Message>, words: &Text) -> Call {
+        call(self.0.say(place, under, words))
+    }
+}
+
+impl std::ops::Deref for OverHttp {
+    type Target = dyn Adapter;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+fn call(outgoing: Outgoing) -> Call {
+    match outgoing {
+        Outgoing::Call(call) => call,
+        Outgoing::Mail(mail) => panic!("{mail:?}"),
+    }
 }
 
 pub(crate) fn configuration(

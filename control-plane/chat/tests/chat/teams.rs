@@ -3,15 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What,
-    Words,
+    Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, card, demands_secret, judge, key,
-    now, open, seconds, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, card, demands_secret,
+    judge, key, now, open, seconds, settled,
 };
 use crate::tokens::{self, pairs};
 use crate::written::{demand_visible, is_hostile, strings};
@@ -23,7 +22,7 @@ const SETTINGS: &[(&str, &str)] =
     &[("base_url", "http://127.0.0.1:1/teams"), ("app", APP), ("tenant", "T0")];
 const SECRETS: &[(&str, &str)] = &[("client_secret", "canary")];
 
-fn teams() -> Box<dyn Adapter> {
+fn teams() -> OverHttp {
     open("teams", SETTINGS, SECRETS)
 }
 

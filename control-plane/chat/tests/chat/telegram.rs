@@ -3,15 +3,15 @@
 use std::time::SystemTime;
 
 use countersign_chat::{
-    Adapter, Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What,
-    Wire, Words,
+    Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Wire,
+    Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, body, card, configuration,
-    demands_secret, judge, key, no_hidden_character, now, open, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, body, card,
+    configuration, demands_secret, judge, key, no_hidden_character, now, open, settled,
 };
 
 const SETTINGS: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1")];
@@ -19,7 +19,7 @@ const POLLED: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1"), ("inbound"
 const SECRETS: &[(&str, &str)] =
     &[("bot_token", "7001:canary-token"), ("webhook_secret", "a_secret-of-256-letters-at-most")];
 
-fn telegram() -> Box<dyn Adapter> {
+fn telegram() -> OverHttp {
     open("telegram", SETTINGS, SECRETS)
 }
 

@@ -1,14 +1,12 @@
 //! SMS, with Twilio's RequestValidator as signer and judge, the Chat SDK as the other receiver and emulate as the platform.
 
-use countersign_chat::{
-    Adapter, Auth, Failure, Forged, Heard, Keys, Outcome, Text, Typed, What, Words,
-};
+use countersign_chat::{Auth, Failure, Forged, Heard, Keys, Outcome, Text, Typed, What, Words};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, card, demands_secret,
-    headers, judge, key, now, open, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, any_card, asking, card,
+    demands_secret, headers, judge, key, now, open, settled,
 };
 
 const ACCOUNT: &str = "AC00000000000000000000000000000000";
@@ -18,7 +16,7 @@ const SETTINGS: &[(&str, &str)] =
     &[("base_url", "http://127.0.0.1:1"), ("account_sid", ACCOUNT), ("from", NUMBER)];
 const SECRETS: &[(&str, &str)] = &[("auth_token", "twilio-canary-token")];
 
-fn twilio() -> Box<dyn Adapter> {
+fn twilio() -> OverHttp {
     open("twilio", SETTINGS, SECRETS)
 }
 

@@ -3,22 +3,21 @@
 use std::time::SystemTime;
 
 use countersign_chat::{
-    Adapter, Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What,
-    Words,
+    Auth, Failure, Forged, Heard, Keys, Message, Outcome, Text, Token, Typed, User, What, Words,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, asking, body, card, configuration,
-    demands_secret, judge, key, no_hidden_character, now, open, seconds, settled,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, asking, body, card,
+    configuration, demands_secret, judge, key, no_hidden_character, now, open, seconds, settled,
 };
 
 const SETTINGS: &[(&str, &str)] = &[("base_url", "http://127.0.0.1:1/v1"), ("bot", "PEOPLE/bot")];
 const SECRETS: &[(&str, &str)] =
     &[("bot_token", "canary-token"), ("webhook_secret", "a secret of the webhooks")];
 
-fn webex() -> Box<dyn Adapter> {
+fn webex() -> OverHttp {
     open("webex", SETTINGS, SECRETS)
 }
 

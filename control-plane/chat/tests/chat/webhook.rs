@@ -2,14 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use countersign_chat::{
-    Adapter, Auth, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
-};
+use countersign_chat::{Auth, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, body, card,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, any_card, asking, body, card,
     configuration, demands_secret, headers, judge, key, now, open, seconds, settled,
 };
 
@@ -19,7 +17,7 @@ const SECRETS: &[(&str, &str)] = &[
     ("answer_secret", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"),
 ];
 
-fn webhook() -> Box<dyn Adapter> {
+fn webhook() -> OverHttp {
     open("webhook", SETTINGS, SECRETS)
 }
 

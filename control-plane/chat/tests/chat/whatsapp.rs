@@ -2,15 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use countersign_chat::{
-    Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words,
-};
+use countersign_chat::{Failure, Forged, Heard, Keys, Outcome, Text, Token, Typed, What, Words};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::meta::{challenge, signed};
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, body, card,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, any_card, asking, body, card,
     demands_secret, headers, judge, key, now, open, seconds, settled,
 };
 
@@ -23,7 +21,7 @@ const SECRETS: &[(&str, &str)] = &[
 ];
 const PERSON: &str = "US.13491208655302741918";
 
-fn whatsapp() -> Box<dyn Adapter> {
+fn whatsapp() -> OverHttp {
     open("whatsapp", SETTINGS, SECRETS)
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::SystemTime;
 
-use countersign_chat::{Adapter, Failure, Forged, Heard, Keys, Outcome, Text, Typed, What, Words};
+use countersign_chat::{Failure, Forged, Heard, Keys, Outcome, Text, Typed, What, Words};
 use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Forgeries, HANDLE, HOSTILE, Signer, Webhook, answer, any_card, asking, body, card,
+    Forgeries, HANDLE, HOSTILE, OverHttp, Signer, Webhook, answer, any_card, asking, body, card,
     demands_secret, judge, key, now, open, seconds, settled,
 };
 
@@ -20,7 +20,7 @@ const SECRETS: &[(&str, &str)] = &[
 ];
 const PERSON: &str = "2222222222222222222";
 
-fn x() -> Box<dyn Adapter> {
+fn x() -> OverHttp {
     open("x", SETTINGS, SECRETS)
 }
 

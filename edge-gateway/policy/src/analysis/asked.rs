@@ -46,6 +46,9 @@ pub(crate) fn weaker(now: &Rule, was: &Rule) -> Vec<String> {
     if old.critical && !new.critical {
         ways.push("it is no longer critical: standing grants may answer it".to_owned());
     }
+    if old.whole_card && !new.whole_card {
+        ways.push("chats that cannot show all of it may answer it".to_owned());
+    }
     if new.unused > old.unused {
         ways.push(format!("it stays usable for {}, not {}", time(new.unused), time(old.unused)));
     }

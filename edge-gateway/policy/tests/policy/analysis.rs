@@ -163,6 +163,9 @@ fn each_way_to_ask_less_is_said() {
         let ways = unlike(&format!("{base}; {key}"));
         assert!(ways.iter().any(|way| way.contains(says)), "{key}: {ways:?}");
     }
+    let whole = change("r approve /x card = \"whole\"", "r approve /x quorum = 1");
+    assert!(only(&whole).how[0].contains("chats that cannot show all of it"));
+    assert!(!change("r approve /x quorum = 1", "r approve /x card = \"whole\"").widens());
     let dropped = change("r approve /x critical = true", "r approve /x strength = \"L2\"");
     assert!(only(&dropped).how[0].contains("no longer critical"));
 }

@@ -37,11 +37,12 @@ expires = "30m"
 remind = "5m"
 unused = "1h"
 cool_down = "0s"
+card = "whole"
 "#]);
     let asked = &decision.requirements[0];
     assert_eq!(asked.panels, [panel(&["security"], 2), panel(&["finance", "alice"], 1)]);
     assert_eq!((asked.strength, asked.proof), (Strength::L3, Proof::Transferable));
-    assert!(asked.owner_may_approve && !asked.critical);
+    assert!(asked.owner_may_approve && asked.whole_card && !asked.critical);
     let minutes = |minutes: u64| Duration::from_secs(minutes * MINUTE);
     assert_eq!(
         asked.escalations,
@@ -67,7 +68,7 @@ fn what_is_left_out_asks_for_little_and_opens_nothing_more() {
     let asked = &decision.requirements[0];
     assert_eq!((asked.strength, asked.proof), (Strength::L1, Proof::None));
     assert!(!asked.owner_may_approve && asked.escalations.is_empty());
-    assert!(asked.break_glass.is_empty() && !asked.critical);
+    assert!(asked.break_glass.is_empty() && !asked.critical && !asked.whole_card);
     assert_eq!(decision.unused, Duration::from_secs(15 * MINUTE));
     assert_eq!(decision.cool_down, Duration::from_secs(10 * MINUTE));
     assert_eq!(decision.remind, None);
@@ -82,6 +83,13 @@ fn a_critical_rule_wants_a_session_at_least() {
     assert_eq!(critical("strength = \"L3\"").strength, Strength::L3);
     wrong("critical = true\nstrength = \"L1\"", "`strength` is L1 beside `critical`");
     wrong("critical = true\nbreak_glass = [\"a\"]", "nobody passes a critical rule alone");
+}
+
+#[test]
+fn a_card_is_demanded_whole_in_that_one_word() {
+    assert!(decided(&["card = \"whole\""]).requirements[0].whole_card);
+    wrong("card = \"short\"", "`card` is \"whole\", not \"short\"");
+    wrong("card = true", "`card`");
 }
 
 #[test]
@@ -149,6 +157,7 @@ fn a_rule_that_asks_nobody_says_nothing_of_people() {
         "escalate = [{ after = \"1m\", to = [\"a\"] }]",
         "break_glass = [\"a\"]",
         "critical = true",
+        "card = \"whole\"",
         "unused = \"1m\"",
         "cool_down = \"1m\"",
         "remind = \"1m\"",

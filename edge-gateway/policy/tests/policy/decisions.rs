@@ -100,6 +100,7 @@ fn every_approve_rule_that_matches_has_to_be_met() {
         escalations: Vec::new(),
         break_glass: Vec::new(),
         critical: false,
+        whole_card: false,
     };
     assert_eq!(
         decision.requirements,
