@@ -5,7 +5,7 @@ use crate::decode::fold;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Json {
+pub enum Json {
     Null,
     Flag(bool),
     Whole(i64),
@@ -22,7 +22,11 @@ const DEEPEST: usize = 64;
 const MOST_VALUES: usize = 100_000;
 
 /// Reads one document.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
+///
+/// # Errors
+/// What is not strict RFC 8259 in UTF-8; a name twice in one object, or twice but for its case; numbers that do not fit 64
+/// bits; more than 64 levels or 100 000 values.
+pub fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
     let text = std::str::from_utf8(bytes).map_err(|_| Undecodable("JSON that is not UTF-8"))?;
     let mut reader = Reader { text, at: 0, values: 0 };
     reader.space();
