@@ -44,9 +44,8 @@ pub(crate) fn elsewhere(ask: &mut Ask<'_>) -> Said {
 pub(crate) fn describe(ask: &mut Ask<'_>) -> Said {
     let path = ask.path();
     let path: Vec<_> = path.iter().map(String::as_str).collect();
-    let rest = match path.as_slice() {
-        ["api", "v1", rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-        _ => return Ok(None),
+    let (["api", "v1", rest @ ..] | ["apis", _, _, rest @ ..]) = path.as_slice() else {
+        return Ok(None);
     };
     let (namespace, rest) = match rest {
         ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["finalize" | "status"]) => {
