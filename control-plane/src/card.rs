@@ -1,13 +1,20 @@
 //! What people are shown of an approval: composed from what the state has of the captured bytes, and from nothing that an
 //! agent says about itself.
 
+use std::borrow::Cow;
+
 use countersign_chat as chat;
 use countersign_chat::{Body, Card, Face, Part, Text, warnings};
 use sha2::{Digest as _, Sha256};
 
 use crate::state::{
-    Approval, ApprovalState, Millis, ReportedOutcome, Shown, State, Strength, VoteWord,
+    Approval, ApprovalState, Effect, Millis, ReportedOutcome, Shown, State, Strength, VoteWord,
 };
+
+/// Facts of what a request would do on a card, the bytes of each, and of the rest: a card has to fit into a message.
+const CARD_FACTS: usize = 6;
+const CARD_FACT: usize = 160;
+const CARD_ALSO: usize = 240;
 
 /// The whole of it, for where an answer is worth so much.
 pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
@@ -18,43 +25,50 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
     let who = owner.map_or_else(|| name.to_owned(), |owner| format!("{name} (of {owner})"));
     let usual = matches!((shown.scheme.as_str(), shown.port), ("https", 443) | ("http", 80));
     let port = if usual { String::new() } else { format!(":{}", shown.port) };
-    let sentence = format!("{who} wants to {} {}{port}{}", shown.method, shown.host, shown.path);
+    let sentence = match &shown.effect {
+        Effect::Described(described) => format!("{who} asks for this: {}", described.sentence),
+        _ => format!("{who} wants to {} {}{port}{}", shown.method, shown.host, shown.path),
+    };
     let keys: Vec<_> = approval
         .credentials
         .iter()
         .map(|(id, _)| state.credential(id).map_or(id.as_str(), |it| it.name.as_str()))
         .collect();
-    let mut facts = vec![
+    let mut facts = effect(&shown.effect);
+    let mut says = |name: &'static str, value: String| facts.push((name.into(), value));
+    for (name, value) in [
         ("Method", shown.method.clone()),
         ("To", format!("{}, {}, port {}", shown.scheme, shown.host, shown.port)),
         ("Path", shown.path.clone()),
-    ];
+    ] {
+        says(name, value);
+    }
     let decoded = decoded(&shown.path);
     if decoded != shown.path {
-        facts.push(("Path, decoded", decoded));
+        says("Path, decoded", decoded);
     }
     match shown.query.as_deref() {
-        None => facts.push(("Query", "none".into())),
+        None => says("Query", "none".into()),
         Some(query) => {
-            facts.push(("Query", if query.is_empty() { "empty".into() } else { query.into() }));
+            says("Query", if query.is_empty() { "empty".into() } else { query.into() });
             let pairs: Vec<_> =
                 query.split('&').map(|pair| self::decoded(&pair.replace('+', " "))).collect();
             if pairs.join("&") != query {
-                facts.push(("Query, decoded", pairs.join(", ")));
+                says("Query, decoded", pairs.join(", "));
             }
         }
     }
     // What is not the body is not on every card: where all of it has to be seen, it is.
     let demands_whole = approval.requirements.iter().any(|it| it.critical || it.whole_card);
     if demands_whole {
-        facts.extend(
-            shown.headers.iter().map(|(name, value)| ("Header", format!("{name}: {value}"))),
-        );
+        for (name, value) in &shown.headers {
+            says("Header", format!("{name}: {value}"));
+        }
     }
-    facts.push(("Real keys", if keys.is_empty() { "none".into() } else { keys.join(", ") }));
-    facts.push(("Rule", approval.rule.clone()));
-    facts.push(("Needs", needs(approval)));
-    facts.push(("Until", time(approval.due)));
+    says("Real keys", if keys.is_empty() { "none".into() } else { keys.join(", ") });
+    says("Rule", approval.rule.clone());
+    says("Needs", needs(approval));
+    says("Until", time(approval.due));
     Card {
         approval: approval.id.to_string(),
         sentence: Text::of(&sentence),
@@ -68,6 +82,31 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
             .iter()
             .any(|requirement| requirement.strength > worth),
     }
+}
+
+/// Of what it would do, as much as every platform has room for; how much more there is, it says.
+fn effect(effect: &Effect) -> Vec<(Cow<'static, str>, String)> {
+    let described = match effect {
+        Effect::Unknown => return Vec::new(),
+        Effect::Undecidable(why) => {
+            let unsaid = format!("not certain, because of {why}");
+            return vec![("What it would do".into(), unsaid)];
+        }
+        Effect::Described(described) => described,
+    };
+    let cut = |text: &str, room: usize| Text::of(text).within(room).to_string();
+    let mut facts = vec![("Risk".into(), described.risk.word().to_owned())];
+    let (shown, more) = described.facts.split_at(described.facts.len().min(CARD_FACTS));
+    facts.extend(shown.iter().map(|it| (it.name.clone().into(), cut(&it.value, CARD_FACT))));
+    if !more.is_empty() {
+        let names: Vec<_> = more.iter().map(|fact| fact.name.as_str()).collect();
+        let rest = format!("{} more of these, not shown here: {}", more.len(), names.join(", "));
+        facts.push(("And".into(), cut(&rest, CARD_FACT)));
+    }
+    if let Some(line) = described.also.line() {
+        facts.push(("Also contains".into(), cut(&line, CARD_ALSO)));
+    }
+    facts
 }
 
 /// A card about nothing, to see whether a channel works.

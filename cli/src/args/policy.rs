@@ -21,10 +21,11 @@ pub(crate) enum Policy {
     },
     /// Print the policy in force
     Show(Show),
-    /// Compile a policy and run the fixtures in it, here: no control plane is needed
+    /// Compile policies and run the fixtures in them, here: no control plane is needed
     Test {
-        /// The policy
-        file: PathBuf,
+        /// The policy; of several, each stands for itself
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
         #[command(flatten)]
         show: Show,
     },

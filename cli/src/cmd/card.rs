@@ -31,6 +31,16 @@ pub(crate) struct Card {
     expires_at: Option<String>,
     votes: Vec<Vote>,
     outcome: Option<Outcome>,
+    summary: Option<String>,
+    risk: Option<String>,
+    facts: Vec<Fact>,
+    also_contains: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Fact {
+    name: String,
+    value: String,
 }
 
 #[derive(Serialize)]
@@ -56,6 +66,8 @@ impl From<&v1::Approval> for Card {
             at: print::time(vote.at.as_ref()),
             reason: vote.reason.clone(),
         };
+        let fact = |fact: &v1::Fact| Fact { name: fact.name.clone(), value: fact.value.clone() };
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Self {
             id: approval.approval_id.clone(),
             state: state_name(approval.state()),
@@ -75,6 +87,10 @@ impl From<&v1::Approval> for Card {
             expires_at: print::time(approval.expires_at.as_ref()),
             votes: approval.votes.iter().map(vote).collect(),
             outcome: completed(approval).map(|status| Outcome { status }),
+            summary: given(&approval.summary),
+            risk: given(&approval.risk),
+            facts: approval.facts.iter().map(fact).collect(),
+            also_contains: given(&approval.also_contains),
         }
     }
 }
@@ -113,6 +129,7 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
         text.push_str(&sentence);
         text.push('\n');
     };
+    effect(approval, &mut say);
     say(standing(approval));
     say(format!(
         "Rule {:?} asks people about it{}.",
@@ -316,6 +333,26 @@ fn readable(value: &[u8]) -> String {
     })
 }
 
+/// What it would do, as far as the control plane knows.
+fn effect(approval: &v1::Approval, say: &mut impl FnMut(String)) {
+    if !approval.undecidable.is_empty() {
+        say(format!(
+            "CAREFUL: what it would do is not certain, because of {}.",
+            one_line(&approval.undecidable)
+        ));
+    }
+    if approval.summary.is_empty() {
+        return;
+    }
+    say(format!("It would: {} (risk: {}).", one_line(&approval.summary), approval.risk));
+    for fact in &approval.facts {
+        say(format!("  {}: {}", one_line(&fact.name), one_line(&fact.value)));
+    }
+    if !approval.also_contains.is_empty() {
+        say(format!("  It also contains: {}", one_line(&approval.also_contains)));
+    }
+}
+
 /// A sentence of ours must not break into two lines where somebody else's words are in it.
 fn one_line(text: &str) -> String {
     text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
@@ -373,14 +410,14 @@ mod tests {
         let text = serde_json::to_string(&Card::from(&approval())).unwrap();
         let mut at = 0;
         for field in "id state agent method scheme host port path query body_bytes body_sha256 intent_digest rule credentials created_at \
-                      expires_at votes outcome"
+                      expires_at votes outcome summary risk facts also_contains"
             .split_whitespace()
         {
             at += text[at..].find(&format!("\"{field}\":")).unwrap_or_else(|| panic!("{field} is missing or out of place"));
         }
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(&text).unwrap();
-        assert_eq!(object.len(), 18);
+        assert_eq!(object.len(), 22);
         assert!(object["query"].is_null() && object["outcome"].is_null());
     }
 
@@ -411,6 +448,26 @@ mod tests {
         assert!(text.contains("2 people's yes of finance"), "{text}");
         assert!(text.contains("real key of production"), "{text}");
         assert!(text.contains("shown 13 of 5000 bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_person_is_told_what_it_would_do_and_what_that_leaves_out() {
+        let mut approval = approval();
+        assert!(!sentences(&approval).contains("It would:"));
+        approval.summary = "Delete project 42\nIt is harmless".into();
+        approval.risk = "destructive".into();
+        approval.facts = vec![v1::Fact { name: "Project".into(), value: "42".into() }];
+        approval.also_contains = "force: true".into();
+        let text = sentences(&approval);
+        assert!(
+            text.contains(
+                "It would: Delete project 42\\nIt is harmless (risk: destructive).\n  Project: 42\n  It also contains: force: true\n"
+            ),
+            "{text}"
+        );
+        let json = serde_json::to_value(Card::from(&approval)).unwrap();
+        assert_eq!(json["risk"], "destructive");
+        assert_eq!(json["facts"][0]["value"], "42");
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod replay;
 mod review;
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use countersign_policy::analysis;
@@ -29,7 +29,10 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
             put(set, &show)
         }
         Policy::Show(show) => shown(&context()?, &show).await,
-        Policy::Test { file, show } => test(&text(&file)?, &file, &show),
+        Policy::Test { files, show } => match files.as_slice() {
+            [file] => test(&text(file)?, file, &show),
+            files => test_each(files, &show),
+        },
         Policy::Explain { agent, method, url, body, headers, show } => {
             let request = v1::ExplainPolicyRequest {
                 agent,
@@ -201,6 +204,21 @@ fn test(text: &str, file: &Path, show: &Show) -> Done {
             tested.tests.len()
         )))
     }
+}
+
+/// Several policies, each of which stands for itself. One that fails stops none of the others.
+fn test_each(files: &[PathBuf], show: &Show) -> Done {
+    let mut failed = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        if show.output == Output::Table {
+            print::line(&format!("{name}:"))?;
+        }
+        if let Err(failure) = text(file).and_then(|text| test(&text, file, show)) {
+            failed.push(format!("{name}: {failure}"));
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Refused(failed.join("\n"))) }
 }
 
 fn tested(report: Report, warnings: Vec<String>) -> Tested {

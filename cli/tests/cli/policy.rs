@@ -1,5 +1,7 @@
 //! What policy authors work with: comparing, replaying, reviewing, and the policies to begin with.
 
+use std::path::PathBuf;
+
 use countersign_proto::v1;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -68,10 +70,15 @@ fn listed(approvals: &[v1::Approval]) -> v1::ListApprovalsResponse {
 #[test]
 fn every_policy_to_begin_with_holds_and_has_nothing_to_be_warned_about() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/policies");
-    let mut files: Vec<_> =
-        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert_eq!(files.len(), 10);
+    let files = |directory: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = entries.filter(|path| path.is_file()).collect();
+        files.sort();
+        files
+    };
+    let (examples, services) = (files(directory), files(&format!("{directory}/services")));
+    assert_eq!((examples.len(), services.len()), (10, 15));
+    let files = examples.into_iter().chain(services);
     let place = Place::empty();
     for file in files {
         let tested = place.run(&["policy", "test", file.to_str().unwrap(), "-o", "json"]).json();
@@ -83,6 +90,26 @@ fn every_policy_to_begin_with_holds_and_has_nothing_to_be_warned_about() {
             "it says what it is for"
         );
     }
+}
+
+#[test]
+fn several_policies_are_tested_at_once_and_one_that_fails_stops_none() {
+    let place = Place::empty();
+    let test = |expect: &str| {
+        format!(
+            "{OLD}\n[[test]]\nname = \"it\"\nurl = \"https://b.example/\"\nexpect = \"{expect}\"\n"
+        )
+    };
+    place.write("good.toml", &test("refuse"));
+    place.write("bad.toml", &test("allow"));
+    place.write("last.toml", &test("refuse"));
+    let told = place.run(&["policy", "test", "good.toml", "last.toml"]).ok();
+    assert!(told.contains("good.toml:\n") && told.contains("last.toml:\n"), "{told}");
+    let failed = place.run(&["policy", "test", "bad.toml", "last.toml"]);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.out.contains("last.toml:\n"), "{}", failed.out);
+    assert!(failed.said.contains("bad.toml: 1 of 1 fixtures"), "{}", failed.said);
+    assert_eq!(place.run(&["policy", "test"]).code, Some(2));
 }
 
 #[test]

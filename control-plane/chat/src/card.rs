@@ -1,5 +1,7 @@
 //! What people are shown, before a platform has its way with it.
 
+use std::borrow::Cow;
+
 use crate::platform::TooLarge;
 use crate::text::Text;
 use crate::token::{Code, Token};
@@ -11,8 +13,9 @@ pub struct Card {
     pub approval: String,
     /// Who wants what of whom, in one plain sentence.
     pub sentence: Text,
-    /// What has to be seen whole, most important first: method, host, port, path, query, credentials, rule, expiry.
-    pub facts: Vec<(&'static str, Text)>,
+    /// What has to be seen whole, most important first: what it would do, method, host, port, path, query, credentials, rule,
+    /// expiry. Their names are words of ours.
+    pub facts: Vec<(Cow<'static, str>, Text)>,
     /// What a reader could take for something else.
     pub warnings: Vec<Text>,
     /// Four words that stand for the intent's digest: the same on every face that shows the same bytes.

@@ -47,7 +47,9 @@ impl Plain {
         lines.extend(notice.standing().iter().map(self.written));
         lines.push((self.written)(&card.sentence));
         lines.extend(card.warnings.iter().map(|it| format!("CAREFUL: {}", (self.written)(it))));
-        let fact = |(name, value): &(&str, Text)| format!("{name}: {}", (self.written)(value));
+        let fact = |(name, value): &(std::borrow::Cow<'_, str>, Text)| {
+            format!("{name}: {}", (self.written)(value))
+        };
         lines.extend(card.facts.iter().map(fact));
         lines.push(format!("Fingerprint: {}. Approval {}.", card.fingerprint, card.approval));
         lines.extend(notice.elsewhere(excerpt.whole).iter().map(self.written));

@@ -396,7 +396,7 @@ fn rendered(notice: &Notice<'_>) -> Result<Value, TooLarge> {
         blocks.push(whole_section(&Text::of(&format!("CAREFUL: {warning}")))?);
     }
     for facts in card.facts.chunks(FIELDS) {
-        let field = |(name, value): &(&str, Text)| {
+        let field = |(name, value): &(std::borrow::Cow<'_, str>, Text)| {
             let words = format!("{name}: {value}");
             if words.chars().count() > FIELD { Err(TooLarge) } else { Ok(plain(&words)) }
         };

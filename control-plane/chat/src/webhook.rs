@@ -223,7 +223,7 @@ fn rendered(notice: &Notice<'_>, excerpt: &Excerpt) -> Value {
     let card = notice.card;
     let texts =
         |texts: &[Text]| texts.iter().map(|text| Value::from(text.as_str())).collect::<Value>();
-    let fact = |(name, value): &(&str, Text)| json!({ "name": name, "value": value.as_str() });
+    let fact = |(name, value): &(std::borrow::Cow<'_, str>, Text)| json!({ "name": name, "value": value.as_str() });
     let answers = notice.buttons(excerpt.whole).map(|answers| {
         json!({
             "approve": answers.approve.as_str(),

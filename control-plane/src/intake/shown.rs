@@ -1,10 +1,11 @@
 //! What people are shown of a request: made from its frozen bytes, bounded, and without what could be a secret.
 
+use countersign_describe::{Undecidable, describe};
 use countersign_gate::{Digest, Payload, Request};
-use countersign_policy::body;
+use countersign_policy::{Body, Head, Subject, body};
 use http::header::{HeaderName, HeaderValue};
 
-use crate::state::Shown;
+use crate::state::{Effect, Shown};
 
 /// As much of the body as the state keeps.
 const PREVIEW_BYTES: usize = 16 * 1024;
@@ -46,6 +47,29 @@ pub(super) fn of(
         body_sha256,
         body_preview: visible[..end].to_vec(),
         uninspectable: undecided || !view.complete || end < visible.len(),
+        effect: effect(request),
+    }
+}
+
+/// What it would do, from all of its bytes and not from those alone that are kept.
+fn effect(request: &Request) -> Effect {
+    let head = Head {
+        // What a request would do is not a matter of whose it is.
+        agent: "",
+        destination: request.destination(),
+        method: request.method(),
+        path: request.path(),
+        query: request.query(),
+        headers: request.headers(),
+    };
+    let body = match request.payload() {
+        Payload::Whole(body) => Body::Whole(body),
+        Payload::Streamed => Body::Streamed,
+    };
+    match describe(&Subject { head, body }) {
+        Ok(Some(described)) => Effect::Described(described),
+        Ok(None) => Effect::Unknown,
+        Err(Undecidable(why)) => Effect::Undecidable(why.to_owned()),
     }
 }
 
@@ -145,5 +169,39 @@ mod tests {
         assert_eq!(cut.body_bytes, large.len() as u64);
 
         assert!(shown(&[("content-type", b"image/png")], b"\x89PNG\xff").uninspectable);
+    }
+
+    #[test]
+    fn what_it_would_do_is_said_of_all_of_the_bytes_and_not_of_the_kept_ones_alone() {
+        let request = |host: &str, body: &str| {
+            let origin = Origin { cluster: "c".into(), org: "o".into(), agent: "a".into() };
+            let destination = Destination::parse(Scheme::Https, host, None).unwrap();
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", HeaderValue::from_static("application/json"));
+            let payload = Payload::Whole(Bytes::copy_from_slice(body.as_bytes()));
+            let request = Request::new(
+                origin,
+                destination,
+                Method::PATCH,
+                "/repos/acme/prod".into(),
+                None,
+                headers,
+                payload,
+                Vec::new(),
+            );
+            of(&request.unwrap(), [1; 32], [2; 32], false).effect
+        };
+        let padding = " ".repeat(2 * PREVIEW_BYTES);
+        let body = format!("{{\"description\":\"\",{padding}\"private\":false}}");
+        let Effect::Described(described) = request("api.github.com:443", &body) else {
+            panic!("it is not described");
+        };
+        assert_eq!(described.sentence, "Make repository acme/prod public");
+        assert_eq!(request("api.example:443", &body), Effect::Unknown);
+        let twice = "{\"private\":true,\"private\":false}";
+        let Effect::Undecidable(why) = request("api.github.com:443", twice) else {
+            panic!("it is decided");
+        };
+        assert!(why.contains("twice"), "{why}");
     }
 }

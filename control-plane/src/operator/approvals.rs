@@ -18,8 +18,8 @@ use super::refuse;
 use crate::access::Admitted;
 use crate::card;
 use crate::state::{
-    Announced, Approval, ApprovalId, ApprovalState, Command, Escalation, Event, Panel, Proof,
-    ReportedOutcome, State, Strength, Vote, VoteWord, Voter,
+    Announced, Approval, ApprovalId, ApprovalState, Command, Effect, Escalation, Event, Panel,
+    Proof, ReportedOutcome, State, Strength, Vote, VoteWord, Voter,
 };
 use crate::telemetry;
 
@@ -327,6 +327,15 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         status: (*status).into(),
         at: timestamp(*at),
     });
+    let (described, undecidable) = match &shown.effect {
+        Effect::Unknown => (None, String::new()),
+        Effect::Undecidable(why) => (None, why.clone()),
+        Effect::Described(described) => (Some(described), String::new()),
+    };
+    let fact = |fact: &countersign_describe::Fact| v1::Fact {
+        name: fact.name.clone(),
+        value: fact.value.clone(),
+    };
     let waiting = state.held_for(approval.id).filter(|held| held.claim.is_none()).count();
     v1::Approval {
         approval_id: approval.id.to_string(),
@@ -368,6 +377,11 @@ pub(crate) fn to_proto(state: &State, approval: &Approval) -> v1::Approval {
         asked_again: approval.asked_again,
         warnings: card::careful(shown),
         fingerprint: countersign_chat::fingerprint(&shown.intent_digest),
+        summary: described.map(|it| it.sentence.clone()).unwrap_or_default(),
+        facts: described.map(|it| it.facts.iter().map(fact).collect()).unwrap_or_default(),
+        risk: described.map(|it| it.risk.word().to_owned()).unwrap_or_default(),
+        also_contains: described.and_then(|it| it.also.line()).unwrap_or_default(),
+        undecidable,
     }
 }
 

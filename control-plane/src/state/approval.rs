@@ -1,5 +1,6 @@
 //! An approval's life: pending, votes, at most one claim, an outcome.
 
+use countersign_describe::Description;
 use serde::{Deserialize, Serialize};
 
 use super::audit::Entry;
@@ -70,6 +71,43 @@ pub struct Shown {
     #[serde(with = "serde_bytes")]
     pub body_preview: Vec<u8>,
     pub uninspectable: bool,
+    /// Said once, of all of the bytes.
+    #[serde(default)]
+    pub effect: Effect,
+}
+
+/// What a request would do, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Nothing is known about such requests.
+    #[default]
+    Unknown,
+    /// It is a call that is known, and cannot be said for certain: why not, a noun.
+    Undecidable(String),
+    /// Its facts are dropped together with the body's beginning.
+    Described(Description),
+}
+
+impl Effect {
+    /// How much of the state it takes, bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Undecidable(why) => why.len(),
+            Self::Described(Description { sentence, facts, also, .. }) => {
+                let facts = facts.iter().map(|fact| fact.name.len() + fact.value.len());
+                let listed = also.listed.iter().map(|(name, value)| name.len() + value.len());
+                sentence.len() + facts.sum::<usize>() + listed.sum::<usize>()
+            }
+        }
+    }
+
+    /// Keeps the sentence and the risk alone.
+    fn shorten(&mut self) {
+        if let Self::Described(described) = self {
+            (described.facts, described.also) = Default::default();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +311,7 @@ impl State {
             && let Some(approval) = self.ended.get(place).and_then(|id| self.approvals.get_mut(id))
         {
             approval.shown.body_preview = Vec::new();
+            approval.shown.effect.shorten();
         }
         if self.ended.len() > KEPT
             && let Some(approval) = self.ended.pop_front().and_then(|id| self.approvals.remove(&id))

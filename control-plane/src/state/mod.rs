@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 
 pub use account::Account;
 pub use agent::Agent;
-pub use approval::{Approval, ApprovalId, ApprovalState, Claim, Shown, Vote, VoteWord};
+pub use approval::{Approval, ApprovalId, ApprovalState, Claim, Effect, Shown, Vote, VoteWord};
 pub use approver::{Principal, Role};
 pub use attention::{Announced, Nudge};
 pub use audit::Record;

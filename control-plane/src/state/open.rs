@@ -10,6 +10,8 @@ use super::{
 /// However long a rule wants denials to stand.
 const LONGEST_COOL_DOWN_MS: Millis = 24 * 60 * 60 * 1000;
 const PREVIEW_BYTES: usize = 16 * 1024;
+/// As much as a description takes at most, and more.
+const EFFECT_BYTES: usize = 48 * 1024;
 
 /// What an intent finds when it is opened.
 enum Found {
@@ -266,6 +268,11 @@ fn check(open: &Open) -> Result<(), Refused> {
     if open.shown.body_preview.len() > PREVIEW_BYTES {
         return Err(Refused::Invalid(format!(
             "the request was not opened: it shows more than {PREVIEW_BYTES} bytes of its body"
+        )));
+    }
+    if open.shown.effect.size() > EFFECT_BYTES {
+        return Err(Refused::Invalid(format!(
+            "the request was not opened: what it would do takes more than {EFFECT_BYTES} bytes to say"
         )));
     }
     Ok(())

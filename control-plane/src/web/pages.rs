@@ -99,7 +99,11 @@ async fn list(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Result<Htm
     for a in &approvals {
         let _ = write!(
             rows,
-            "<tr><td><a href=\"/approvals/{}\">{} {}</a></td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}<a href=\"/approvals/{}\">{} {}</a></td><td>{}</td><td>{}</td></tr>",
+            match a.summary.as_str() {
+                "" => String::new(),
+                summary => format!("{} ({})<br>", escaped(summary), escaped(&a.risk)),
+            },
             escaped(&a.approval_id),
             escaped(&a.method),
             escaped(&target(a)),
@@ -299,6 +303,16 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
         escaped(a.state().as_str_name().trim_start_matches("APPROVAL_STATE_")).to_lowercase(),
     );
     row("agent", code(&a.agent));
+    if !a.summary.is_empty() {
+        row("would do", format!("<strong>{}</strong>", escaped(&a.summary)));
+        row("risk", escaped(&a.risk));
+    }
+    for fact in &a.facts {
+        row(&escaped(&fact.name), code(&fact.value));
+    }
+    if !a.also_contains.is_empty() {
+        row("also contains", code(&a.also_contains));
+    }
     row("rule", code(&a.rule));
     row("method", code(&a.method));
     row("to", code(&format!("{}://{}:{}", a.scheme, a.host, a.port)));
@@ -336,7 +350,10 @@ fn whole(a: &v1::Approval, session: &Session) -> String {
     }
     let uninspectable =
         a.uninspectable.then_some("Not all of this request can be shown or decoded.");
-    let warned = uninspectable.into_iter().chain(a.warnings.iter().map(String::as_str));
+    let undecidable = (!a.undecidable.is_empty())
+        .then(|| format!("What it would do is not certain, because of {}.", a.undecidable));
+    let said = uninspectable.into_iter().chain(undecidable.as_deref());
+    let warned = said.chain(a.warnings.iter().map(String::as_str));
     let warning: String =
         warned.map(|w| format!("<p class=\"warning\">{}</p>", escaped(w))).collect();
     let headers: String = a

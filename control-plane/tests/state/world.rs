@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use countersign_control_plane::state::{
     Actor, Addresses, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential,
-    Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proof, Proposal,
-    Refused, ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State, Strength,
-    VoteWord, Voter,
+    Effect, Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proof,
+    Proposal, Refused, ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State,
+    Strength, VoteWord, Voter,
 };
 use countersign_gate::{KeyState, NodeKey, TRUST_TYPE, Trust, sign};
 use ed25519_dalek::SigningKey;
@@ -371,6 +371,7 @@ pub(crate) fn shown(intent: u8) -> Shown {
         body_sha256: [5; 32],
         body_preview: b"canary-body-7".to_vec(),
         uninspectable: false,
+        effect: Effect::Unknown,
     }
 }
 

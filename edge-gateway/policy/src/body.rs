@@ -50,9 +50,9 @@ pub fn view(headers: &HeaderMap, body: &[u8]) -> View {
     View { text: Some(text.to_owned()), complete, kind }
 }
 
-/// Why a body, or one reading of it, is not certain.
+/// Why a body, or one reading of it, is not certain: a noun, as in "a form that is not UTF-8".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Undecodable(pub(crate) &'static str);
+pub struct Undecodable(pub &'static str);
 
 /// The most that a body may be once decoded, bytes.
 pub const MOST_DECODED: usize = 8 * 1024 * 1024;
@@ -63,10 +63,10 @@ const ALWAYS_DECODED: usize = 4096;
 const MOST_LAYERS: usize = 3;
 
 /// Takes the Content-Encoding off.
-pub(crate) fn decode<'a>(
-    headers: &HeaderMap,
-    body: &'a [u8],
-) -> Result<Cow<'a, [u8]>, Undecodable> {
+///
+/// # Errors
+/// Encodings other than gzip and deflate, more than three of them, what is not as they say, and what would grow too far.
+pub fn decode<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Undecodable> {
     let mut layers = Vec::new();
     for value in headers.get_all(CONTENT_ENCODING) {
         let value =
@@ -124,7 +124,7 @@ fn whole(out: Vec<u8>, rest: &[u8]) -> Result<Vec<u8>, Undecodable> {
 
 /// What Content-Type says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Declared {
+pub enum Declared {
     Form,
     Json,
     Multipart,
@@ -133,7 +133,8 @@ pub(crate) enum Declared {
     Text,
 }
 
-pub(crate) fn declared(headers: &HeaderMap) -> Declared {
+/// What the body is declared to be.
+pub fn declared(headers: &HeaderMap) -> Declared {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Declared::Other };
     let Ok(value) = value.to_str() else { return Declared::Other };
@@ -159,10 +160,10 @@ pub(crate) fn declared(headers: &HeaderMap) -> Declared {
 }
 
 /// The fields of a form.
-pub(crate) fn form(
-    headers: &HeaderMap,
-    decoded: &[u8],
-) -> Result<crate::query::Pairs, Undecodable> {
+///
+/// # Errors
+/// Another Content-Type, and what some readers take for something else.
+pub fn form(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::query::Pairs, Undecodable> {
     if declared(headers) != Declared::Form {
         return Err(Undecodable("a body whose Content-Type is not a form's"));
     }
@@ -202,7 +203,10 @@ pub(crate) fn multipart_may_name_method(decoded: &[u8]) -> bool {
 const LONGEST_NAME: usize = 64;
 
 /// A JSON document.
-pub(crate) fn json(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::json::Json, Undecodable> {
+///
+/// # Errors
+/// Another Content-Type, and what [`crate::json::parse`] does not read.
+pub fn json(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::json::Json, Undecodable> {
     if declared(headers) != Declared::Json {
         return Err(Undecodable("a body whose Content-Type is not JSON's"));
     }

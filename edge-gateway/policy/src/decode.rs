@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// Decodes every `%xx` once. None when a `%` is not followed by two hexadecimal digits.
-pub(crate) fn percent(text: &str) -> Option<Cow<'_, [u8]>> {
+pub fn percent(text: &str) -> Option<Cow<'_, [u8]>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text.as_bytes()));
     }
@@ -22,7 +22,7 @@ pub(crate) fn percent(text: &str) -> Option<Cow<'_, [u8]>> {
 }
 
 /// As `application/x-www-form-urlencoded` decodes: `+` is a space. None when it is not percent-encoded UTF-8.
-pub(crate) fn form(text: &str) -> Option<String> {
+pub fn form(text: &str) -> Option<String> {
     let spaced =
         if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
     String::from_utf8(percent(&spaced)?.into_owned()).ok()

@@ -5,20 +5,47 @@ use crate::json::Json;
 
 /// One operation.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Operation {
+pub struct Operation {
     /// `query`, `mutation` or `subscription`.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// Empty when it has none.
-    pub(crate) name: String,
+    pub name: String,
     /// The fields it selects at the top, by their own names, not by aliases; each once.
-    pub(crate) fields: Vec<String>,
+    pub fields: Vec<String>,
+    /// The same fields as often as they are there, with what they are given.
+    pub calls: Vec<Call>,
+    /// Some variable has a default, or the operation a directive: there is a `=` or a `@` before its selection.
+    pub defaults: bool,
+}
+
+/// One field at the top, and its arguments by name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Call {
+    pub field: String,
+    pub arguments: Vec<(String, Argument)>,
+    /// Directives (`@include`, `@skip`) may keep it from being carried out.
+    pub conditional: bool,
+}
+
+/// What an argument is given.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A list or an object, which stands in the document.
+    Block,
+    /// A number, a word, or a text in quotes as the document writes it.
+    Literal(String),
+    /// What the variable of this name holds.
+    Variable(String),
 }
 
 const UNCLEAR: Undecodable = Undecodable("a GraphQL document that is not one plain operation");
 
-/// Reads `{"query": "…"}`. Batches, persisted queries, more than one operation and fragments at the top are not
-/// read: what they ask for is not in the document, or not one thing.
-pub(crate) fn operation(body: &Json) -> Result<Operation, Undecodable> {
+/// Reads `{"query": "…"}`.
+///
+/// # Errors
+/// Batches, persisted queries, more than one operation and fragments at the top: what they ask for is not in the document,
+/// or not one thing.
+pub fn operation(body: &Json) -> Result<Operation, Undecodable> {
     let Json::Object(members) = body else { return Err(UNCLEAR) };
     let member =
         |wanted: &str| members.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
@@ -35,7 +62,7 @@ pub(crate) fn operation(body: &Json) -> Result<Operation, Undecodable> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// A string or a number.
-    Literal,
+    Literal(&'a str),
     Mark(u8),
     Name(&'a str),
     Spread,
@@ -56,12 +83,15 @@ fn tokens(source: &str) -> Option<Vec<Token<'_>>> {
             b' ' | b'\t' | b'\n' | b'\r' | b',' => at += 1,
             b'#' => at = run(at, |b| b != b'\n' && b != b'\r'),
             b'"' => {
-                at = string_end(bytes, at)?;
-                found.push(Token::Literal);
+                let end = string_end(bytes, at)?;
+                found.push(Token::Literal(source.get(at..end)?));
+                at = end;
             }
             b'-' | b'0'..=b'9' => {
-                at = run(at + 1, |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'+' | b'-'));
-                found.push(Token::Literal);
+                let end =
+                    run(at + 1, |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'+' | b'-'));
+                found.push(Token::Literal(source.get(at..end)?));
+                at = end;
             }
             b'_' | b'a'..=b'z' | b'A'..=b'Z' => {
                 let end = run(at, |b| b.is_ascii_alphanumeric() || b == b'_');
@@ -133,7 +163,13 @@ impl<'a> Reader<'a> {
     }
 
     fn operation(&mut self, first: Token<'a>) -> Option<Operation> {
-        let mut read = Operation { kind: "query", name: String::new(), fields: Vec::new() };
+        let mut read = Operation {
+            kind: "query",
+            name: String::new(),
+            fields: Vec::new(),
+            calls: Vec::new(),
+            defaults: false,
+        };
         if let Token::Name(kind) = first {
             read.kind =
                 ["mutation", "query", "subscription"].into_iter().find(|known| *known == kind)?;
@@ -141,18 +177,21 @@ impl<'a> Reader<'a> {
             if let Some(Token::Name(name)) = self.tokens.peek() {
                 read.name = (*name).to_owned();
             }
-            self.skip_to_selection()?;
+            read.defaults = self.skip_to_selection()?;
         }
-        self.selection(&mut read.fields)?;
+        self.selection(&mut read)?;
         Some(read)
     }
 
-    /// Goes on to the `{` that starts a selection: variables may have braces in their defaults.
-    fn skip_to_selection(&mut self) -> Option<()> {
+    /// Goes on to the `{` that starts a selection: variables may have braces in their defaults. Whether there are defaults
+    /// or directives on the way.
+    fn skip_to_selection(&mut self) -> Option<bool> {
         let mut depth = 0usize;
+        let mut defaults = false;
         loop {
             match self.tokens.peek()? {
-                Token::Mark(b'{') if depth == 0 => return Some(()),
+                Token::Mark(b'{') if depth == 0 => return Some(defaults),
+                Token::Mark(b'=' | b'@') => defaults = true,
                 Token::Mark(b'(' | b'[' | b'{') => depth += 1,
                 Token::Mark(b')' | b']' | b'}') => depth = depth.checked_sub(1)?,
                 _ => {}
@@ -162,11 +201,11 @@ impl<'a> Reader<'a> {
     }
 
     /// The fields of the top selection.
-    fn selection(&mut self, fields: &mut Vec<String>) -> Option<()> {
+    fn selection(&mut self, read: &mut Operation) -> Option<()> {
         (self.tokens.next()? == Token::Mark(b'{')).then_some(())?;
         loop {
             match self.tokens.next()? {
-                Token::Mark(b'}') => return (!fields.is_empty()).then_some(()),
+                Token::Mark(b'}') => return (!read.fields.is_empty()).then_some(()),
                 Token::Name(name) => {
                     let aliased = self.tokens.next_if_eq(&Token::Mark(b':')).is_some();
                     let name = match aliased.then(|| self.tokens.next()) {
@@ -174,10 +213,10 @@ impl<'a> Reader<'a> {
                         Some(Some(Token::Name(name))) => name,
                         Some(_) => return None,
                     };
-                    if !fields.iter().any(|field| field == name) {
-                        fields.push(name.to_owned());
+                    if !read.fields.iter().any(|field| field == name) {
+                        read.fields.push(name.to_owned());
                     }
-                    self.skip_field()?;
+                    read.calls.push(self.call(name)?);
                 }
                 _ => return None,
             }
@@ -185,12 +224,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Arguments, directives and the selection of one field.
-    fn skip_field(&mut self) -> Option<()> {
-        if self.tokens.peek() == Some(&Token::Mark(b'(')) {
-            self.skip_block()?;
+    fn call(&mut self, field: &str) -> Option<Call> {
+        let field = field.to_owned();
+        let mut call = Call { field, arguments: Vec::new(), conditional: false };
+        if self.tokens.next_if_eq(&Token::Mark(b'(')).is_some() {
+            while self.tokens.next_if_eq(&Token::Mark(b')')).is_none() {
+                let Token::Name(name) = self.tokens.next()? else { return None };
+                (self.tokens.next()? == Token::Mark(b':')).then_some(())?;
+                call.arguments.push((name.to_owned(), self.argument()?));
+            }
         }
         while self.tokens.next_if_eq(&Token::Mark(b'@')).is_some() {
             matches!(self.tokens.next()?, Token::Name(_)).then_some(())?;
+            call.conditional = true;
             if self.tokens.peek() == Some(&Token::Mark(b'(')) {
                 self.skip_block()?;
             }
@@ -198,7 +244,27 @@ impl<'a> Reader<'a> {
         if self.tokens.peek() == Some(&Token::Mark(b'{')) {
             self.skip_block()?;
         }
-        Some(())
+        Some(call)
+    }
+
+    fn argument(&mut self) -> Option<Argument> {
+        match self.tokens.peek()? {
+            Token::Mark(b'[' | b'{') => {
+                self.skip_block()?;
+                Some(Argument::Block)
+            }
+            Token::Mark(b'$') => {
+                self.tokens.next();
+                let Token::Name(name) = self.tokens.next()? else { return None };
+                Some(Argument::Variable(name.to_owned()))
+            }
+            Token::Literal(text) | Token::Name(text) => {
+                let literal = Argument::Literal((*text).to_owned());
+                self.tokens.next();
+                Some(literal)
+            }
+            Token::Mark(_) | Token::Spread => None,
+        }
     }
 
     /// From an opening bracket to the one that closes it.

@@ -108,12 +108,12 @@ mod parse;
 mod rules;
 
 pub mod body;
-mod decode;
+pub mod decode;
 mod expression;
-mod graphql;
-mod json;
+pub mod graphql;
+pub mod json;
 mod path;
-mod query;
+pub mod query;
 pub mod target;
 mod when;
 
@@ -143,6 +143,14 @@ pub struct Head<'a> {
 pub struct Subject<'a> {
     pub head: Head<'a>,
     pub body: Body<'a>,
+}
+
+impl Subject<'_> {
+    /// Whether the method on the wire is the only one that any framework takes this request's for: neither a header nor a
+    /// field overrides it.
+    pub fn method_is_certain(&self) -> bool {
+        judge::Case::new(self).method_is_certain() == truth::Truth::Yes
+    }
 }
 
 /// What is known of a body.

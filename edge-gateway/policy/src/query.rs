@@ -6,7 +6,7 @@ use crate::decode;
 
 /// `name=value` pairs, decoded; what cannot be read in exactly one way is remembered as such.
 #[derive(Debug, Default)]
-pub(crate) struct Pairs {
+pub struct Pairs {
     /// None: a value that is not percent-encoded UTF-8.
     pairs: Vec<(String, Option<String>)>,
     /// Names of which some reader sees another number of values, or other ones.
@@ -17,7 +17,7 @@ pub(crate) struct Pairs {
 
 /// What is known about one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found<'a> {
+pub enum Found<'a> {
     Absent,
     /// There more than once, or not readable in one way.
     Doubtful,
@@ -51,7 +51,7 @@ fn readings(given: &str) -> [String; 3] {
 
 impl Pairs {
     /// Reads `a=1&b=2`. `;` separates pairs for some readers and not for others, so what it touches is doubtful.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut read = Self::default();
         for piece in text.split('&').filter(|piece| !piece.is_empty()) {
             if read.pairs.len() == MOST_PAIRS {
@@ -75,7 +75,8 @@ impl Pairs {
         read
     }
 
-    pub(crate) fn find(&self, name: &str) -> Found<'_> {
+    /// What is known about this name.
+    pub fn find(&self, name: &str) -> Found<'_> {
         if self.unreadable
             || self.doubtful.iter().any(|doubtful| doubtful == name || taken_for(doubtful, name))
         {
@@ -94,14 +95,30 @@ impl Pairs {
     }
 
     /// Every name and its value, in their order, if all of it can be read in one way.
-    pub(crate) fn clear(&self) -> Option<Vec<(&str, &str)>> {
+    pub fn clear(&self) -> Option<Vec<(&str, &str)>> {
+        let listed = self.listed()?;
+        (listed.len() == self.pairs.len()).then_some(())?;
+        listed.into_iter().map(|(name, values)| Some((name, *values.first()?))).collect()
+    }
+
+    /// Every name once, with all of its values, in their order, if all of it can be read in one way but for names that are
+    /// there more than once.
+    pub fn listed(&self) -> Option<Vec<(&str, Vec<&str>)>> {
         if self.unreadable || !self.doubtful.is_empty() {
             return None;
         }
         let mut folded = HashMap::with_capacity(self.pairs.len());
-        for (name, _) in &self.pairs {
-            if folded.insert(decode::fold(name), name).is_some() {
+        let mut listed: Vec<(&str, Vec<&str>)> = Vec::with_capacity(self.pairs.len());
+        let mut places = HashMap::with_capacity(self.pairs.len());
+        for (name, value) in &self.pairs {
+            if folded.insert(decode::fold(name), name).is_some_and(|other| other != name) {
                 return None;
+            }
+            let value = value.as_deref()?;
+            let place = *places.entry(name).or_insert(listed.len());
+            match listed.get_mut(place) {
+                Some((_, values)) => values.push(value),
+                None => listed.push((name, vec![value])),
             }
         }
         let apart = |name: &String| {
@@ -113,8 +130,7 @@ impl Pairs {
                     .all(|part| folded.get(part).is_none_or(|other| *other == name))
             })
         };
-        self.pairs.iter().all(|(name, _)| apart(name)).then_some(())?;
-        self.pairs.iter().map(|(name, value)| Some((name.as_str(), value.as_deref()?))).collect()
+        self.pairs.iter().all(|(name, _)| apart(name)).then_some(listed)
     }
 }
 

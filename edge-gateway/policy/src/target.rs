@@ -29,6 +29,17 @@ pub fn check(path: &str, query: Option<&str>) -> Result<(), Ambiguous> {
     }
 }
 
+/// As [`check`], for readers that split a path before they decode it: an encoded slash inside a segment is clear to them.
+///
+/// # Errors
+/// Whatever else [`check`] refuses.
+pub fn check_segments(path: &str, query: Option<&str>) -> Result<(), Ambiguous> {
+    match judge(path, query) {
+        Clarity::Clear | Clarity::EncodedSlash => Ok(()),
+        Clarity::Ambiguous(why) => Err(why),
+    }
+}
+
 /// How clear a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clarity {

@@ -53,9 +53,16 @@ fn packages_depend_along_the_arrows_only() {
         ("countersign-gate", &[]),
         ("countersign-proto", &[]),
         ("countersign-policy", &["countersign-gate"]),
+        ("countersign-describe", &["countersign-gate", "countersign-policy"]),
         (
             "countersign-control-plane",
-            &["countersign-chat", "countersign-proto", "countersign-gate", "countersign-policy"],
+            &[
+                "countersign-chat",
+                "countersign-describe",
+                "countersign-gate",
+                "countersign-policy",
+                "countersign-proto",
+            ],
         ),
         (
             "countersign-edge-gateway",
@@ -124,6 +131,26 @@ fn the_gate_uses_the_five_crates_that_it_may() {
     ] {
         assert_eq!(
             mentions("edge-gateway/gate/src", banned, &[]),
+            Vec::<PathBuf>::new(),
+            "{banned}"
+        );
+    }
+}
+
+#[test]
+fn what_describes_reads_with_the_policys_readers_and_touches_nothing() {
+    for banned in [
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::time",
+        "SystemTime",
+        "tokio",
+        "serde_json",
+        "unsafe",
+    ] {
+        assert_eq!(
+            mentions("control-plane/describe/src", banned, &[]),
             Vec::<PathBuf>::new(),
             "{banned}"
         );

@@ -9,6 +9,7 @@ mod cards;
 mod chat;
 mod crash;
 mod deciding;
+mod effect;
 mod fanout;
 mod mail;
 mod operator;
