@@ -153,7 +153,7 @@ pub(crate) enum Credential {
         /// The one destination that it is for (port 443 unless given)
         #[arg(long, value_name = "HOST[:PORT]")]
         host: String,
-        /// Where in a request it goes: header[:NAME], basic, query:NAME or path
+        /// Where in a request it goes: header[:NAME], basic, cookie:NAME, query:NAME, path, form:FIELD or json:POINTER
         #[arg(long, value_name = "SLOT")]
         slot: String,
         /// The text around the key, with {key} in it; each slot has its usual one

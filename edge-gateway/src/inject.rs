@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_gate::{HOLE, Injection, Slot};
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue};
+use countersign_policy::body;
+use http::HeaderMap;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -33,8 +35,8 @@ pub(crate) struct Misplaced {
     pub(crate) why: String,
 }
 
-/// Looks for a fake key in its slot; if it is there, takes it out and leaves a hole (path, query) or nothing at all
-/// (headers, and every duplicate of that header).
+/// Looks for a fake key in its slot of the head; if it is there, takes it out and leaves a hole (path, query, cookie)
+/// or nothing at all (other headers, and every duplicate of that header).
 ///
 /// # Errors
 /// [`Misplaced`] if a fake key is anywhere else in the head, or a second one is.
@@ -46,8 +48,7 @@ pub(crate) fn find<'a>(
     for credential in bundle.serving(&draft.destination.clone()) {
         found = take_out(draft, credential);
         if found.is_some() {
-            // The answer is searched for the real key, so it must come in the open.
-            draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            answered_in_the_open(draft);
             break;
         }
     }
@@ -61,6 +62,52 @@ pub(crate) fn find<'a>(
         return Err(Misplaced::new(credential, at.place));
     }
     Ok(found)
+}
+
+/// Looks for a fake key in its slot of the body, unless the head had one; if it is there, leaves a hole in its place.
+///
+/// # Errors
+/// [`Misplaced`] if a fake key is anywhere else in the body, or a second one is.
+pub(crate) fn find_in_body<'a>(
+    draft: &mut Draft,
+    bundle: &'a Bundle,
+    body: &mut Bytes,
+    in_head: Option<Found<'a>>,
+) -> Result<Option<Found<'a>>, Misplaced> {
+    let mut found = in_head;
+    let mut unread = None;
+    if found.is_none() {
+        for credential in bundle.serving(&draft.destination.clone()) {
+            match take_out_of_body(&draft.headers, body, credential) {
+                Ok(None) => {}
+                Ok(there) => {
+                    found = there;
+                    answered_in_the_open(draft);
+                    break;
+                }
+                Err(why) => unread = Some((credential, why)),
+            }
+        }
+    }
+    let Some(owner) = bundle.tripwire.find(body).and_then(|index| bundle.credentials.get(index))
+    else {
+        return Ok(found);
+    };
+    Err(match unread {
+        Some((credential, why)) if credential.id == owner.id => Misplaced {
+            credential_id: owner.id.clone(),
+            why: format!(
+                "the key for \"{}\" is in the body, where it was not replaced: there is {why}",
+                owner.name
+            ),
+        },
+        _ => Misplaced::new(owner, "in the body"),
+    })
+}
+
+/// The answer is searched for the real key, so it must not come in another coding.
+fn answered_in_the_open(draft: &mut Draft) {
+    draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 impl Misplaced {
@@ -94,6 +141,13 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             draft.headers.remove(AUTHORIZATION);
             slot
         }
+        Place::Cookie { name } => {
+            let (cookies, at) = cookie(&draft.headers, name, fakes)?;
+            draft.headers.insert(COOKIE, cookies);
+            Slot::Cookie { at }
+        }
+        // The body is not here yet.
+        Place::Form { .. } | Place::Json { .. } => return None,
         Place::Header { name, around } => {
             let mut values = draft.headers.get_all(name).iter();
             let (before, after) = values.find_map(|value| match around {
@@ -130,6 +184,51 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
         }
     };
     Some(Found { credential, slot })
+}
+
+fn take_out_of_body<'a>(
+    headers: &HeaderMap,
+    body: &mut Bytes,
+    credential: &'a Credential,
+) -> Result<Option<Found<'a>>, &'static str> {
+    let (located, slot): (_, fn(u32) -> Slot) = match &credential.place {
+        Place::Form { name } => (body::form_field(headers, body, name)?, |at| Slot::Form { at }),
+        Place::Json { pointer } => {
+            (body::json_text(headers, body, pointer)?, |at| Slot::Json { at })
+        }
+        Place::Basic(_)
+        | Place::Cookie { .. }
+        | Place::Header { .. }
+        | Place::Path { .. }
+        | Place::Query { .. } => return Ok(None),
+    };
+    let Some(located) = located.filter(|located| credential.fake_keys.contains(&located.text))
+    else {
+        return Ok(None);
+    };
+    *body = [&body[..located.at.start], HOLE.as_bytes(), &body[located.at.end..]].concat().into();
+    Ok(Some(Found { credential, slot: slot(located.at.start as u32) }))
+}
+
+/// The Cookie header with a hole in the place of this cookie's value, if that is a fake key and the cookie is there
+/// once; and where the hole is.
+fn cookie(headers: &HeaderMap, name: &str, fakes: &[String]) -> Option<(HeaderValue, u32)> {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (text, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
+    let mut begin = 0;
+    let mut values = text.split(';').filter_map(|cookie| {
+        let end = begin + cookie.len();
+        begin = end + 1;
+        let (named, value) = cookie.split_once('=')?;
+        (named.trim() == name).then_some(end - value.len()..end)
+    });
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    if !fakes.iter().any(|fake| *fake == text[value.clone()]) {
+        return None;
+    }
+    let mut holed = text.to_owned();
+    holed.replace_range(value.clone(), HOLE);
+    Some((HeaderValue::try_from(holed).ok()?, value.start as u32))
 }
 
 /// Whether `value` is `before ‖ one of the fakes ‖ after`. The scheme in front of a token has no case (RFC 9110 §11.1).

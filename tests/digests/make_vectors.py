@@ -77,7 +77,7 @@ def injection(i):
         fields[4] = slot["name"]
     if slot["kind"] in ("basic", "header"):
         fields[5], fields[6] = slot["before"], slot["after"]
-    if slot["kind"] in ("path", "query"):
+    if slot["kind"] in ("cookie", "form", "json", "path", "query"):
         fields[7] = u32(slot["at"])
     return ce1(2, fields)
 
@@ -193,6 +193,11 @@ REQUEST_CHANGES = [
     ("slot-path", with_slot({"kind": "path", "at": 4}, path="/bot{key}/send"), True),
     ("slot-path-second", with_slot({"kind": "path", "at": 9}, path="/a{key}/b{key}"), True),
     ("slot-query", with_slot({"kind": "query", "at": 4}, query="key={key}&b=1"), True),
+    ("slot-cookie", with_slot({"kind": "cookie", "at": 9}, headers=[["cookie", "a=1; sid={key}; b=2"]]), True),
+    ("slot-form", with_slot({"kind": "form", "at": 4}, body=b"key={key}&b={key}".hex()), True),
+    ("slot-form-second", with_slot({"kind": "form", "at": 12}, body=b"key={key}&b={key}".hex()), True),
+    ("slot-json", with_slot({"kind": "json", "at": 8}, body=b'{"key":"{key}","b":"{key}"}'.hex()), True),
+    ("slot-json-second", with_slot({"kind": "json", "at": 20}, body=b'{"key":"{key}","b":"{key}"}'.hex()), True),
 ]
 
 CIRCUMSTANCE_CHANGES = [

@@ -160,6 +160,9 @@ fn injection(sent: v1::Injection) -> Result<Injection, Invalid> {
             let name = name.parse().map_err(|_| Invalid("the key's header has no name".into()))?;
             Slot::Header { name, before, after }
         }
+        Some(Sent::CookieAt(at)) => Slot::Cookie { at },
+        Some(Sent::FormAt(at)) => Slot::Form { at },
+        Some(Sent::JsonAt(at)) => Slot::Json { at },
         Some(Sent::PathAt(at)) => Slot::Path { at },
         Some(Sent::QueryAt(at)) => Slot::Query { at },
         None => return Err(Invalid("a key without its slot".into())),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use countersign_gate::{Destination, HOLE, Scheme};
+use countersign_policy::body;
 use countersign_proto::v1;
 use http::header::HeaderName;
 use tonic::Status;
@@ -35,6 +36,7 @@ pub(super) async fn create(
     });
     let class = class_of(request.class).map_err(|what| note("class", what)).ok();
     let key = check_value(&value)
+        .and_then(|()| check_fits(slot.as_deref().unwrap_or_default(), &value))
         .and_then(|()| fake::shaped_like(&value, once.bytes(&house.vault, "fake-key")))
         .map_err(|what| note("value", what.to_owned()))
         .ok();
@@ -109,6 +111,7 @@ pub(super) async fn rotate(
             request.name
         ))
     })?;
+    check_fits(&current.slot, &value).map_err(|what| refuse::field("value", what))?;
     let expected_version = current.version;
     let next = Credential { version: expected_version + 1, ..current };
     let payload = house.vault.seal_payload(&Binding::of_credential(&cluster, &next), &value);
@@ -168,7 +171,18 @@ fn check_value(value: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// `header[:NAME]`, `basic`, `query:NAME` or `path`, as it is stored.
+/// A value that its slot could not be filled with would be found out only when somebody needs it.
+fn check_fits(slot: &str, value: &[u8]) -> Result<(), &'static str> {
+    let octet = |b: &u8| b.is_ascii_graphic() && !b"\",;\\".contains(b);
+    if slot.starts_with("cookie:") && !value.iter().all(octet) {
+        return Err(
+            "has a character that no cookie can hold (RFC 6265): space, quote, comma, semicolon, backslash, or one outside ASCII",
+        );
+    }
+    Ok(())
+}
+
+/// A slot as it is stored.
 fn slot_of(text: &str) -> Result<String, String> {
     const NOT_FOR_KEYS: [&str; 12] = [
         "connection",
@@ -184,8 +198,11 @@ fn slot_of(text: &str) -> Result<String, String> {
         "transfer-encoding",
         "upgrade",
     ];
-    let grammar =
-        || format!("{text:?} is not a slot: write header, header:NAME, basic, query:NAME or path");
+    let grammar = || {
+        format!(
+            "{text:?} is not a slot: write header, header:NAME, basic, cookie:NAME, query:NAME, path, form:FIELD or json:POINTER"
+        )
+    };
     let (kind, name) = text.split_once(':').map_or((text, None), |(kind, name)| (kind, Some(name)));
     match (kind, name) {
         ("header", None) => Ok("header:authorization".into()),
@@ -198,13 +215,30 @@ fn slot_of(text: &str) -> Result<String, String> {
             Ok(format!("header:{name}"))
         }
         ("basic" | "path", None) => Ok(kind.into()),
-        ("query", Some(name)) => {
+        ("cookie", Some(name)) => {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+                return Err(format!(
+                    "{name:?} is not a cookie's name: use up to 64 letters, digits and !#$%&'*+-.^_`|~"
+                ));
+            }
+            Ok(text.into())
+        }
+        ("form" | "query", Some(name)) => {
             let plain = |b: u8| {
                 b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'[' | b']')
             };
             if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
                 return Err(format!(
                     "{name:?} is not a parameter's name: use up to 64 letters, digits and -._~[]"
+                ));
+            }
+            Ok(text.into())
+        }
+        ("json", Some(pointer)) => {
+            if pointer.len() > 256 || !body::is_json_pointer(pointer) {
+                return Err(format!(
+                    "{pointer:?} is not a JSON pointer: write the names on the way, each after a slash, as in /auth/client_secret (RFC 6901)"
                 ));
             }
             Ok(text.into())
@@ -234,8 +268,11 @@ fn template_of(slot: &str, text: &str) -> Result<String, String> {
         "path" => {
             around.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
         }
-        slot if slot.starts_with("query:") => {
-            return Err("is not for a query parameter: leave it empty".into());
+        slot if ["cookie:", "form:", "json:", "query:"]
+            .iter()
+            .any(|kind| slot.starts_with(kind)) =>
+        {
+            return Err("is not for this slot, which the key fills alone: leave it empty".into());
         }
         _ => around.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && text.trim() == text,
     };

@@ -1,9 +1,10 @@
 //! Where a credential's key goes: as its record says, as proto says, and whether a plan agrees.
 
-use countersign_gate::{HOLE, Request, Slot};
+use countersign_gate::{HOLE, Payload, Request, Slot};
+use countersign_policy::body::{self, Located};
 use countersign_proto::v1;
 use countersign_proto::v1::credential_slot;
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode_str;
 
 use crate::state::Credential;
@@ -15,10 +16,19 @@ pub(crate) enum Place {
     Basic {
         template: String,
     },
+    Cookie {
+        name: String,
+    },
+    Form {
+        name: String,
+    },
     /// Without a template, behind whatever scheme the client writes.
     Header {
         name: HeaderName,
         template: String,
+    },
+    Json {
+        pointer: String,
     },
     Path {
         template: String,
@@ -39,6 +49,9 @@ impl Place {
         };
         let place = match kind {
             "basic" => Self::Basic { template: template.to_owned() },
+            "cookie" if !name.is_empty() => Self::Cookie { name: name.to_owned() },
+            "form" if !name.is_empty() => Self::Form { name: name.to_owned() },
+            "json" if body::is_json_pointer(name) => Self::Json { pointer: name.to_owned() },
             "header" => {
                 let name: HeaderName = name.parse().ok()?;
                 let template = or(if name == AUTHORIZATION { "" } else { HOLE });
@@ -53,7 +66,9 @@ impl Place {
                 template.is_empty() || one_hole(template)
             }
             Self::Path { template } => one_hole(template),
-            Self::Query { .. } => true,
+            Self::Cookie { .. } | Self::Form { .. } | Self::Json { .. } | Self::Query { .. } => {
+                true
+            }
         };
         whole.then_some(place)
     }
@@ -62,6 +77,13 @@ impl Place {
         let slot = match self {
             Self::Basic { template } => {
                 credential_slot::Slot::Basic(v1::BasicSlot { template: template.clone() })
+            }
+            Self::Cookie { name } => {
+                credential_slot::Slot::Cookie(v1::CookieSlot { name: name.clone() })
+            }
+            Self::Form { name } => credential_slot::Slot::Form(v1::FormSlot { name: name.clone() }),
+            Self::Json { pointer } => {
+                credential_slot::Slot::Json(v1::JsonSlot { pointer: pointer.clone() })
             }
             Self::Header { name, template } => credential_slot::Slot::Header(v1::HeaderSlot {
                 name: name.to_string(),
@@ -88,6 +110,26 @@ impl Place {
             (Self::Basic { template }, Slot::Basic { before, after }) => {
                 filled(before, after) == *template
             }
+            (Self::Cookie { name }, Slot::Cookie { at }) => {
+                let cookies = request.headers().get(COOKIE).and_then(|line| line.to_str().ok());
+                let named = |cookie: &str| {
+                    cookie.split_once('=').is_some_and(|(named, _)| named.trim() == name)
+                };
+                cookies.is_some_and(|cookies| {
+                    cookies.split(';').filter(|cookie| named(cookie)).count() == 1
+                        && piece(cookies, ';', *at).filter(|cookie| named(cookie)).is_some_and(
+                            |cookie| cookie.split_once('=').is_some_and(|c| c.1 == HOLE),
+                        )
+                })
+            }
+            (Self::Form { name }, Slot::Form { at }) => {
+                let located = body::form_field(request.headers(), whole(request), name);
+                is_hole(located, *at)
+            }
+            (Self::Json { pointer }, Slot::Json { at }) => {
+                let located = body::json_text(request.headers(), whole(request), pointer);
+                is_hole(located, *at)
+            }
             (Self::Header { name, template }, Slot::Header { name: planned, before, after }) => {
                 let around = match template.as_str() {
                     "" => after.is_empty() && is_scheme(before),
@@ -106,6 +148,19 @@ impl Place {
             _ => false,
         }
     }
+}
+
+fn whole(request: &Request) -> &[u8] {
+    match request.payload() {
+        Payload::Whole(body) => body,
+        Payload::Streamed => &[],
+    }
+}
+
+/// Whether the hole is the whole of what was found, and is where it is said to be.
+fn is_hole(located: Result<Option<Located>, &'static str>, at: u32) -> bool {
+    let there = |located: &Located| located.text == HOLE && located.at.start == at as usize;
+    located.is_ok_and(|located| located.as_ref().is_some_and(there))
 }
 
 /// A scheme word and its space (RFC 9110 §11.4), or nothing.

@@ -55,7 +55,7 @@ pub struct Credential {
     pub version: u64,
     pub host: String,
     pub port: u16,
-    /// "header:authorization", "basic", "query:api_key", "path".
+    /// "header:authorization", "basic", "cookie:sid", "query:api_key", "path", "form:client_secret", "json:/auth/secret".
     pub slot: String,
     /// With one "{key}"; "" where the slot needs none.
     pub template: String,

@@ -386,6 +386,9 @@ pub(crate) fn announcement(held: &Held) -> (v1::OpenHead, Vec<v1::OpenBody>) {
                     after,
                 })
             }
+            Slot::Cookie { at } => v1::injection::Slot::CookieAt(at),
+            Slot::Form { at } => v1::injection::Slot::FormAt(at),
+            Slot::Json { at } => v1::injection::Slot::JsonAt(at),
             Slot::Path { at } => v1::injection::Slot::PathAt(at),
             Slot::Query { at } => v1::injection::Slot::QueryAt(at),
         }),

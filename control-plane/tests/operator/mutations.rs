@@ -155,12 +155,22 @@ async fn a_bad_credential_is_refused_with_the_field_and_without_the_value() {
         ("slot", with(|r| r.slot = "query:".into())),
         ("slot", with(|r| r.slot = "query:a&b".into())),
         ("slot", with(|r| r.slot = "path:x".into())),
+        ("slot", with(|r| r.slot = "cookie:".into())),
+        ("slot", with(|r| r.slot = "cookie:a;b".into())),
+        ("slot", with(|r| r.slot = "form".into())),
+        ("slot", with(|r| r.slot = "form:a=b".into())),
+        ("slot", with(|r| r.slot = "json".into())),
+        ("slot", with(|r| r.slot = "json:secret".into())),
+        ("slot", with(|r| r.slot = "json:/a~2b".into())),
         ("template", with(|r| r.template = "Bearer".into())),
         ("template", with(|r| r.template = "{key}{key}".into())),
         ("template", with(|r| r.template = "Bearer {key}\r\nx: y".into())),
         ("template", with(|r| (r.slot, r.template) = ("path".into(), "a/{key}".into()))),
         ("template", with(|r| (r.slot, r.template) = ("query:k".into(), "x{key}".into()))),
         ("template", with(|r| (r.slot, r.template) = ("basic".into(), "a:b:{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("cookie:sid".into(), "{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("form:secret".into(), "x{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("json:/a".into(), "x{key}".into()))),
         ("class", with(|r| r.class = 99)),
         ("value", with(|r| r.value = Bytes::new())),
         ("value", with(|r| r.value = Bytes::from_static(b"short"))),
@@ -168,6 +178,12 @@ async fn a_bad_credential_is_refused_with_the_field_and_without_the_value() {
         ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\0canary"))),
         ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\xff"))),
         ("value", with(|r| r.value = vec![b'x'; 16 * 1024 + 1].into())),
+        (
+            "value",
+            with(|r| {
+                (r.slot, r.value) = ("cookie:sid".into(), Bytes::from_static(b"canary0123;456789"));
+            }),
+        ),
     ];
     for (field, request) in table {
         let what = format!("{field}: {:?} {:?} {:?}", request.host, request.slot, request.template);
@@ -204,6 +220,9 @@ async fn a_slot_without_a_template_takes_its_own() {
         ("basic", "basic", ""),
         ("query:api_key", "query:api_key", ""),
         ("path", "path", "{key}"),
+        ("cookie:SID", "cookie:SID", ""),
+        ("form:client_secret", "form:client_secret", ""),
+        ("json:/auth/a~1b", "json:/auth/a~1b", ""),
     ]
     .into_iter()
     .enumerate()

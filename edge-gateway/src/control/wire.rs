@@ -32,6 +32,8 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
             Slot::Basic { before, after } => {
                 pb::injection::Slot::Basic(pb::InjectedBasic { before, after })
             }
+            Slot::Cookie { at } => pb::injection::Slot::CookieAt(at),
+            Slot::Form { at } => pb::injection::Slot::FormAt(at),
             Slot::Header { name, before, after } => {
                 pb::injection::Slot::Header(pb::InjectedHeader {
                     name: name.as_str().to_owned(),
@@ -39,6 +41,7 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
                     after,
                 })
             }
+            Slot::Json { at } => pb::injection::Slot::JsonAt(at),
             Slot::Path { at } => pb::injection::Slot::PathAt(at),
             Slot::Query { at } => pb::injection::Slot::QueryAt(at),
         }),
@@ -255,6 +258,9 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
             let (before, after) = split(&slot.template)?;
             Place::Basic(Pair::Exact { before, after })
         }
+        Some(S::Cookie(slot)) => Place::Cookie { name: slot.name },
+        Some(S::Form(slot)) => Place::Form { name: slot.name },
+        Some(S::Json(slot)) => Place::Json { pointer: slot.pointer },
         Some(S::Query(slot)) => Place::Query { name: slot.name },
         Some(S::Path(slot)) => {
             let (before, after) = split(&slot.template)?;

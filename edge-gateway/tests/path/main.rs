@@ -7,6 +7,7 @@ mod origin;
 mod world;
 
 mod binary;
+mod bodies;
 mod certificate;
 mod door;
 mod eviction;

@@ -11,7 +11,7 @@ pub(crate) struct Secret {
     pub(super) leasable: bool,
 }
 
-pub(crate) const SECRETS: [Secret; 6] = [
+pub(crate) const SECRETS: [Secret; 9] = [
     Secret {
         name: "api",
         fake: "tk_fake_api_0123456789",
@@ -54,6 +54,27 @@ pub(crate) const SECRETS: [Secret; 6] = [
         host: "bot.test",
         leasable: true,
     },
+    Secret {
+        name: "session",
+        fake: "sess_fake_0123456789",
+        real: "sess_REAL/+=abcdefghij",
+        host: "cookie.test",
+        leasable: true,
+    },
+    Secret {
+        name: "form",
+        fake: "cs_fake_0123456789",
+        real: "cs_REAL+/&=%0123456789",
+        host: "form.test",
+        leasable: true,
+    },
+    Secret {
+        name: "json",
+        fake: "js_fake_0123456789",
+        real: "js_REAL\"\\/<0123456789",
+        host: "json.test",
+        leasable: false,
+    },
 ];
 
 pub(crate) fn secret(name: &str) -> &'static Secret {
@@ -65,6 +86,9 @@ pub(super) fn slot(name: &str) -> pb::CredentialSlot {
     let slot = match name {
         "git" => Slot::Basic(pb::BasicSlot { template: String::new() }),
         "query" => Slot::Query(pb::QuerySlot { name: "key".into() }),
+        "session" => Slot::Cookie(pb::CookieSlot { name: "sid".into() }),
+        "form" => Slot::Form(pb::FormSlot { name: "client_secret".into() }),
+        "json" => Slot::Json(pb::JsonSlot { pointer: "/auth/secret".into() }),
         "bot" => Slot::Path(pb::PathSlot { template: "bot{key}".into() }),
         _ => Slot::Header(pb::HeaderSlot {
             name: "authorization".into(),
