@@ -55,6 +55,8 @@ pub(crate) struct Credential {
 /// The one place of a request where a credential's fake key is replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// The control plane signs the request; the fake key is the access key id that the agent signed with.
+    AwsSigv4,
     /// `Either` half when the template is empty.
     Basic(Pair),
     /// One cookie's whole value.
@@ -68,6 +70,11 @@ pub(crate) enum Place {
     Header {
         name: HeaderName,
         around: Around,
+    },
+    /// The control plane signs the request; the fake key stands in the first of these headers.
+    Hmac {
+        names: Vec<HeaderName>,
+        template: String,
     },
     /// A whole text of a JSON body.
     Json {
@@ -201,9 +208,11 @@ impl Place {
         match self {
             Self::Form { .. } => body::is_form(headers),
             Self::Json { .. } => body::is_json(headers),
-            Self::Basic(_)
+            Self::AwsSigv4
+            | Self::Basic(_)
             | Self::Cookie { .. }
             | Self::Header { .. }
+            | Self::Hmac { .. }
             | Self::Path { .. }
             | Self::Query { .. } => false,
         }

@@ -1,6 +1,8 @@
 //! Where a key goes. The fake key is looked for in its credential's own slot, for its credential's own destination;
 //! anywhere else it is a sign that something is wrong, and refused.
 
+mod aws;
+
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -35,18 +37,37 @@ pub(crate) struct Misplaced {
     pub(crate) why: String,
 }
 
+/// Why no key can be put into a request.
+#[derive(Debug)]
+pub(crate) enum Unfound {
+    Misplaced(Misplaced),
+    /// It is where it belongs, and yet the control plane could not sign the request: what there is, and what to do.
+    Unsignable(String),
+}
+
+impl From<Misplaced> for Unfound {
+    fn from(misplaced: Misplaced) -> Self {
+        Self::Misplaced(misplaced)
+    }
+}
+
 /// Looks for a fake key in its slot of the head; if it is there, takes it out and leaves a hole (path, query, cookie)
 /// or nothing at all (other headers, and every duplicate of that header).
 ///
 /// # Errors
-/// [`Misplaced`] if a fake key is anywhere else in the head, or a second one is.
+/// [`Unfound::Misplaced`] if a fake key is anywhere else in the head, or a second one is; [`Unfound::Unsignable`].
 pub(crate) fn find<'a>(
     draft: &mut Draft,
     bundle: &'a Bundle,
-) -> Result<Option<Found<'a>>, Misplaced> {
+) -> Result<Option<Found<'a>>, Unfound> {
     let mut found = None;
     for credential in bundle.serving(&draft.destination.clone()) {
-        found = take_out(draft, credential);
+        found = match credential.place {
+            Place::AwsSigv4 => aws::take_out(draft, &credential.fake_keys)
+                .map_err(Unfound::Unsignable)?
+                .map(|slot| Found { credential, slot }),
+            _ => take_out(draft, credential),
+        };
         if found.is_some() {
             answered_in_the_open(draft);
             break;
@@ -54,12 +75,12 @@ pub(crate) fn find<'a>(
     }
     if let Some(at) = elsewhere(draft, &bundle.tripwire) {
         let Some(credential) = bundle.credentials.get(at.owner) else {
-            return Err(Misplaced {
+            return Err(Unfound::Misplaced(Misplaced {
                 credential_id: String::new(),
                 why: "there is a key in it".into(),
-            });
+            }));
         };
-        return Err(Misplaced::new(credential, at.place));
+        return Err(Misplaced::new(credential, at.place).into());
     }
     Ok(found)
 }
@@ -67,14 +88,17 @@ pub(crate) fn find<'a>(
 /// Looks for a fake key in its slot of the body, unless the head had one; if it is there, leaves a hole in its place.
 ///
 /// # Errors
-/// [`Misplaced`] if a fake key is anywhere else in the body, or a second one is.
+/// [`Unfound::Misplaced`] if a fake key is anywhere else in the body, or a second one is; [`Unfound::Unsignable`].
 pub(crate) fn find_in_body<'a>(
     draft: &mut Draft,
     bundle: &'a Bundle,
     body: &mut Bytes,
     in_head: Option<Found<'a>>,
-) -> Result<Option<Found<'a>>, Misplaced> {
+) -> Result<Option<Found<'a>>, Unfound> {
     let mut found = in_head;
+    if found.as_ref().is_some_and(|found| matches!(found.credential.place, Place::AwsSigv4)) {
+        aws::check_body(&draft.headers, body).map_err(Unfound::Unsignable)?;
+    }
     let mut unread = None;
     if found.is_none() {
         for credential in bundle.serving(&draft.destination.clone()) {
@@ -93,7 +117,7 @@ pub(crate) fn find_in_body<'a>(
     else {
         return Ok(found);
     };
-    Err(match unread {
+    Err(Unfound::Misplaced(match unread {
         Some((credential, why)) if credential.id == owner.id => Misplaced {
             credential_id: owner.id.clone(),
             why: format!(
@@ -102,7 +126,7 @@ pub(crate) fn find_in_body<'a>(
             ),
         },
         _ => Misplaced::new(owner, "in the body"),
-    })
+    }))
 }
 
 /// The answer is searched for the real key, so it must not come in another coding.
@@ -146,8 +170,8 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             draft.headers.insert(COOKIE, cookies);
             Slot::Cookie { at }
         }
-        // The body is not here yet.
-        Place::Form { .. } | Place::Json { .. } => return None,
+        // Signed requests are another thing, and the body is not here yet.
+        Place::AwsSigv4 | Place::Form { .. } | Place::Json { .. } => return None,
         Place::Header { name, around } => {
             let mut values = draft.headers.get_all(name).iter();
             let (before, after) = values.find_map(|value| match around {
@@ -159,6 +183,19 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             })?;
             draft.headers.remove(name);
             Slot::Header { name: name.clone(), before, after }
+        }
+        Place::Hmac { names, template } => {
+            let signature = names.first()?;
+            // Whatever stands around the fake key is written anew, and a signature made with it is of no use.
+            let has_fake = |value: &HeaderValue| {
+                let text = value.to_str().unwrap_or_default();
+                fakes.iter().any(|fake| text.contains(fake.as_str()))
+            };
+            draft.headers.get_all(signature).iter().find(|value| has_fake(value))?;
+            for name in names {
+                draft.headers.remove(name);
+            }
+            Slot::Signed { names: names.clone(), manner: format!("hmac {template}") }
         }
         Place::Path { before, after } => {
             let filled = |segment: &str| {
@@ -196,9 +233,11 @@ fn take_out_of_body<'a>(
         Place::Json { pointer } => {
             (body::json_text(headers, body, pointer)?, |at| Slot::Json { at })
         }
-        Place::Basic(_)
+        Place::AwsSigv4
+        | Place::Basic(_)
         | Place::Cookie { .. }
         | Place::Header { .. }
+        | Place::Hmac { .. }
         | Place::Path { .. }
         | Place::Query { .. } => return Ok(None),
     };

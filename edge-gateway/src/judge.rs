@@ -17,7 +17,7 @@ use crate::agent::Badge;
 use crate::bundle::{Agent, Credential, InForce, Place};
 use crate::control::{Alarm, Why};
 use crate::freeze::Draft;
-use crate::inject::Misplaced;
+use crate::inject::{Misplaced, Unfound};
 use crate::park::Parking;
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
@@ -213,6 +213,13 @@ pub(crate) fn misplaced(
     misplaced: Misplaced,
 ) -> Refusal {
     alarmed(rooms, agent, &draft.destination, misplaced)
+}
+
+pub(crate) fn unfound(rooms: &Rooms, agent: &Agent, draft: &Draft, no: Unfound) -> Refusal {
+    match no {
+        Unfound::Misplaced(misplaced) => alarmed(rooms, agent, &draft.destination, misplaced),
+        Unfound::Unsignable(why) => Refusal::BadRequest { why },
+    }
 }
 
 pub(crate) fn alarmed(

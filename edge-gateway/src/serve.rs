@@ -20,6 +20,7 @@ use crate::freeze::{self, Draft};
 use crate::inject;
 use crate::judge::{
     Became, No, Passing, judge, judge_again, misplaced, not_classified, refused_if_it_fails,
+    unfound,
 };
 use crate::local;
 use crate::park::{self, Parking};
@@ -127,7 +128,7 @@ async fn judged(
 
     // Which key it wants.
     let found =
-        inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
+        inject::find(&mut draft, &force.bundle).map_err(|no| unfound(rooms, agent, &draft, no))?;
     let per_request = found.as_ref().is_some_and(|found| !found.credential.leasable);
 
     // What is needed to judge it, and to find its key: nothing more, or all of it.
@@ -145,7 +146,7 @@ async fn judged(
     } else {
         let mut whole = freeze::spool(body, rooms.limits.max_held_body).await?;
         let found = inject::find_in_body(&mut draft, &force.bundle, &mut whole, found)
-            .map_err(|m| misplaced(rooms, agent, &draft, m))?;
+            .map_err(|no| unfound(rooms, agent, &draft, no))?;
         (Payload::Whole(whole), None, found)
     };
 

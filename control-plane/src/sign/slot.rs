@@ -7,11 +7,13 @@ use countersign_proto::v1::credential_slot;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode_str;
 
+use crate::request_signature::{Manner, Recipe};
 use crate::state::Credential;
 
 /// A record's slot and template, read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    AwsSigv4,
     /// Without a template, either half of the pair.
     Basic {
         template: String,
@@ -25,6 +27,10 @@ pub(crate) enum Place {
     /// Without a template, behind whatever scheme the client writes.
     Header {
         name: HeaderName,
+        template: String,
+    },
+    Hmac {
+        names: Vec<HeaderName>,
         template: String,
     },
     Json {
@@ -48,9 +54,16 @@ impl Place {
             if template.is_empty() { default.to_owned() } else { template.to_owned() }
         };
         let place = match kind {
+            "aws-sigv4" => Self::AwsSigv4,
             "basic" => Self::Basic { template: template.to_owned() },
             "cookie" if !name.is_empty() => Self::Cookie { name: name.to_owned() },
             "form" if !name.is_empty() => Self::Form { name: name.to_owned() },
+            "hmac" => {
+                let names: Result<Vec<HeaderName>, _> = name.split(',').map(str::parse).collect();
+                let names = names.ok()?;
+                Recipe::parse(names.clone(), template).ok()?;
+                Self::Hmac { names, template: template.to_owned() }
+            }
             "json" if body::is_json_pointer(name) => Self::Json { pointer: name.to_owned() },
             "header" => {
                 let name: HeaderName = name.parse().ok()?;
@@ -66,15 +79,19 @@ impl Place {
                 template.is_empty() || one_hole(template)
             }
             Self::Path { template } => one_hole(template),
-            Self::Cookie { .. } | Self::Form { .. } | Self::Json { .. } | Self::Query { .. } => {
-                true
-            }
+            Self::AwsSigv4
+            | Self::Cookie { .. }
+            | Self::Form { .. }
+            | Self::Hmac { .. }
+            | Self::Json { .. }
+            | Self::Query { .. } => true,
         };
         whole.then_some(place)
     }
 
     pub(super) fn to_proto(&self) -> v1::CredentialSlot {
         let slot = match self {
+            Self::AwsSigv4 => credential_slot::Slot::AwsSigv4(v1::AwsSigv4Slot {}),
             Self::Basic { template } => {
                 credential_slot::Slot::Basic(v1::BasicSlot { template: template.clone() })
             }
@@ -82,6 +99,10 @@ impl Place {
                 credential_slot::Slot::Cookie(v1::CookieSlot { name: name.clone() })
             }
             Self::Form { name } => credential_slot::Slot::Form(v1::FormSlot { name: name.clone() }),
+            Self::Hmac { names, template } => credential_slot::Slot::Hmac(v1::HmacSlot {
+                headers: names.iter().map(ToString::to_string).collect(),
+                template: template.clone(),
+            }),
             Self::Json { pointer } => {
                 credential_slot::Slot::Json(v1::JsonSlot { pointer: pointer.clone() })
             }
@@ -99,9 +120,17 @@ impl Place {
         v1::CredentialSlot { slot: Some(slot) }
     }
 
+    /// Whether the control plane signs with the key, which then goes nowhere.
+    pub(crate) fn signs(&self) -> bool {
+        matches!(self, Self::AwsSigv4 | Self::Hmac { .. })
+    }
+
     /// Whether the plan puts the key exactly here, in this request.
     pub(crate) fn agrees(&self, slot: &Slot, request: &Request) -> bool {
         match (self, slot) {
+            (Self::AwsSigv4, Slot::Signed { names, manner }) => {
+                Manner::aws(names, manner, request).is_some()
+            }
             (Self::Basic { template }, Slot::Basic { before, after }) if template.is_empty() => {
                 let user = before.is_empty() && after.starts_with(':');
                 let password = after.is_empty() && before.find(':') == before.len().checked_sub(1);
@@ -125,6 +154,11 @@ impl Place {
             (Self::Form { name }, Slot::Form { at }) => {
                 let located = body::form_field(request.headers(), whole(request), name);
                 is_hole(located, *at)
+            }
+            (Self::Hmac { names, template }, Slot::Signed { names: planned, manner }) => {
+                names == planned
+                    && manner.strip_prefix("hmac ") == Some(template)
+                    && Manner::hmac(names, manner, request).is_some()
             }
             (Self::Json { pointer }, Slot::Json { at }) => {
                 let located = body::json_text(request.headers(), whole(request), pointer);

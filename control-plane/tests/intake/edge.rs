@@ -391,6 +391,10 @@ pub(crate) fn announcement(held: &Held) -> (v1::OpenHead, Vec<v1::OpenBody>) {
             Slot::Json { at } => v1::injection::Slot::JsonAt(at),
             Slot::Path { at } => v1::injection::Slot::PathAt(at),
             Slot::Query { at } => v1::injection::Slot::QueryAt(at),
+            Slot::Signed { names, manner } => v1::injection::Slot::Signed(v1::InjectedSigned {
+                names: names.iter().map(ToString::to_string).collect(),
+                manner,
+            }),
         }),
     });
     let headers = request.headers().iter();

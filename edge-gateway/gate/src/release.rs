@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -126,6 +126,7 @@ impl Released {
                     let filled = fill(holed, *at, key, |out, b| percent(out, b, b"-._~"));
                     query = Some(text(filled?)?);
                 }
+                Slot::Signed { names, .. } => set_signed(&mut headers, names, &key.secret)?,
             }
         }
         let mut target = match &query {
@@ -154,7 +155,7 @@ impl Released {
     }
 }
 
-/// A real key, for one credential and one destination. It cannot be printed, compared or copied, and is
+/// A real key, or headers that were signed with one, for one credential and one destination. It cannot be printed, compared or copied, and is
 /// overwritten when dropped.
 ///
 /// ```compile_fail,E0277
@@ -302,6 +303,25 @@ fn sensitive(bytes: Zeroizing<Vec<u8>>) -> Result<HeaderValue, SwapError> {
         .map_err(|_| SwapError::Unfit)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// Sets what the control plane signed: lines `name: value`, each of a header of the plan, and each once.
+fn set_signed(
+    headers: &mut HeaderMap,
+    names: &[HeaderName],
+    lines: &[u8],
+) -> Result<(), SwapError> {
+    for line in lines.split(|byte| *byte == b'\n') {
+        let line = std::str::from_utf8(line).map_err(|_| SwapError::Unfit)?;
+        let (name, value) = line.split_once(": ").ok_or(SwapError::Unfit)?;
+        let planned =
+            names.iter().find(|planned| planned.as_str() == name).ok_or(SwapError::Unfit)?;
+        let value = sensitive(Zeroizing::new(value.as_bytes().to_vec()))?;
+        if headers.insert(planned, value).is_some() {
+            return Err(SwapError::Unfit);
+        }
+    }
+    Ok(())
 }
 
 /// `text` with the key in the place of its hole. `write` writes one byte of it as the slot wants it, in six bytes at

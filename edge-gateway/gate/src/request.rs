@@ -222,6 +222,12 @@ pub enum Slot {
     Query {
         at: u32,
     },
+    /// The control plane signs the request with a key that it keeps, and gives the headers `names` (or some of them)
+    /// in the key's place. `manner` says how and over what.
+    Signed {
+        names: Vec<HeaderName>,
+        manner: String,
+    },
 }
 
 /// What will be added to the request: it is approved along with it.
@@ -316,6 +322,9 @@ impl Request {
                 Slot::Header { name, .. } => {
                     !headers.contains_key(name) && !HOP_BY_HOP.contains(&name.as_str())
                 }
+                Slot::Signed { names, .. } => !names
+                    .iter()
+                    .any(|name| headers.contains_key(name) || HOP_BY_HOP.contains(&name.as_str())),
                 Slot::Path { at } => hole(path.as_bytes(), *at),
                 Slot::Query { at } => {
                     query.as_ref().is_some_and(|query| hole(query.as_bytes(), *at))
@@ -438,6 +447,9 @@ fn encode_injection(injection: &Injection) -> Vec<u8> {
         Slot::Json { at } => writer.field(3, "json").field(7, at.to_be_bytes()),
         Slot::Path { at } => writer.field(3, "path").field(7, at.to_be_bytes()),
         Slot::Query { at } => writer.field(3, "query").field(7, at.to_be_bytes()),
+        Slot::Signed { names, manner } => {
+            writer.field(3, "signed").field(8, list(names)).field(9, manner)
+        }
     }
     .finish()
 }

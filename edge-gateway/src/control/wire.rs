@@ -44,6 +44,10 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
             Slot::Json { at } => pb::injection::Slot::JsonAt(at),
             Slot::Path { at } => pb::injection::Slot::PathAt(at),
             Slot::Query { at } => pb::injection::Slot::QueryAt(at),
+            Slot::Signed { names, manner } => {
+                let names = names.iter().map(|name| name.as_str().to_owned()).collect();
+                pb::injection::Slot::Signed(pb::InjectedSigned { names, manner })
+            }
         }),
     };
     let head = pb::OpenHead {
@@ -258,8 +262,16 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
             let (before, after) = split(&slot.template)?;
             Place::Basic(Pair::Exact { before, after })
         }
+        Some(S::AwsSigv4(pb::AwsSigv4Slot {})) => Place::AwsSigv4,
         Some(S::Cookie(slot)) => Place::Cookie { name: slot.name },
         Some(S::Form(slot)) => Place::Form { name: slot.name },
+        Some(S::Hmac(slot)) => {
+            let names = slot.headers.iter().map(|name| name.parse::<HeaderName>());
+            let names = names
+                .collect::<Result<Vec<_>, _>>()
+                .with_context(|| format!("credential {name}: its headers' names"))?;
+            Place::Hmac { names, template: slot.template }
+        }
         Some(S::Json(slot)) => Place::Json { pointer: slot.pointer },
         Some(S::Query(slot)) => Place::Query { name: slot.name },
         Some(S::Path(slot)) => {

@@ -21,5 +21,6 @@ mod outage;
 mod park;
 mod process;
 mod session;
+mod signed;
 mod target;
 mod trust;

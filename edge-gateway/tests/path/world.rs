@@ -155,6 +155,20 @@ path = "/upload"
 then = "allow"
 
 [[rule]]
+name = "buckets"
+host = "aws.test"
+then = "allow"
+credential = "aws"
+
+[[rule]]
+name = "call a hook"
+host = "hook.test"
+then = "approve"
+credential = "hook"
+approvers = ["ops"]
+hold = "30s"
+
+[[rule]]
 name = "log in"
 host = "json.test"
 then = "allow"
@@ -162,7 +176,7 @@ credential = "json"
 "#;
 
 /// Every host of [`POLICY`]; all of them are the one origin.
-pub(crate) const HOSTS: [&str; 9] = [
+pub(crate) const HOSTS: [&str; 11] = [
     "api.test",
     "single.test",
     "open.test",
@@ -172,6 +186,8 @@ pub(crate) const HOSTS: [&str; 9] = [
     "cookie.test",
     "form.test",
     "json.test",
+    "aws.test",
+    "hook.test",
 ];
 
 pub(crate) struct World {

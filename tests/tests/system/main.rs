@@ -15,6 +15,7 @@ mod parking;
 mod real_components;
 mod request_path;
 mod secrets;
+mod signed;
 mod slots;
 mod sockets;
 mod waiting;

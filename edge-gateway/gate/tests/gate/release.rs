@@ -244,6 +244,44 @@ fn a_key_in_a_cookie_leaves_the_others_and_never_makes_another() {
     }
 }
 
+fn signed_by_others(lines: &[u8]) -> Result<HeaderMap, SwapError> {
+    let names = ["authorization", "x-amz-date", "x-amz-security-token"];
+    let names = names.map(|name| name.parse().unwrap()).to_vec();
+    let mut headers = HeaderMap::new();
+    headers.insert("x-amz-target", HeaderValue::from_static("mine"));
+    let slot = Slot::Signed { names, manner: "aws-sigv4 eu/s3 host;x-amz-date".into() };
+    let released = by_policy(Parts { headers, ..keyed(slot) });
+    let sent = released.with_keys(vec![Given { secret: lines, ..Given::right() }.key()])?;
+    Ok(sent.into_parts().headers)
+}
+
+#[test]
+fn what_was_signed_sets_the_headers_of_the_plan_and_nothing_else() {
+    let headers =
+        signed_by_others(b"authorization: AWS4 a=b, c: d\nx-amz-date: 20150830T123600Z").unwrap();
+    assert_eq!(headers.len(), 3);
+    assert_eq!(headers["authorization"], "AWS4 a=b, c: d");
+    assert_eq!(headers["x-amz-date"], "20150830T123600Z");
+    assert_eq!(headers["x-amz-target"], "mine");
+    assert!(headers["authorization"].is_sensitive() && headers["x-amz-date"].is_sensitive());
+    for bad in [
+        &b"authorization"[..],
+        b"authorization: a\n",
+        b"\nauthorization: a",
+        b"authorization: a\nauthorization: b",
+        b"authorization: a\nx-amz-target: theirs",
+        b"authorization: a\nhost: elsewhere",
+        b"authorization: a\ncontent-length: 0",
+        b"Authorization: a",
+        b"authorization:a",
+        b"authorization: a\rb",
+        b"authorization: a\0b",
+        b"authorization: a\xff",
+    ] {
+        assert_eq!(signed_by_others(bad).err(), Some(SwapError::Unfit), "{}", bad.escape_ascii());
+    }
+}
+
 proptest! {
     /// The model of a body with a key: the text around it as it was, and the key as a reader of that format finds it.
     #[test]

@@ -329,6 +329,35 @@ fn p_14_a_key_goes_into_a_body_or_a_cookie_where_the_hole_is_said_to_be() {
 }
 
 #[test]
+fn p_10_headers_that_a_signature_sets_are_not_there_before() {
+    let signed = |names: &[&str]| {
+        let names = names.iter().map(|name| name.parse().unwrap()).collect();
+        key(Slot::Signed { names, manner: "aws-sigv4 eu/s3 host;x-amz-date".into() })
+    };
+    let with = |name: &'static str, injections| {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static("x"));
+        Parts { headers, injections, ..Parts::default() }
+    };
+    assert!(with("x-amz-target", signed(&["authorization", "x-amz-date"])).request().is_ok());
+    for name in ["authorization", "x-amz-date"] {
+        assert!(with(name, signed(&["authorization", "x-amz-date"])).request().is_err(), "{name}");
+    }
+    for name in ["host", "content-length", "transfer-encoding", "connection"] {
+        assert!(
+            with("x-amz-target", signed(&["authorization", name])).request().is_err(),
+            "{name}"
+        );
+    }
+    let plain = Parts {
+        destination: http("api.example.com"),
+        injections: signed(&["authorization"]),
+        ..Parts::default()
+    };
+    assert!(plain.request().is_err(), "n_5");
+}
+
+#[test]
 fn what_was_frozen_reads_as_it_was() {
     let request =
         Parts { query: Some(String::new()), payload: Payload::Streamed, ..Parts::default() }
