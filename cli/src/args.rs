@@ -153,10 +153,11 @@ pub(crate) enum Credential {
         /// The one destination that it is for (port 443 unless given)
         #[arg(long, value_name = "HOST[:PORT]")]
         host: String,
-        /// Where in a request it goes: header[:NAME], basic, query:NAME or path
+        /// Where in a request it goes: header[:NAME], basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4 or
+        /// hmac:HEADER[,TIMESTAMP-HEADER]
         #[arg(long, value_name = "SLOT")]
         slot: String,
-        /// The text around the key, with {key} in it; each slot has its usual one
+        /// The text around the key, with {key} in it; each slot has its usual one. For hmac: what is signed, and how
         #[arg(long, value_name = "TEMPLATE")]
         template: Option<String>,
         /// auto: a lease where only allow rules use it, per request otherwise

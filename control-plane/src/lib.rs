@@ -16,6 +16,7 @@ mod operator;
 
 mod card;
 mod notify;
+mod request_signature;
 pub mod sign;
 pub mod vault;
 

@@ -100,6 +100,8 @@ pub enum SignError {
     Stranger,
     #[error("nothing can be signed: the state cannot be read now; try again")]
     Unavailable,
+    #[error("the request was not signed: {0}")]
+    UnsignedRequest(&'static str),
 }
 
 impl Signer {

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use countersign_gate::{Destination, Scheme};
-use countersign_policy::Policy;
+use countersign_policy::{Policy, body};
+use http::HeaderMap;
 use http::header::HeaderName;
 use subtle::ConstantTimeEq as _;
 
@@ -54,11 +55,30 @@ pub(crate) struct Credential {
 /// The one place of a request where a credential's fake key is replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// The control plane signs the request; the fake key is the access key id that the agent signed with.
+    AwsSigv4,
     /// `Either` half when the template is empty.
     Basic(Pair),
+    /// One cookie's whole value.
+    Cookie {
+        name: String,
+    },
+    /// The whole value of a field of a form in the body.
+    Form {
+        name: String,
+    },
     Header {
         name: HeaderName,
         around: Around,
+    },
+    /// The control plane signs the request; the fake key stands in the first of these headers.
+    Hmac {
+        names: Vec<HeaderName>,
+        template: String,
+    },
+    /// A whole text of a JSON body.
+    Json {
+        pointer: String,
     },
     /// A whole segment: `before ‖ key ‖ after`.
     Path {
@@ -183,6 +203,21 @@ impl Credential {
 }
 
 impl Place {
+    /// Whether the key of a request with these headers would be in its body.
+    pub(crate) fn is_in_body(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Form { .. } => body::is_form(headers),
+            Self::Json { .. } => body::is_json(headers),
+            Self::AwsSigv4
+            | Self::Basic(_)
+            | Self::Cookie { .. }
+            | Self::Header { .. }
+            | Self::Hmac { .. }
+            | Self::Path { .. }
+            | Self::Query { .. } => false,
+        }
+    }
+
     /// Splits a template at its one `{key}`.
     pub(crate) fn split(template: &str) -> Option<(String, String)> {
         let (before, after) = template.split_once(countersign_gate::HOLE)?;

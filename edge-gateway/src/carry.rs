@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_gate::{Injection, Key, Payload, Released, seal_context, seal_info};
+use countersign_gate::{Injection, Key, Payload, Released, Slot, seal_context, seal_info};
 use http::Response;
 use http::header::HeaderValue;
 use tracing::Instrument as _;
@@ -91,8 +91,9 @@ pub(crate) async fn carry_out(
         Payload::Streamed => Bytes::new(),
     };
     let opened = open_keys(&rooms, &released, &sealed);
-    let redactor =
-        Redactor::new(&opened.iter().map(|(_, secret)| secret.as_slice()).collect::<Vec<_>>());
+    let plan = released.request().injections().iter().zip(&opened);
+    let searched = plan.flat_map(|(injection, (_, secret))| searched(&injection.slot, secret));
+    let redactor = Redactor::new(&searched.collect::<Vec<_>>());
     let outbound = released.with_keys(opened.into_iter().map(|(key, _)| key).collect());
     let Ok(outbound) =
         outbound.inspect_err(|why| tracing::error!(%why, "a released request has no usable key"))
@@ -126,6 +127,26 @@ pub(crate) async fn carry_out(
         Err(Failure::Unknown { why }) if approval.is_none() => Err(Refusal::UpstreamFailed { why }),
         Err(Failure::Unknown { .. }) => Err(Refusal::OutcomeUnknown { approval_id: approval }),
     }
+}
+
+/// What answers are searched for. Of signed headers: each value, and those parts of it that could be of use to
+/// somebody, such as a signature, an access key id or a session token.
+fn searched<'a>(slot: &Slot, secret: &'a [u8]) -> Vec<&'a [u8]> {
+    const SHORTEST: usize = 20;
+    if !matches!(slot, Slot::Signed { .. }) {
+        return vec![secret];
+    }
+    let mut searched = Vec::new();
+    for line in std::str::from_utf8(secret).unwrap_or_default().lines() {
+        let value = line.split_once(": ").map_or(line, |(_, value)| value);
+        let parts = value.split([' ', ',']).flat_map(|part| {
+            let said = part.split_once('=').map_or("", |(_, said)| said);
+            [part, said, said.split('/').next().unwrap_or_default()]
+        });
+        let of_use = |part: &&str| part.len() >= SHORTEST && !part.contains(';');
+        searched.extend([value].into_iter().chain(parts).filter(of_use).map(str::as_bytes));
+    }
+    searched
 }
 
 /// Opens the keys that came with a decision, in the order of the plan. What does not open is left out, and the gate

@@ -1,6 +1,8 @@
 //! Where a key goes. The fake key is looked for in its credential's own slot, for its credential's own destination;
 //! anywhere else it is a sign that something is wrong, and refused.
 
+mod aws;
+
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -9,7 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_gate::{HOLE, Injection, Slot};
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderValue};
+use countersign_policy::body;
+use http::HeaderMap;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -33,34 +37,101 @@ pub(crate) struct Misplaced {
     pub(crate) why: String,
 }
 
-/// Looks for a fake key in its slot; if it is there, takes it out and leaves a hole (path, query) or nothing at all
-/// (headers, and every duplicate of that header).
+/// Why no key can be put into a request.
+#[derive(Debug)]
+pub(crate) enum Unfound {
+    Misplaced(Misplaced),
+    /// It is where it belongs, and yet the control plane could not sign the request: what there is, and what to do.
+    Unsignable(String),
+}
+
+impl From<Misplaced> for Unfound {
+    fn from(misplaced: Misplaced) -> Self {
+        Self::Misplaced(misplaced)
+    }
+}
+
+/// Looks for a fake key in its slot of the head; if it is there, takes it out and leaves a hole (path, query, cookie)
+/// or nothing at all (other headers, and every duplicate of that header).
 ///
 /// # Errors
-/// [`Misplaced`] if a fake key is anywhere else in the head, or a second one is.
+/// [`Unfound::Misplaced`] if a fake key is anywhere else in the head, or a second one is; [`Unfound::Unsignable`].
 pub(crate) fn find<'a>(
     draft: &mut Draft,
     bundle: &'a Bundle,
-) -> Result<Option<Found<'a>>, Misplaced> {
+) -> Result<Option<Found<'a>>, Unfound> {
     let mut found = None;
     for credential in bundle.serving(&draft.destination.clone()) {
-        found = take_out(draft, credential);
+        found = match credential.place {
+            Place::AwsSigv4 => aws::take_out(draft, &credential.fake_keys)
+                .map_err(Unfound::Unsignable)?
+                .map(|slot| Found { credential, slot }),
+            _ => take_out(draft, credential),
+        };
         if found.is_some() {
-            // The answer is searched for the real key, so it must come in the open.
-            draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            answered_in_the_open(draft);
             break;
         }
     }
     if let Some(at) = elsewhere(draft, &bundle.tripwire) {
         let Some(credential) = bundle.credentials.get(at.owner) else {
-            return Err(Misplaced {
+            return Err(Unfound::Misplaced(Misplaced {
                 credential_id: String::new(),
                 why: "there is a key in it".into(),
-            });
+            }));
         };
-        return Err(Misplaced::new(credential, at.place));
+        return Err(Misplaced::new(credential, at.place).into());
     }
     Ok(found)
+}
+
+/// Looks for a fake key in its slot of the body, unless the head had one; if it is there, leaves a hole in its place.
+///
+/// # Errors
+/// [`Unfound::Misplaced`] if a fake key is anywhere else in the body, or a second one is; [`Unfound::Unsignable`].
+pub(crate) fn find_in_body<'a>(
+    draft: &mut Draft,
+    bundle: &'a Bundle,
+    body: &mut Bytes,
+    in_head: Option<Found<'a>>,
+) -> Result<Option<Found<'a>>, Unfound> {
+    let mut found = in_head;
+    if found.as_ref().is_some_and(|found| matches!(found.credential.place, Place::AwsSigv4)) {
+        aws::check_body(&draft.headers, body).map_err(Unfound::Unsignable)?;
+    }
+    let mut unread = None;
+    if found.is_none() {
+        for credential in bundle.serving(&draft.destination.clone()) {
+            match take_out_of_body(&draft.headers, body, credential) {
+                Ok(None) => {}
+                Ok(there) => {
+                    found = there;
+                    answered_in_the_open(draft);
+                    break;
+                }
+                Err(why) => unread = Some((credential, why)),
+            }
+        }
+    }
+    let Some(owner) = bundle.tripwire.find(body).and_then(|index| bundle.credentials.get(index))
+    else {
+        return Ok(found);
+    };
+    Err(Unfound::Misplaced(match unread {
+        Some((credential, why)) if credential.id == owner.id => Misplaced {
+            credential_id: owner.id.clone(),
+            why: format!(
+                "the key for \"{}\" is in the body, where it was not replaced: there is {why}",
+                owner.name
+            ),
+        },
+        _ => Misplaced::new(owner, "in the body"),
+    }))
+}
+
+/// The answer is searched for the real key, so it must not come in another coding.
+fn answered_in_the_open(draft: &mut Draft) {
+    draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 impl Misplaced {
@@ -94,6 +165,13 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             draft.headers.remove(AUTHORIZATION);
             slot
         }
+        Place::Cookie { name } => {
+            let (cookies, at) = cookie(&draft.headers, name, fakes)?;
+            draft.headers.insert(COOKIE, cookies);
+            Slot::Cookie { at }
+        }
+        // Signed requests are another thing, and the body is not here yet.
+        Place::AwsSigv4 | Place::Form { .. } | Place::Json { .. } => return None,
         Place::Header { name, around } => {
             let mut values = draft.headers.get_all(name).iter();
             let (before, after) = values.find_map(|value| match around {
@@ -105,6 +183,19 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
             })?;
             draft.headers.remove(name);
             Slot::Header { name: name.clone(), before, after }
+        }
+        Place::Hmac { names, template } => {
+            let signature = names.first()?;
+            // Whatever stands around the fake key is written anew, and a signature made with it is of no use.
+            let has_fake = |value: &HeaderValue| {
+                let text = value.to_str().unwrap_or_default();
+                fakes.iter().any(|fake| text.contains(fake.as_str()))
+            };
+            draft.headers.get_all(signature).iter().find(|value| has_fake(value))?;
+            for name in names {
+                draft.headers.remove(name);
+            }
+            Slot::Signed { names: names.clone(), manner: format!("hmac {template}") }
         }
         Place::Path { before, after } => {
             let filled = |segment: &str| {
@@ -130,6 +221,53 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
         }
     };
     Some(Found { credential, slot })
+}
+
+fn take_out_of_body<'a>(
+    headers: &HeaderMap,
+    body: &mut Bytes,
+    credential: &'a Credential,
+) -> Result<Option<Found<'a>>, &'static str> {
+    let (located, slot): (_, fn(u32) -> Slot) = match &credential.place {
+        Place::Form { name } => (body::form_field(headers, body, name)?, |at| Slot::Form { at }),
+        Place::Json { pointer } => {
+            (body::json_text(headers, body, pointer)?, |at| Slot::Json { at })
+        }
+        Place::AwsSigv4
+        | Place::Basic(_)
+        | Place::Cookie { .. }
+        | Place::Header { .. }
+        | Place::Hmac { .. }
+        | Place::Path { .. }
+        | Place::Query { .. } => return Ok(None),
+    };
+    let Some(located) = located.filter(|located| credential.fake_keys.contains(&located.text))
+    else {
+        return Ok(None);
+    };
+    *body = [&body[..located.at.start], HOLE.as_bytes(), &body[located.at.end..]].concat().into();
+    Ok(Some(Found { credential, slot: slot(located.at.start as u32) }))
+}
+
+/// The Cookie header with a hole in the place of this cookie's value, if that is a fake key and the cookie is there
+/// once; and where the hole is.
+fn cookie(headers: &HeaderMap, name: &str, fakes: &[String]) -> Option<(HeaderValue, u32)> {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (text, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
+    let mut begin = 0;
+    let mut values = text.split(';').filter_map(|cookie| {
+        let end = begin + cookie.len();
+        begin = end + 1;
+        let (named, value) = cookie.split_once('=')?;
+        (named.trim() == name).then_some(end - value.len()..end)
+    });
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    if !fakes.iter().any(|fake| *fake == text[value.clone()]) {
+        return None;
+    }
+    let mut holed = text.to_owned();
+    holed.replace_range(value.clone(), HOLE);
+    Some((HeaderValue::try_from(holed).ok()?, value.start as u32))
 }
 
 /// Whether `value` is `before ‖ one of the fakes ‖ after`. The scheme in front of a token has no case (RFC 9110 §11.1).

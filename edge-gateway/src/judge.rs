@@ -10,13 +10,14 @@ use countersign_gate::{
 };
 use countersign_policy::{Body, Head, Subject, Then};
 use futures::FutureExt as _;
+use http::header::CONTENT_ENCODING;
 use hyper::body::Incoming;
 
 use crate::agent::Badge;
-use crate::bundle::{Agent, Credential, InForce};
+use crate::bundle::{Agent, Credential, InForce, Place};
 use crate::control::{Alarm, Why};
 use crate::freeze::Draft;
-use crate::inject::Misplaced;
+use crate::inject::{Misplaced, Unfound};
 use crate::park::Parking;
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
@@ -103,16 +104,33 @@ fn key_agrees(
             )));
         }
         None if named.is_empty() => return Ok(()),
+        None => match wanted_in_body(force, head, named) {
+            Some(place) if !place.is_in_body(head.headers) => {
+                "the policy wants a key in the body of this request, and its Content-Type is not the one that such bodies have"
+            }
+            Some(_) if head.headers.contains_key(CONTENT_ENCODING) => {
+                "the policy wants a key in the body of this request, and there is a Content-Encoding: keys are put into plain bodies only, so leave it out"
+            }
+            _ => "the policy wants a key for this request, and none that it knows was in its place",
+        },
         Some(_) => "the policy wants another key for this request than the one that was sent",
-        None => "the policy wants a key for this request, and none that it knows was in its place",
     };
     let basic = |credential: &Credential| {
         named.contains(&credential.name)
             && credential.serves(head.destination)
-            && matches!(credential.place, crate::bundle::Place::Basic(_))
+            && matches!(credential.place, Place::Basic(_))
     };
     let basic = force.bundle.credentials.iter().any(basic);
     Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
+}
+
+/// Where in the body the key would be that the policy wants, if it would be there.
+fn wanted_in_body<'a>(force: &'a InForce, head: &Head<'_>, named: &[String]) -> Option<&'a Place> {
+    let in_body = |place: &&Place| matches!(place, Place::Form { .. } | Place::Json { .. });
+    let wanted = force.bundle.credentials.iter().filter(|credential| {
+        named.contains(&credential.name) && credential.serves(head.destination)
+    });
+    wanted.map(|credential| &credential.place).find(in_body)
 }
 
 /// Judges a held request by the newest bundle. What was frozen stays as it was, save for the version of its key.
@@ -195,6 +213,13 @@ pub(crate) fn misplaced(
     misplaced: Misplaced,
 ) -> Refusal {
     alarmed(rooms, agent, &draft.destination, misplaced)
+}
+
+pub(crate) fn unfound(rooms: &Rooms, agent: &Agent, draft: &Draft, no: Unfound) -> Refusal {
+    match no {
+        Unfound::Misplaced(misplaced) => alarmed(rooms, agent, &draft.destination, misplaced),
+        Unfound::Unsignable(why) => Refusal::BadRequest { why },
+    }
 }
 
 pub(crate) fn alarmed(

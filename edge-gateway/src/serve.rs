@@ -17,9 +17,10 @@ use crate::bundle::{Credential, InForce};
 use crate::carry::{pass, released_by_decision};
 use crate::control::Why;
 use crate::freeze::{self, Draft};
-use crate::inject::{self, Misplaced};
+use crate::inject;
 use crate::judge::{
     Became, No, Passing, judge, judge_again, misplaced, not_classified, refused_if_it_fails,
+    unfound,
 };
 use crate::local;
 use crate::park::{self, Parking};
@@ -127,25 +128,26 @@ async fn judged(
 
     // Which key it wants.
     let found =
-        inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
+        inject::find(&mut draft, &force.bundle).map_err(|no| unfound(rooms, agent, &draft, no))?;
     let per_request = found.as_ref().is_some_and(|found| !found.credential.leasable);
 
-    // What is needed to judge it: nothing more, or all of it.
+    // What is needed to judge it, and to find its key: nothing more, or all of it.
     let need = force.bundle.policy.needs(&draft.head(&agent.name));
-    if need == Need::Body || per_request {
+    let key_in_body = found.is_none() && {
+        let mut serving = force.bundle.serving(&draft.destination);
+        serving.any(|credential| credential.place.is_in_body(&draft.headers))
+    };
+    let whole = need == Need::Body || per_request || key_in_body;
+    if whole {
         draft.detach();
     }
-    let streams = !body.is_end_stream() && need != Need::Body && !per_request;
-    let (payload, streamed) = if streams {
-        (Payload::Streamed, Some(body))
+    let (payload, streamed, found) = if !body.is_end_stream() && !whole {
+        (Payload::Streamed, Some(body), found)
     } else {
-        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
-        if let Some(credential) =
-            force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i))
-        {
-            return Err(misplaced(rooms, agent, &draft, Misplaced::new(credential, "in the body")));
-        }
-        (Payload::Whole(whole), None)
+        let mut whole = freeze::spool(body, rooms.limits.max_held_body).await?;
+        let found = inject::find_in_body(&mut draft, &force.bundle, &mut whole, found)
+            .map_err(|no| unfound(rooms, agent, &draft, no))?;
+        (Payload::Whole(whole), None, found)
     };
 
     // What the policy says.

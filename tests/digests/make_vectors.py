@@ -77,8 +77,10 @@ def injection(i):
         fields[4] = slot["name"]
     if slot["kind"] in ("basic", "header"):
         fields[5], fields[6] = slot["before"], slot["after"]
-    if slot["kind"] in ("path", "query"):
+    if slot["kind"] in ("cookie", "form", "json", "path", "query"):
         fields[7] = u32(slot["at"])
+    if slot["kind"] == "signed":
+        fields[8], fields[9] = listed([name.encode() for name in slot["names"]]), slot["manner"]
     return ce1(2, fields)
 
 
@@ -143,6 +145,9 @@ BASE = {
 HEADER = {"kind": "header", "name": "authorization", "before": "Bearer ", "after": ""}
 
 
+SIGNED = {"kind": "signed", "names": ["authorization", "x-amz-date"], "manner": "aws-sigv4 eu/s3 host;x-amz-date"}
+
+
 def with_slot(slot, **request):
     return {"injections": [{"credential": "stripe", "version": 3, "slot": slot}], **request}
 
@@ -193,6 +198,15 @@ REQUEST_CHANGES = [
     ("slot-path", with_slot({"kind": "path", "at": 4}, path="/bot{key}/send"), True),
     ("slot-path-second", with_slot({"kind": "path", "at": 9}, path="/a{key}/b{key}"), True),
     ("slot-query", with_slot({"kind": "query", "at": 4}, query="key={key}&b=1"), True),
+    ("slot-cookie", with_slot({"kind": "cookie", "at": 9}, headers=[["cookie", "a=1; sid={key}; b=2"]]), True),
+    ("slot-form", with_slot({"kind": "form", "at": 4}, body=b"key={key}&b={key}".hex()), True),
+    ("slot-form-second", with_slot({"kind": "form", "at": 12}, body=b"key={key}&b={key}".hex()), True),
+    ("slot-json", with_slot({"kind": "json", "at": 8}, body=b'{"key":"{key}","b":"{key}"}'.hex()), True),
+    ("slot-signed", with_slot(SIGNED), True),
+    ("slot-signed-names", with_slot({**SIGNED, "names": ["authorization"]}), True),
+    ("slot-signed-order", with_slot({**SIGNED, "names": ["x-amz-date", "authorization"]}), True),
+    ("slot-signed-manner", with_slot({**SIGNED, "manner": "aws-sigv4 us/s3 host;x-amz-date"}), True),
+    ("slot-json-second", with_slot({"kind": "json", "at": 20}, body=b'{"key":"{key}","b":"{key}"}'.hex()), True),
 ]
 
 CIRCUMSTANCE_CHANGES = [

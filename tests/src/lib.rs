@@ -7,6 +7,7 @@
 // All of this is a test: it fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod aws;
 pub mod chat;
 pub mod cluster_world;
 pub mod discord;

@@ -80,6 +80,23 @@ struct Faked<'a> {
     credential: &'a str,
     version: u64,
     fake_key: &'a str,
+    #[serde(flatten)]
+    access_key: Option<AccessKey<'a>>,
+}
+
+/// The two halves of a fake key that an agent signs with.
+#[derive(Serialize)]
+struct AccessKey<'a> {
+    fake_access_key_id: &'a str,
+    fake_secret_access_key: &'a str,
+}
+
+impl<'a> AccessKey<'a> {
+    fn of(credential: &v1::Credential, fake_key: &'a str) -> Option<Self> {
+        let (fake_access_key_id, fake_secret_access_key) = fake_key.split_once(':')?;
+        (credential.slot == "aws-sigv4")
+            .then_some(Self { fake_access_key_id, fake_secret_access_key })
+    }
 }
 
 #[derive(Serialize)]
@@ -125,20 +142,29 @@ fn class_name(class: v1::CredentialClass) -> &'static str {
 }
 
 fn faked(credential: &v1::Credential, fake_key: &str, show: &Show) -> Done {
+    let access_key = AccessKey::of(credential, fake_key);
     if show.output == Output::Json {
         return print::json(&Faked {
             credential: &credential.name,
             version: credential.version,
             fake_key,
+            access_key,
         });
     }
-    print::facts(&[
+    let mut facts = vec![
         ("credential", credential.name.clone()),
         ("version", credential.version.to_string()),
         ("destination", format!("{}:{}", credential.host, credential.port)),
         ("slot", credential.slot.clone()),
-        ("fake key", fake_key.to_owned()),
-    ])?;
+    ];
+    match access_key {
+        None => facts.push(("fake key", fake_key.to_owned())),
+        Some(AccessKey { fake_access_key_id, fake_secret_access_key }) => facts.extend([
+            ("AWS_ACCESS_KEY_ID", fake_access_key_id.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", fake_secret_access_key.to_owned()),
+        ]),
+    }
+    print::facts(&facts)?;
     print::line(
         "Give agents the fake key. The real one is in the vault, and nothing shows it again.",
     )

@@ -160,8 +160,17 @@ fn injection(sent: v1::Injection) -> Result<Injection, Invalid> {
             let name = name.parse().map_err(|_| Invalid("the key's header has no name".into()))?;
             Slot::Header { name, before, after }
         }
+        Some(Sent::CookieAt(at)) => Slot::Cookie { at },
+        Some(Sent::FormAt(at)) => Slot::Form { at },
+        Some(Sent::JsonAt(at)) => Slot::Json { at },
         Some(Sent::PathAt(at)) => Slot::Path { at },
         Some(Sent::QueryAt(at)) => Slot::Query { at },
+        Some(Sent::Signed(v1::InjectedSigned { names, manner })) => {
+            let name = |name: &String| name.parse::<HeaderName>().ok();
+            let names: Option<Vec<HeaderName>> = names.iter().map(name).collect();
+            let names = names.ok_or_else(|| Invalid("a signature's header has no name".into()))?;
+            Slot::Signed { names, manner }
+        }
         None => return Err(Invalid("a key without its slot".into())),
     };
     Ok(Injection { credential: sent.credential_id, version: sent.credential_version, slot })

@@ -41,8 +41,8 @@ pub(super) async fn lend(
     let Event::Leased { id, credential: _, version, .. } = &*committed else {
         return Err("no lease was committed; ask again".into());
     };
-    let sealed =
-        seal(rooms, recipient, &found, &lease_context(id, &found.id, *version)).map_err(|why| {
+    let sealed = seal(rooms, recipient, &found, None, &lease_context(id, &found.id, *version))
+        .map_err(|why| {
             tracing::error!(credential = found.name, %why, "a lent key could not be sealed");
             "the key could not be sealed".to_owned()
         })?;

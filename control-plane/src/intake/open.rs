@@ -1,5 +1,6 @@
 //! One announced request: checked, judged by the policy in force, and opened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use super::announced::{Announced, Caller, Invalid, Said, request_id};
 use super::waiting::RequestId;
 use super::{Rooms, actor, shown};
 use crate::cluster::ProposeError;
+use crate::request_signature::Unsigned;
 use crate::sign::{Place, leasable};
 use crate::state::{
     Actor, ApprovalId, Command, Credential, Escalation, Event, Millis, Open, Panel, Proof, Refused,
@@ -24,6 +26,8 @@ pub(super) enum Opening {
     Opened {
         approval: Option<ApprovalId>,
         expires_at: Millis,
+        /// For a request that is signed here.
+        unsigned: Option<Arc<Unsigned>>,
     },
     /// Judged by another version of the policy, or with a key that was rotated meanwhile.
     Reopen,
@@ -60,7 +64,7 @@ pub(super) async fn open(
         Err(Invalid(what)) => Err(No::Mismatch(what)),
     };
     match judged {
-        Ok(command) => propose(rooms, caller, command).await,
+        Ok((command, unsigned)) => propose(rooms, caller, command, unsigned).await,
         Err(No::Mismatch(what)) => {
             note(rooms, caller, id, &what).await;
             settled(Reason::Invalid, what)
@@ -74,8 +78,8 @@ pub(super) async fn open(
     }
 }
 
-/// Announcement and policy to the command that opens it.
-fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
+/// Announcement and policy to the command that opens it, and to what its signature will be made of, if it needs one.
+fn judge(rooms: &Rooms, announced: Announced) -> Result<(Box<Open>, Option<Arc<Unsigned>>), No> {
     let Announced { request, circumstances, body_sha256, traceparent, said } = announced;
     let (version, policy) = rooms.signer.policy_in_force();
     if circumstances.policy_version < version {
@@ -111,7 +115,7 @@ fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
     same_digests(&held, &said)?;
     let ticket = held.ticket();
     let circumstances = &ticket.circumstances;
-    Ok(Box::new(Open {
+    let open = Box::new(Open {
         approval: ApprovalId(rand::random()),
         request_id: circumstances.request_id,
         edge: circumstances.edge.clone(),
@@ -131,7 +135,8 @@ fn judge(rooms: &Rooms, announced: Announced) -> Result<Box<Open>, No> {
         observed: decision.observed,
         hold_ms: circumstances.hold_ms,
         traceparent,
-    }))
+    });
+    Ok((open, Unsigned::of(&held).map(Arc::new)))
 }
 
 fn decide(policy: &Policy, agent: &str, request: &Request) -> Decision {
@@ -238,7 +243,12 @@ fn same_digests(held: &Held, said: &Said) -> Result<(), No> {
     Ok(())
 }
 
-async fn propose(rooms: &Rooms, caller: &Caller, open: Box<Open>) -> Opening {
+async fn propose(
+    rooms: &Rooms,
+    caller: &Caller,
+    open: Box<Open>,
+    unsigned: Option<Arc<Unsigned>>,
+) -> Opening {
     let proposed = rooms.cluster.propose(actor(&caller.edge.id), Command::Open(open)).await;
     let refused = match proposed {
         Ok(committed) => {
@@ -248,6 +258,7 @@ async fn propose(rooms: &Rooms, caller: &Caller, open: Box<Open>) -> Opening {
             return Opening::Opened {
                 approval,
                 expires_at: approval.and_then(due).unwrap_or_default(),
+                unsigned,
             };
         }
         Err(ProposeError::Unavailable(why)) => {

@@ -7,11 +7,12 @@ use super::announced::Caller;
 use super::waiting::RequestId;
 use super::{Rooms, actor};
 use crate::cluster::{Committed, ProposeError};
-use crate::sign::{NoDecision, SignError};
+use crate::request_signature::{NoSigningKey, Unsigned};
+use crate::sign::{NoDecision, Place, SignError};
 use crate::state::{
     Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome, State,
 };
-use crate::vault::{Binding, SealError, SealedToEdge, seal_to_edge};
+use crate::vault::{Binding, SealedToEdge, seal_to_edge};
 
 /// To which process keys are sealed.
 #[derive(Clone)]
@@ -44,6 +45,7 @@ pub(super) async fn release(
     rooms: &Rooms,
     recipient: &Recipient,
     request_id: RequestId,
+    unsigned: Option<&Unsigned>,
 ) -> Releasing {
     let held = rooms.cluster.peek(|state| {
         let held = state.held(&request_id)?;
@@ -58,7 +60,7 @@ pub(super) async fn release(
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };
             match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
-                Ok(claimed) => decide(rooms, recipient, claimed).await,
+                Ok(claimed) => decide(rooms, recipient, claimed, unsigned).await,
                 Err(ProposeError::Refused(Refused::PolicyChanged)) => Releasing::Reopen,
                 // Possibly in the very entry that the claim was in.
                 Err(ProposeError::Refused(_))
@@ -93,10 +95,11 @@ pub(super) async fn decide(
     rooms: &Rooms,
     recipient: &Recipient,
     claimed: Committed<Event>,
+    unsigned: Option<&Unsigned>,
 ) -> Releasing {
     let Event::Claimed { request_id, claim, .. } = &*claimed else { return Releasing::Unknown };
     let request = hex::encode(request_id);
-    let why = match sealed_and_signed(rooms, recipient, &claimed, claim).await {
+    let why = match sealed_and_signed(rooms, recipient, &claimed, claim, unsigned).await {
         Ok((epoch, decision)) => {
             let (decision, claimed) = (Box::new(decision), Box::new(claimed));
             return Releasing::Released { decision, epoch, claimed };
@@ -135,6 +138,7 @@ async fn sealed_and_signed(
     recipient: &Recipient,
     claimed: &Committed<Event>,
     claim: &Claim,
+    unsigned: Option<&Unsigned>,
 ) -> Result<(u64, v1::Decision), SignError> {
     let found = rooms.cluster.peek(|state| {
         let held = state.held(&claim.request_id)?;
@@ -144,11 +148,13 @@ async fn sealed_and_signed(
         Some((held.request_digest, credentials?))
     });
     let (request_digest, credentials) = found.ok_or(NoDecision::NotClaimed)?;
+    // Of the very request that was claimed: it may have been announced anew since, under another policy.
+    let unsigned = unsigned.filter(|unsigned| *unsigned.request_digest() == request_digest);
     let (mut sealed_refs, mut sealed_credentials) = (Vec::new(), Vec::new());
     for credential in &credentials {
         let Credential { id, version, .. } = credential;
         let context = seal_context(&request_digest, &claim.decision_id, id, *version);
-        let sealed = seal(rooms, recipient, credential, &context)?;
+        let sealed = seal(rooms, recipient, credential, unsigned, &context)?;
         sealed_refs.push(SealedRef {
             credential: id.clone(),
             version: *version,
@@ -161,23 +167,30 @@ async fn sealed_and_signed(
     Ok((epoch, v1::Decision { request_id, envelope: Some(envelope), sealed_credentials }))
 }
 
-/// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath.
+/// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath. Of a key
+/// that signs, what is sealed is the signature of this request, made now.
 pub(super) fn seal(
     rooms: &Rooms,
     recipient: &Recipient,
     credential: &Credential,
+    unsigned: Option<&Unsigned>,
     context: &[u8],
-) -> Result<SealedToEdge, SealError> {
+) -> Result<SealedToEdge, SignError> {
     let Caller { cluster, edge, incarnation, .. } = &recipient.caller;
-    let secret = rooms
+    let place = Place::of(credential)
+        .ok_or(SignError::UnsignedRequest("the slot of its key is not known here"))?;
+    let mut given = rooms
         .vault
         .open_payload(&Binding::of_credential(cluster, credential), &credential.payload)?;
-    seal_to_edge(
-        &recipient.hpke_public_key,
-        &seal_info(cluster, &edge.id, incarnation),
-        context,
-        &secret,
-    )
+    if place.signs() {
+        let unsigned = unsigned
+            .ok_or(SignError::UnsignedRequest("it is not here, or not as it was claimed"))?;
+        given = unsigned.sign(&given, rooms.cluster.log_time()).map_err(|NoSigningKey| {
+            SignError::UnsignedRequest("its key does not sign: rotate the credential")
+        })?;
+    }
+    let info = seal_info(cluster, &edge.id, incarnation);
+    Ok(seal_to_edge(&recipient.hpke_public_key, &info, context, &given)?)
 }
 
 pub(super) fn to_proto(credential: &Credential, sealed: SealedToEdge) -> v1::SealedCredential {

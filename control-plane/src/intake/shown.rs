@@ -1,7 +1,7 @@
 //! What people are shown of a request: made from its frozen bytes, bounded, and without what could be a secret.
 
 use countersign_describe::{Undecidable, describe};
-use countersign_gate::{Digest, Payload, Request};
+use countersign_gate::{Digest, Injection, Payload, Request, Slot};
 use countersign_policy::{Body, Head, Subject, body};
 use http::header::{HeaderName, HeaderValue};
 
@@ -30,6 +30,12 @@ pub(super) fn of(
         None => visible.len().min(PREVIEW_BYTES),
     };
     let destination = request.destination();
+    let mut headers: Vec<(String, String)> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), readable(name, value)))
+        .collect();
+    headers.extend(request.injections().iter().filter_map(signature));
     Shown {
         intent_digest,
         method: request.method().to_string(),
@@ -38,11 +44,7 @@ pub(super) fn of(
         port: destination.port(),
         path: request.path().to_owned(),
         query: request.query().map(str::to_owned),
-        headers: request
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.to_string(), readable(name, value)))
-            .collect(),
+        headers,
         body_bytes: body.len() as u64,
         body_sha256,
         body_preview: visible[..end].to_vec(),
@@ -71,6 +73,12 @@ fn effect(request: &Request) -> Effect {
         Ok(None) => Effect::Unknown,
         Err(Undecidable(why)) => Effect::Undecidable(why.to_owned()),
     }
+}
+
+/// What stands for a signature that is made only when the request leaves.
+fn signature(injection: &Injection) -> Option<(String, String)> {
+    let Slot::Signed { names, manner } = &injection.slot else { return None };
+    Some((names.first()?.to_string(), format!("(signed as it leaves: {manner})")))
 }
 
 fn readable(name: &HeaderName, value: &HeaderValue) -> String {

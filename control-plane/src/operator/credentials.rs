@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use countersign_gate::{Destination, HOLE, Scheme};
+use countersign_policy::body;
 use countersign_proto::v1;
 use http::header::HeaderName;
 use tonic::Status;
@@ -12,6 +13,7 @@ use super::once::{Once, reused};
 use super::page::{Page, timestamp};
 use super::{fake, policy, refuse};
 use crate::access::Admitted;
+use crate::request_signature::{Recipe, check_aws_key};
 use crate::state::{Command, Credential, Event, Fake, ReleaseClass};
 use crate::vault::Binding;
 
@@ -34,12 +36,27 @@ pub(super) async fn create(
         template_of(slot, &request.template).map_err(|what| note("template", what)).ok()
     });
     let class = class_of(request.class).map_err(|what| note("class", what)).ok();
-    let key = check_value(&value)
-        .and_then(|()| fake::shaped_like(&value, once.bytes(&house.vault, "fake-key")))
-        .map_err(|what| note("value", what.to_owned()))
-        .ok();
-    let (Some(destination), Some(slot), Some(template), Some(class), Some(key)) =
-        (destination, slot, template, class, key)
+    if class == Some(ReleaseClass::Lease) && slot.as_deref().is_some_and(signs) {
+        note(
+            "class",
+            "cannot be lease: with this slot the control plane signs, and the key never leaves it"
+                .into(),
+        );
+    }
+    let kept =
+        kept(slot.as_deref().unwrap_or_default(), template.as_deref().unwrap_or_default(), value);
+    let random = once.bytes(&house.vault, "fake-key");
+    let faked = kept.and_then(|value| {
+        let key = match slot.as_deref() {
+            Some("aws-sigv4") => fake::access_key_id(random),
+            _ => fake::shaped_like(&value, random)?,
+        };
+        Ok((value, key))
+    });
+    let faked = faked.map_err(|what| note("value", what.to_owned())).ok();
+    let class = class.filter(|_| wrong.is_empty());
+    let (Some(destination), Some(slot), Some(template), Some(class), Some((value, key))) =
+        (destination, slot, template, class, faked)
     else {
         return Err(refuse::fields(wrong));
     };
@@ -96,7 +113,6 @@ pub(super) async fn rotate(
     let house = &asked.house;
     let once = Once::of(asked, "RotateCredential", &request.request_id)?;
     let value = taken(request.value);
-    check_value(&value).map_err(|what| refuse::field("value", what))?;
     let read = house.cluster.read(|state| {
         let cluster = state.genesis().map(|genesis| genesis.cluster_id.clone()).unwrap_or_default();
         let current = state.credentials().find(|c| c.active && c.name == request.name).cloned();
@@ -109,6 +125,8 @@ pub(super) async fn rotate(
             request.name
         ))
     })?;
+    let value = kept(&current.slot, &current.template, value)
+        .map_err(|what| refuse::field("value", what))?;
     let expected_version = current.version;
     let next = Credential { version: expected_version + 1, ..current };
     let payload = house.vault.seal_payload(&Binding::of_credential(&cluster, &next), &value);
@@ -141,7 +159,8 @@ async fn changed(
     let found = asked.house.cluster.peek(|state| {
         state.credential(id).map(|credential| {
             let fake = credential.fakes.iter().rev().find(|fake| fake.active);
-            (to_proto(credential), fake.map(|fake| fake.key.clone()).unwrap_or_default())
+            let fake = fake.map(|fake| credential.fake_parts(&fake.key).join(":"));
+            (to_proto(credential), fake.unwrap_or_default())
         })
     });
     found.filter(|(credential, _)| credential.name == name).ok_or_else(|| reused(name))
@@ -168,7 +187,43 @@ fn check_value(value: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// `header[:NAME]`, `basic`, `query:NAME` or `path`, as it is stored.
+/// The value as the vault keeps it.
+fn kept(
+    slot: &str,
+    template: &str,
+    value: Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+    let value = if slot == "aws-sigv4" { check_aws_key(&value)? } else { value };
+    check_value(&value)?;
+    check_fits(slot, &value)?;
+    if let Some(Ok(recipe)) = slot.strip_prefix("hmac:").map(|names| recipe(names, template)) {
+        recipe.check_key(&value)?;
+    }
+    Ok(value)
+}
+
+fn recipe(names: &str, template: &str) -> Result<Recipe, String> {
+    let names: Result<Vec<HeaderName>, _> = names.split(',').map(str::parse).collect();
+    Recipe::parse(names.map_err(|_| "is for headers that are none")?, template)
+}
+
+/// Whether the key of this slot signs here, and goes nowhere.
+fn signs(slot: &str) -> bool {
+    slot == "aws-sigv4" || slot.starts_with("hmac:")
+}
+
+/// A value that its slot could not be filled with would be found out only when somebody needs it.
+fn check_fits(slot: &str, value: &[u8]) -> Result<(), &'static str> {
+    let octet = |b: &u8| b.is_ascii_graphic() && !b"\",;\\".contains(b);
+    if slot.starts_with("cookie:") && !value.iter().all(octet) {
+        return Err(
+            "has a character that no cookie can hold (RFC 6265): space, quote, comma, semicolon, backslash, or one outside ASCII",
+        );
+    }
+    Ok(())
+}
+
+/// A slot as it is stored.
 fn slot_of(text: &str) -> Result<String, String> {
     const NOT_FOR_KEYS: [&str; 12] = [
         "connection",
@@ -184,27 +239,60 @@ fn slot_of(text: &str) -> Result<String, String> {
         "transfer-encoding",
         "upgrade",
     ];
-    let grammar =
-        || format!("{text:?} is not a slot: write header, header:NAME, basic, query:NAME or path");
+    let grammar = || {
+        format!(
+            "{text:?} is not a slot: write header, header:NAME, basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4, or hmac:HEADER"
+        )
+    };
+    let header = |name: &str| -> Result<HeaderName, String> {
+        let name: HeaderName =
+            name.parse().map_err(|_| format!("{name:?} is not a header's name"))?;
+        if NOT_FOR_KEYS.contains(&name.as_str()) {
+            return Err(format!("the header {name} belongs to the connection, not to a key"));
+        }
+        Ok(name)
+    };
     let (kind, name) = text.split_once(':').map_or((text, None), |(kind, name)| (kind, Some(name)));
     match (kind, name) {
         ("header", None) => Ok("header:authorization".into()),
-        ("header", Some(name)) => {
-            let name: HeaderName =
-                name.parse().map_err(|_| format!("{name:?} is not a header's name"))?;
-            if NOT_FOR_KEYS.contains(&name.as_str()) {
-                return Err(format!("the header {name} belongs to the connection, not to a key"));
+        ("header", Some(name)) => Ok(format!("header:{}", header(name)?)),
+        ("hmac", Some(names)) => {
+            let names: Result<Vec<HeaderName>, String> = names.split(',').map(header).collect();
+            match names?.as_slice() {
+                [signature] => Ok(format!("hmac:{signature}")),
+                [signature, timestamp] if signature != timestamp => {
+                    Ok(format!("hmac:{signature},{timestamp}"))
+                }
+                _ => Err(
+                    "hmac takes the header of the signature, and that of the timestamp if it has one of its own".into(),
+                ),
             }
-            Ok(format!("header:{name}"))
         }
-        ("basic" | "path", None) => Ok(kind.into()),
-        ("query", Some(name)) => {
+        ("aws-sigv4" | "basic" | "path", None) => Ok(kind.into()),
+        ("cookie", Some(name)) => {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+                return Err(format!(
+                    "{name:?} is not a cookie's name: use up to 64 letters, digits and !#$%&'*+-.^_`|~"
+                ));
+            }
+            Ok(text.into())
+        }
+        ("form" | "query", Some(name)) => {
             let plain = |b: u8| {
                 b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'[' | b']')
             };
             if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
                 return Err(format!(
                     "{name:?} is not a parameter's name: use up to 64 letters, digits and -._~[]"
+                ));
+            }
+            Ok(text.into())
+        }
+        ("json", Some(pointer)) => {
+            if pointer.len() > 256 || !body::is_json_pointer(pointer) {
+                return Err(format!(
+                    "{pointer:?} is not a JSON pointer: write the names on the way, each after a slash, as in /auth/client_secret (RFC 6901)"
                 ));
             }
             Ok(text.into())
@@ -222,6 +310,12 @@ fn template_of(slot: &str, text: &str) -> Result<String, String> {
         "path" => HOLE,
         _ => "",
     };
+    if let Some(names) = slot.strip_prefix("hmac:") {
+        if text.len() > 512 {
+            return Err("is longer than 512 characters".into());
+        }
+        return recipe(names, text).map(|_| text.into());
+    }
     if text.is_empty() {
         return Ok(default.into());
     }
@@ -234,8 +328,12 @@ fn template_of(slot: &str, text: &str) -> Result<String, String> {
         "path" => {
             around.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
         }
-        slot if slot.starts_with("query:") => {
-            return Err("is not for a query parameter: leave it empty".into());
+        "aws-sigv4" => return Err("is not for a signature: leave it empty".into()),
+        slot if ["cookie:", "form:", "json:", "query:"]
+            .iter()
+            .any(|kind| slot.starts_with(kind)) =>
+        {
+            return Err("is not for this slot, which the key fills alone: leave it empty".into());
         }
         _ => around.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && text.trim() == text,
     };

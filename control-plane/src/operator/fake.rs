@@ -96,6 +96,13 @@ pub(super) fn shaped_like(
     }
 }
 
+/// An access key id of AWS that nobody has: `AKIA` and sixteen characters of base32.
+pub(super) fn access_key_id(mut random: impl FnMut() -> u8) -> String {
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let drawn = (0..16).map(|_| char::from(ALPHABET[usize::from(random()) % 32]));
+    "AKIA".chars().chain(drawn).collect()
+}
+
 fn replaced(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || !byte.is_ascii()
 }

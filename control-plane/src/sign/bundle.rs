@@ -29,7 +29,7 @@ pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
                     .fakes
                     .iter()
                     .filter(|fake| fake.active)
-                    .map(|fake| fake.key.clone())
+                    .flat_map(|fake| credential.fake_parts(&fake.key))
                     .collect(),
                 leasable: leasable(credential, policy.credential_use(&credential.name)),
             })
@@ -47,8 +47,12 @@ pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
 }
 
 /// Whether an edge may have the key itself for a while: only for what the policy allows outright. A key that people
-/// are asked about stays here, unless the policy accepts that the edge alone enforces that (T3-CLASS).
+/// are asked about stays here, unless the policy accepts that the edge alone enforces that (T3-CLASS). A key that signs
+/// stays here whatever the policy says.
 pub(crate) fn leasable(credential: &Credential, used: Use) -> bool {
+    if Place::of(credential).is_some_and(|place| place.signs()) {
+        return false;
+    }
     match credential.class {
         ReleaseClass::Auto => used.allow && !used.approve,
         ReleaseClass::Lease => used.allow && (!used.approve || used.accept_edge_enforced),

@@ -1,24 +1,40 @@
 //! Where a credential's key goes: as its record says, as proto says, and whether a plan agrees.
 
-use countersign_gate::{HOLE, Request, Slot};
+use countersign_gate::{HOLE, Payload, Request, Slot};
+use countersign_policy::body::{self, Located};
 use countersign_proto::v1;
 use countersign_proto::v1::credential_slot;
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode_str;
 
+use crate::request_signature::{Manner, Recipe};
 use crate::state::Credential;
 
 /// A record's slot and template, read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    AwsSigv4,
     /// Without a template, either half of the pair.
     Basic {
         template: String,
+    },
+    Cookie {
+        name: String,
+    },
+    Form {
+        name: String,
     },
     /// Without a template, behind whatever scheme the client writes.
     Header {
         name: HeaderName,
         template: String,
+    },
+    Hmac {
+        names: Vec<HeaderName>,
+        template: String,
+    },
+    Json {
+        pointer: String,
     },
     Path {
         template: String,
@@ -38,7 +54,17 @@ impl Place {
             if template.is_empty() { default.to_owned() } else { template.to_owned() }
         };
         let place = match kind {
+            "aws-sigv4" => Self::AwsSigv4,
             "basic" => Self::Basic { template: template.to_owned() },
+            "cookie" if !name.is_empty() => Self::Cookie { name: name.to_owned() },
+            "form" if !name.is_empty() => Self::Form { name: name.to_owned() },
+            "hmac" => {
+                let names: Result<Vec<HeaderName>, _> = name.split(',').map(str::parse).collect();
+                let names = names.ok()?;
+                Recipe::parse(names.clone(), template).ok()?;
+                Self::Hmac { names, template: template.to_owned() }
+            }
+            "json" if body::is_json_pointer(name) => Self::Json { pointer: name.to_owned() },
             "header" => {
                 let name: HeaderName = name.parse().ok()?;
                 let template = or(if name == AUTHORIZATION { "" } else { HOLE });
@@ -53,15 +79,32 @@ impl Place {
                 template.is_empty() || one_hole(template)
             }
             Self::Path { template } => one_hole(template),
-            Self::Query { .. } => true,
+            Self::AwsSigv4
+            | Self::Cookie { .. }
+            | Self::Form { .. }
+            | Self::Hmac { .. }
+            | Self::Json { .. }
+            | Self::Query { .. } => true,
         };
         whole.then_some(place)
     }
 
     pub(super) fn to_proto(&self) -> v1::CredentialSlot {
         let slot = match self {
+            Self::AwsSigv4 => credential_slot::Slot::AwsSigv4(v1::AwsSigv4Slot {}),
             Self::Basic { template } => {
                 credential_slot::Slot::Basic(v1::BasicSlot { template: template.clone() })
+            }
+            Self::Cookie { name } => {
+                credential_slot::Slot::Cookie(v1::CookieSlot { name: name.clone() })
+            }
+            Self::Form { name } => credential_slot::Slot::Form(v1::FormSlot { name: name.clone() }),
+            Self::Hmac { names, template } => credential_slot::Slot::Hmac(v1::HmacSlot {
+                headers: names.iter().map(ToString::to_string).collect(),
+                template: template.clone(),
+            }),
+            Self::Json { pointer } => {
+                credential_slot::Slot::Json(v1::JsonSlot { pointer: pointer.clone() })
             }
             Self::Header { name, template } => credential_slot::Slot::Header(v1::HeaderSlot {
                 name: name.to_string(),
@@ -77,9 +120,17 @@ impl Place {
         v1::CredentialSlot { slot: Some(slot) }
     }
 
+    /// Whether the control plane signs with the key, which then goes nowhere.
+    pub(crate) fn signs(&self) -> bool {
+        matches!(self, Self::AwsSigv4 | Self::Hmac { .. })
+    }
+
     /// Whether the plan puts the key exactly here, in this request.
     pub(crate) fn agrees(&self, slot: &Slot, request: &Request) -> bool {
         match (self, slot) {
+            (Self::AwsSigv4, Slot::Signed { names, manner }) => {
+                Manner::aws(names, manner, request).is_some()
+            }
             (Self::Basic { template }, Slot::Basic { before, after }) if template.is_empty() => {
                 let user = before.is_empty() && after.starts_with(':');
                 let password = after.is_empty() && before.find(':') == before.len().checked_sub(1);
@@ -87,6 +138,31 @@ impl Place {
             }
             (Self::Basic { template }, Slot::Basic { before, after }) => {
                 filled(before, after) == *template
+            }
+            (Self::Cookie { name }, Slot::Cookie { at }) => {
+                let cookies = request.headers().get(COOKIE).and_then(|line| line.to_str().ok());
+                let named = |cookie: &str| {
+                    cookie.split_once('=').is_some_and(|(named, _)| named.trim() == name)
+                };
+                cookies.is_some_and(|cookies| {
+                    cookies.split(';').filter(|cookie| named(cookie)).count() == 1
+                        && piece(cookies, ';', *at).filter(|cookie| named(cookie)).is_some_and(
+                            |cookie| cookie.split_once('=').is_some_and(|c| c.1 == HOLE),
+                        )
+                })
+            }
+            (Self::Form { name }, Slot::Form { at }) => {
+                let located = body::form_field(request.headers(), whole(request), name);
+                is_hole(located, *at)
+            }
+            (Self::Hmac { names, template }, Slot::Signed { names: planned, manner }) => {
+                names == planned
+                    && manner.strip_prefix("hmac ") == Some(template)
+                    && Manner::hmac(names, manner, request).is_some()
+            }
+            (Self::Json { pointer }, Slot::Json { at }) => {
+                let located = body::json_text(request.headers(), whole(request), pointer);
+                is_hole(located, *at)
             }
             (Self::Header { name, template }, Slot::Header { name: planned, before, after }) => {
                 let around = match template.as_str() {
@@ -106,6 +182,19 @@ impl Place {
             _ => false,
         }
     }
+}
+
+fn whole(request: &Request) -> &[u8] {
+    match request.payload() {
+        Payload::Whole(body) => body,
+        Payload::Streamed => &[],
+    }
+}
+
+/// Whether the hole is the whole of what was found, and is where it is said to be.
+fn is_hole(located: Result<Option<Located>, &'static str>, at: u32) -> bool {
+    let there = |located: &Located| located.text == HOLE && located.at.start == at as usize;
+    located.is_ok_and(|located| located.as_ref().is_some_and(there))
 }
 
 /// A scheme word and its space (RFC 9110 §11.4), or nothing.

@@ -386,8 +386,15 @@ pub(crate) fn announcement(held: &Held) -> (v1::OpenHead, Vec<v1::OpenBody>) {
                     after,
                 })
             }
+            Slot::Cookie { at } => v1::injection::Slot::CookieAt(at),
+            Slot::Form { at } => v1::injection::Slot::FormAt(at),
+            Slot::Json { at } => v1::injection::Slot::JsonAt(at),
             Slot::Path { at } => v1::injection::Slot::PathAt(at),
             Slot::Query { at } => v1::injection::Slot::QueryAt(at),
+            Slot::Signed { names, manner } => v1::injection::Slot::Signed(v1::InjectedSigned {
+                names: names.iter().map(ToString::to_string).collect(),
+                manner,
+            }),
         }),
     });
     let headers = request.headers().iter();

@@ -12,5 +12,6 @@ mod leases;
 mod opening;
 mod quorum;
 mod releasing;
+mod signing;
 mod town;
 mod world;

@@ -319,6 +319,84 @@ async fn a_revoked_agents_requests_end_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_in_bodies_and_cookies_go_where_their_records_say_and_people_see_a_hole() {
+    let world = World::new().await;
+    let slots = [("form", "form:secret"), ("json", "json:/auth/secret"), ("sid", "cookie:sid")];
+    let mut policy = "version = 1\n".to_owned();
+    for (name, slot) in slots {
+        let host = format!("{name}.example");
+        world.add_credential(name, &host, slot, ReleaseClass::PerRequest).await;
+        policy += &format!(
+            "[[rule]]\nname = \"{name}\"\nhost = \"{host}\"\nthen = \"approve\"\ncredential = \"{name}\"\n"
+        );
+    }
+    world.set_policy(&policy).await;
+    let (process, mut session) = attached(&world).await;
+    let form = "application/x-www-form-urlencoded";
+    let json = "application/json";
+    let cases: [(&str, &str, &str, Slot, bool); 15] = [
+        ("form", form, "a=1&secret={key}", Slot::Form { at: 11 }, true),
+        ("form", form, "other={key}", Slot::Form { at: 6 }, false),
+        ("form", form, "secret={key}&secret=x", Slot::Form { at: 7 }, false),
+        ("form", form, "secret={key}&copy={key}", Slot::Form { at: 18 }, false),
+        ("form", form, "secret=x{key}", Slot::Form { at: 8 }, false),
+        ("form", json, "secret={key}", Slot::Form { at: 7 }, false),
+        ("form", json, r#"{"secret":"{key}"}"#, Slot::Json { at: 11 }, false),
+        ("json", json, r#"{"auth":{"secret":"{key}"}}"#, Slot::Json { at: 19 }, true),
+        ("json", json, r#"{"secret":"{key}"}"#, Slot::Json { at: 11 }, false),
+        ("json", json, r#"{"auth":{"secret":"{key}","secret":1}}"#, Slot::Json { at: 19 }, false),
+        ("json", form, r#"{"auth":{"secret":"{key}"}}"#, Slot::Json { at: 19 }, false),
+        ("sid", "a=1; sid={key}", "", Slot::Cookie { at: 9 }, true),
+        ("sid", "a=1; sid={key}; sid=x", "", Slot::Cookie { at: 9 }, false),
+        ("sid", "sid=1; a={key}", "", Slot::Cookie { at: 9 }, false),
+        ("sid", "sid=x{key}", "", Slot::Cookie { at: 5 }, false),
+    ];
+    for (name, header, body, slot, right) in cases {
+        let mut headers = http::HeaderMap::new();
+        let field = if name == "sid" { "cookie" } else { "content-type" };
+        headers.insert(field, header.parse().unwrap());
+        let destination = format!("{name}.example:443");
+        let request = countersign_gate::Request::new(
+            countersign_gate::Origin {
+                cluster: "test-cluster".into(),
+                org: "test-org".into(),
+                agent: AGENT.into(),
+            },
+            countersign_gate::Destination::parse(
+                countersign_gate::Scheme::Https,
+                &destination,
+                None,
+            )
+            .unwrap(),
+            Method::POST,
+            "/v1".into(),
+            None,
+            headers,
+            countersign_gate::Payload::Whole(Bytes::copy_from_slice(body.as_bytes())),
+            vec![Injection { credential: format!("cred-{name}"), version: 1, slot }],
+        );
+        let held = process.hold(request.unwrap(), approve(name), session.version());
+        let (mut head, pieces) = announcement(&held);
+        (head.rule, head.allowed) = (name.into(), false);
+        say(&mut session, head, pieces).await;
+        match session.answer().await {
+            Out::Opened(opened) => {
+                assert!(right, "{header} {body}");
+                let id = countersign_control_plane::state::ApprovalId(
+                    opened.approval_id.as_ref().try_into().unwrap(),
+                );
+                assert_eq!(world.approval(id).shown.body_preview, body.as_bytes());
+            }
+            Out::Settled(settled) => {
+                assert!(!right, "{header} {body}: {}", settled.detail);
+                assert_eq!(settled.reason(), Reason::Invalid);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_in_query_path_and_basic_go_where_their_records_say() {
     let world = World::new().await;
     for (name, slot) in [("query", "query:api_key"), ("path", "path"), ("basic", "basic")] {

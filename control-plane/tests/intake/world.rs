@@ -262,6 +262,22 @@ impl World {
         self.propose(credential_with(&self.vault, name, host, slot, template, class)).await;
     }
 
+    /// With a value of its own.
+    pub(crate) async fn add_credential_of(
+        &self,
+        name: &str,
+        (slot, template): (&str, &str),
+        class: ReleaseClass,
+        value: &[u8],
+    ) {
+        let host = format!("{name}.example");
+        let command = credential_with(&self.vault, name, &host, slot, template, class);
+        let Command::CreateCredential(mut credential) = command else { unreachable!() };
+        credential.payload =
+            self.vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), value);
+        self.propose(Command::CreateCredential(credential)).await;
+    }
+
     pub(crate) async fn set_policy(&self, text: &str) {
         self.propose(policy(text)).await;
     }

@@ -155,12 +155,43 @@ async fn a_bad_credential_is_refused_with_the_field_and_without_the_value() {
         ("slot", with(|r| r.slot = "query:".into())),
         ("slot", with(|r| r.slot = "query:a&b".into())),
         ("slot", with(|r| r.slot = "path:x".into())),
+        ("slot", with(|r| r.slot = "cookie:".into())),
+        ("slot", with(|r| r.slot = "cookie:a;b".into())),
+        ("slot", with(|r| r.slot = "form".into())),
+        ("slot", with(|r| r.slot = "form:a=b".into())),
+        ("slot", with(|r| r.slot = "json".into())),
+        ("slot", with(|r| r.slot = "json:secret".into())),
+        ("slot", with(|r| r.slot = "json:/a~2b".into())),
+        ("slot", with(|r| r.slot = "hmac".into())),
+        ("slot", with(|r| r.slot = "hmac:".into())),
+        ("slot", with(|r| r.slot = "hmac:host".into())),
+        ("slot", with(|r| r.slot = "hmac:x-s,x-s".into())),
+        ("slot", with(|r| r.slot = "hmac:x-s,x-t,x-u".into())),
+        ("template", with(|r| r.slot = "hmac:x-s".into())),
+        (
+            "template",
+            with(|r| {
+                (r.slot, r.template) =
+                    ("hmac:x-s".into(), "sha256 hex {signature} | {timestamp}".into());
+            }),
+        ),
+        (
+            "value",
+            with(|r| {
+                (r.slot, r.template) =
+                    ("hmac:x-s".into(), "sha256 hex key=base64 {signature} | {body}".into());
+                r.value = Bytes::from_static(b"canary0-0123456789");
+            }),
+        ),
         ("template", with(|r| r.template = "Bearer".into())),
         ("template", with(|r| r.template = "{key}{key}".into())),
         ("template", with(|r| r.template = "Bearer {key}\r\nx: y".into())),
         ("template", with(|r| (r.slot, r.template) = ("path".into(), "a/{key}".into()))),
         ("template", with(|r| (r.slot, r.template) = ("query:k".into(), "x{key}".into()))),
         ("template", with(|r| (r.slot, r.template) = ("basic".into(), "a:b:{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("cookie:sid".into(), "{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("form:secret".into(), "x{key}".into()))),
+        ("template", with(|r| (r.slot, r.template) = ("json:/a".into(), "x{key}".into()))),
         ("class", with(|r| r.class = 99)),
         ("value", with(|r| r.value = Bytes::new())),
         ("value", with(|r| r.value = Bytes::from_static(b"short"))),
@@ -168,6 +199,12 @@ async fn a_bad_credential_is_refused_with_the_field_and_without_the_value() {
         ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\0canary"))),
         ("value", with(|r| r.value = Bytes::from_static(b"canary0123456789\xff"))),
         ("value", with(|r| r.value = vec![b'x'; 16 * 1024 + 1].into())),
+        (
+            "value",
+            with(|r| {
+                (r.slot, r.value) = ("cookie:sid".into(), Bytes::from_static(b"canary0123;456789"));
+            }),
+        ),
     ];
     for (field, request) in table {
         let what = format!("{field}: {:?} {:?} {:?}", request.host, request.slot, request.template);
@@ -204,6 +241,9 @@ async fn a_slot_without_a_template_takes_its_own() {
         ("basic", "basic", ""),
         ("query:api_key", "query:api_key", ""),
         ("path", "path", "{key}"),
+        ("cookie:SID", "cookie:SID", ""),
+        ("form:client_secret", "form:client_secret", ""),
+        ("json:/auth/a~1b", "json:/auth/a~1b", ""),
     ]
     .into_iter()
     .enumerate()
@@ -219,6 +259,67 @@ async fn a_slot_without_a_template_takes_its_own() {
             (stored, template, 443)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_access_key_is_given_in_two_parts_and_agents_get_two_fake_ones() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let (id, secret) = ("AKIAREALREALREALREAL", "canary0TheSecretAccessKey/0123456789+abcd");
+    let with = |value: String| v1::CreateCredentialRequest {
+        slot: "aws-sigv4".into(),
+        ..credential("aws", &value)
+    };
+    for (field, request) in [
+        ("value", with(id.into())),
+        ("value", with(format!("{secret}:{id}"))),
+        ("value", with(format!("{id}:short"))),
+        (
+            "template",
+            v1::CreateCredentialRequest {
+                template: "{key}".into(),
+                ..with(format!("{id}:{secret}"))
+            },
+        ),
+        (
+            "slot",
+            v1::CreateCredentialRequest {
+                slot: "aws-sigv4:s3".into(),
+                ..with(format!("{id}:{secret}"))
+            },
+        ),
+        // T3-CLASS: a key that signs is lent to nobody.
+        (
+            "class",
+            v1::CreateCredentialRequest {
+                class: v1::CredentialClass::Lease.into(),
+                ..with(format!("{id}:{secret}"))
+            },
+        ),
+    ] {
+        let refused = admin.create_credential(request).await.unwrap_err();
+        assert_eq!(fields(&refused), [field]);
+        assert!(!refused.message().contains("canary0"), "{refused:?}");
+    }
+    let made = admin.create_credential(with(format!("{id}\n{secret}\n"))).await.unwrap();
+    let made = made.into_inner();
+    let (fake_id, fake_secret) = made.fake_key.split_once(':').unwrap();
+    assert!(fake_id.starts_with("AKIA") && fake_id.len() == 20 && fake_id != id, "{fake_id}");
+    assert!(fake_id.bytes().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b)));
+    assert!(fake_secret.len() == 40 && fake_secret.bytes().all(|b| b.is_ascii_alphanumeric()));
+    let rotate = |value: &str| v1::RotateCredentialRequest {
+        name: "aws".into(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..Default::default()
+    };
+    assert_eq!(fields(&admin.rotate_credential(rotate(secret)).await.unwrap_err()), ["value"]);
+    let rotated = admin
+        .rotate_credential(rotate(&format!("ASIAREALREALREALREAL:{secret}:token")))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(rotated.fake_key, made.fake_key, "agents go on with what they have");
+    assert_eq!(rotated.credential.unwrap().version, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

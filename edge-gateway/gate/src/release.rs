@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -84,7 +85,7 @@ impl Released {
             mut path,
             mut query,
             mut headers,
-            payload,
+            mut payload,
             injections,
         } = self.request;
         if keys.len() != injections.len() {
@@ -100,16 +101,32 @@ impl Released {
                     base64(&mut value, &pair);
                     headers.insert(AUTHORIZATION, sensitive(value)?);
                 }
+                Slot::Cookie { at } => {
+                    let Some(cookies) = headers.get(COOKIE) else { return Err(SwapError::Unfit) };
+                    let cookies = fill(cookies.as_bytes(), *at, key, cookie_octet)?;
+                    headers.insert(COOKIE, sensitive(cookies)?);
+                }
+                Slot::Form { at } => {
+                    fill_body(&mut payload, *at, key, |out, b| percent(out, b, b"-._~"))?;
+                }
                 Slot::Header { name, before, after } => {
                     headers.insert(name, sensitive(key.between(before, after))?);
                 }
-                Slot::Path { at } => {
-                    fill(&mut path, *at, key.secret.as_slice(), b"-._~!$&'()*+,;=:@")
+                Slot::Json { at } => {
+                    std::str::from_utf8(&key.secret).map_err(|_| SwapError::Unfit)?;
+                    fill_body(&mut payload, *at, key, in_json_string)?;
                 }
-                Slot::Query { at } => match &mut query {
-                    Some(query) => fill(query, *at, key.secret.as_slice(), b"-._~"),
-                    None => return Err(SwapError::Unfit),
-                },
+                Slot::Path { at } => {
+                    let plain = b"-._~!$&'()*+,;=:@";
+                    let filled = fill(path.as_bytes(), *at, key, |out, b| percent(out, b, plain));
+                    path = text(filled?)?;
+                }
+                Slot::Query { at } => {
+                    let holed = query.as_ref().ok_or(SwapError::Unfit)?.as_bytes();
+                    let filled = fill(holed, *at, key, |out, b| percent(out, b, b"-._~"));
+                    query = Some(text(filled?)?);
+                }
+                Slot::Signed { names, .. } => set_signed(&mut headers, names, &key.secret)?,
             }
         }
         let mut target = match &query {
@@ -138,7 +155,7 @@ impl Released {
     }
 }
 
-/// A real key, for one credential and one destination. It cannot be printed, compared or copied, and is
+/// A real key, or headers that were signed with one, for one credential and one destination. It cannot be printed, compared or copied, and is
 /// overwritten when dropped.
 ///
 /// ```compile_fail,E0277
@@ -271,33 +288,101 @@ impl Outbound {
     }
 }
 
+/// Bytes that are overwritten when the last of who shares them drops them.
+struct Owned(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// A header value that HPACK never indexes and Debug never shows; its bytes are overwritten when dropped.
 fn sensitive(bytes: Zeroizing<Vec<u8>>) -> Result<HeaderValue, SwapError> {
-    struct Owned(Zeroizing<Vec<u8>>);
-    impl AsRef<[u8]> for Owned {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    let shared = bytes::Bytes::from_owner(Owned(bytes));
-    let mut value = HeaderValue::from_maybe_shared(shared).map_err(|_| SwapError::Unfit)?;
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owned(bytes)))
+        .map_err(|_| SwapError::Unfit)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Writes the key where the hole is, percent-encoding (RFC 3986 §2.1) all but letters, digits and `plain`.
-fn fill(text: &mut String, at: u32, secret: &[u8], plain: &[u8]) {
-    let at = at as usize;
-    let mut out = String::with_capacity(text.len() + 3 * secret.len());
-    out.push_str(&text[..at]);
-    for byte in secret {
-        match byte {
-            b if b.is_ascii_alphanumeric() || plain.contains(b) => out.push(char::from(*b)),
-            b => out.push_str(&format!("%{b:02X}")),
+/// Sets what the control plane signed: lines `name: value`, each of a header of the plan, and each once.
+fn set_signed(
+    headers: &mut HeaderMap,
+    names: &[HeaderName],
+    lines: &[u8],
+) -> Result<(), SwapError> {
+    for line in lines.split(|byte| *byte == b'\n') {
+        let line = std::str::from_utf8(line).map_err(|_| SwapError::Unfit)?;
+        let (name, value) = line.split_once(": ").ok_or(SwapError::Unfit)?;
+        let planned =
+            names.iter().find(|planned| planned.as_str() == name).ok_or(SwapError::Unfit)?;
+        let value = sensitive(Zeroizing::new(value.as_bytes().to_vec()))?;
+        if headers.insert(planned, value).is_some() {
+            return Err(SwapError::Unfit);
         }
     }
-    out.push_str(&text[at + HOLE.len()..]);
-    *text = out;
+    Ok(())
+}
+
+/// `text` with the key in the place of its hole. `write` writes one byte of it as the slot wants it, in six bytes at
+/// most; false for a byte that the slot cannot hold.
+fn fill(
+    text: &[u8],
+    at: u32,
+    key: &Key,
+    write: impl Fn(&mut Vec<u8>, u8) -> bool,
+) -> Result<Zeroizing<Vec<u8>>, SwapError> {
+    let (before, rest) = text.split_at_checked(at as usize).ok_or(SwapError::Unfit)?;
+    let after = rest.strip_prefix(HOLE.as_bytes()).ok_or(SwapError::Unfit)?;
+    // Sized once: growing would leave a copy behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(text.len() + 6 * key.secret.len()));
+    out.extend(before);
+    if !key.secret.iter().all(|byte| write(&mut out, *byte)) {
+        return Err(SwapError::Unfit);
+    }
+    out.extend(after);
+    Ok(out)
+}
+
+fn fill_body(
+    payload: &mut Payload,
+    at: u32,
+    key: &Key,
+    write: impl Fn(&mut Vec<u8>, u8) -> bool,
+) -> Result<(), SwapError> {
+    let Payload::Whole(body) = &*payload else { return Err(SwapError::Unfit) };
+    *payload = Payload::Whole(Bytes::from_owner(Owned(fill(body, at, key, write)?)));
+    Ok(())
+}
+
+fn text(bytes: Zeroizing<Vec<u8>>) -> Result<String, SwapError> {
+    std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| SwapError::Unfit)
+}
+
+/// Percent-encoded (RFC 3986 §2.1), but for letters, digits and `plain`.
+fn percent(out: &mut Vec<u8>, byte: u8, plain: &[u8]) -> bool {
+    if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+        out.push(byte);
+    } else {
+        out.extend(format!("%{byte:02X}").bytes());
+    }
+    true
+}
+
+/// Escaped only where it must be (RFC 8259 §7).
+fn in_json_string(out: &mut Vec<u8>, byte: u8) -> bool {
+    match byte {
+        b'"' | b'\\' => out.extend([b'\\', byte]),
+        b if b < 0x20 => out.extend(format!("\\u{b:04x}").bytes()),
+        b => out.push(b),
+    }
+    true
+}
+
+/// As it is, or not at all (RFC 6265 §4.1.1).
+fn cookie_octet(out: &mut Vec<u8>, byte: u8) -> bool {
+    out.push(byte);
+    byte.is_ascii_graphic() && !b"\",;\\".contains(&byte)
 }
 
 /// RFC 4648 §4, with padding.

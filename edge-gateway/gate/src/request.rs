@@ -4,13 +4,13 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName};
 use http::{Method, Uri};
 use sha2::{Digest as _, Sha256};
 
 use crate::encoding::{Digest, Writer, list};
 
-/// What stands in a path or a query where the real key goes.
+/// What stands in a path, a query, a cookie or a body where the real key goes.
 pub const HOLE: &str = "{key}";
 
 /// Headers that a client changes from one try to the next and that carry no meaning for the upstream. Every
@@ -198,17 +198,35 @@ pub enum Slot {
         before: String,
         after: String,
     },
+    /// In the Cookie header.
+    Cookie {
+        at: u32,
+    },
+    /// In a body that is `application/x-www-form-urlencoded`.
+    Form {
+        at: u32,
+    },
     /// `name: before ‖ key ‖ after`
     Header {
         name: HeaderName,
         before: String,
         after: String,
     },
+    /// In a string of a body that is JSON.
+    Json {
+        at: u32,
+    },
     Path {
         at: u32,
     },
     Query {
         at: u32,
+    },
+    /// The control plane signs the request with a key that it keeps, and gives the headers `names` (or some of them)
+    /// in the key's place. `manner` says how and over what.
+    Signed {
+        names: Vec<HeaderName>,
+        manner: String,
     },
 }
 
@@ -284,17 +302,33 @@ impl Request {
         if HOP_BY_HOP.iter().any(|name| headers.contains_key(*name)) {
             return Err(Rejected("a header that belongs to one connection, not to the request"));
         }
-        let hole = |text: &str, at: u32| {
-            text.get(at as usize..).is_some_and(|rest| rest.starts_with(HOLE))
+        let hole = |text: &[u8], at: u32| {
+            text.get(at as usize..).is_some_and(|rest| rest.starts_with(HOLE.as_bytes()))
         };
         for injection in &injections {
             let fits = match &injection.slot {
                 Slot::Basic { .. } => !headers.contains_key("authorization"),
+                Slot::Cookie { at } => {
+                    let mut cookies = headers.get_all(COOKIE).iter();
+                    let one = cookies.next().filter(|_| cookies.next().is_none());
+                    one.is_some_and(|cookie| hole(cookie.as_bytes(), *at))
+                }
+                Slot::Form { at } | Slot::Json { at } => match &payload {
+                    Payload::Whole(body) => {
+                        hole(body, *at) && !headers.contains_key(CONTENT_ENCODING)
+                    }
+                    Payload::Streamed => false,
+                },
                 Slot::Header { name, .. } => {
                     !headers.contains_key(name) && !HOP_BY_HOP.contains(&name.as_str())
                 }
-                Slot::Path { at } => hole(&path, *at),
-                Slot::Query { at } => query.as_deref().is_some_and(|query| hole(query, *at)),
+                Slot::Signed { names, .. } => !names
+                    .iter()
+                    .any(|name| headers.contains_key(name) || HOP_BY_HOP.contains(&name.as_str())),
+                Slot::Path { at } => hole(path.as_bytes(), *at),
+                Slot::Query { at } => {
+                    query.as_ref().is_some_and(|query| hole(query.as_bytes(), *at))
+                }
             };
             if !fits {
                 return Err(Rejected(
@@ -405,11 +439,17 @@ fn encode_injection(injection: &Injection) -> Vec<u8> {
     let writer = Writer::new(2).field(1, &injection.credential).number(2, injection.version);
     match &injection.slot {
         Slot::Basic { before, after } => writer.field(3, "basic").field(5, before).field(6, after),
+        Slot::Cookie { at } => writer.field(3, "cookie").field(7, at.to_be_bytes()),
+        Slot::Form { at } => writer.field(3, "form").field(7, at.to_be_bytes()),
         Slot::Header { name, before, after } => {
             writer.field(3, "header").field(4, name.as_str()).field(5, before).field(6, after)
         }
+        Slot::Json { at } => writer.field(3, "json").field(7, at.to_be_bytes()),
         Slot::Path { at } => writer.field(3, "path").field(7, at.to_be_bytes()),
         Slot::Query { at } => writer.field(3, "query").field(7, at.to_be_bytes()),
+        Slot::Signed { names, manner } => {
+            writer.field(3, "signed").field(8, list(names)).field(9, manner)
+        }
     }
     .finish()
 }

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::ops::Range;
 
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+use crate::query::Found;
 
 /// A body for a person to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,88 @@ pub fn view(headers: &HeaderMap, body: &[u8]) -> View {
         Declared::Text => (Kind::Text, true),
     };
     View { text: Some(text.to_owned()), complete, kind }
+}
+
+/// A text inside a body: the bytes that it is written in, and what they say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub at: Range<usize>,
+    pub text: String,
+}
+
+/// Whether Content-Type says that the body is a form (`application/x-www-form-urlencoded`).
+pub fn is_form(headers: &HeaderMap) -> bool {
+    declared(headers) == Declared::Form
+}
+
+/// Whether Content-Type says that the body is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    declared(headers) == Declared::Json
+}
+
+/// The value of the one field of this name in a form that is not encoded further. None when there is no such field.
+///
+/// # Errors
+/// What there is that keeps readers from agreeing on that field.
+pub fn form_field(
+    headers: &HeaderMap,
+    body: &[u8],
+    name: &str,
+) -> Result<Option<Located>, &'static str> {
+    bare(headers)?;
+    let pairs = form(headers, body).map_err(|Undecodable(why)| why)?;
+    let value = match pairs.find(name) {
+        Found::Absent => return Ok(None),
+        Found::Doubtful => {
+            return Err("that field twice, or written so that servers read it in different ways");
+        }
+        Found::One((_, value)) => value,
+    };
+    let text = std::str::from_utf8(body).map_err(|_| "a form that is not UTF-8")?;
+    let mut begin = 0;
+    for pair in text.split('&') {
+        let (written, raw) = pair.split_once('=').unwrap_or((pair, ""));
+        let end = begin + pair.len();
+        if crate::decode::form(written).is_some_and(|written| written == name) {
+            return Ok(Some(Located { at: end - raw.len()..end, text: value.to_owned() }));
+        }
+        begin = end + 1;
+    }
+    Ok(None)
+}
+
+/// The text that an RFC 6901 pointer names in a JSON body that is not encoded further. None when there is nothing, or
+/// something other than a text.
+///
+/// # Errors
+/// What there is that keeps readers from agreeing on it.
+pub fn json_text(
+    headers: &HeaderMap,
+    body: &[u8],
+    pointer: &str,
+) -> Result<Option<Located>, &'static str> {
+    bare(headers)?;
+    if !is_json(headers) {
+        return Err("a body whose Content-Type is not JSON's");
+    }
+    let located = crate::json::locate(body, pointer).map_err(|Undecodable(why)| why)?;
+    Ok(located.map(|(at, text)| Located { at, text }))
+}
+
+/// Whether this is a JSON pointer (RFC 6901 §3) to something inside a document.
+pub fn is_json_pointer(text: &str) -> bool {
+    let escaped = |token: &str| {
+        let mut rest = token.split('~').skip(1);
+        rest.all(|after| after.starts_with(['0', '1']))
+    };
+    text.strip_prefix('/').is_some_and(|tokens| tokens.split('/').all(escaped))
+}
+
+fn bare(headers: &HeaderMap) -> Result<(), &'static str> {
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err("a Content-Encoding, and keys are put into plain bodies only");
+    }
+    Ok(())
 }
 
 /// Why a body, or one reading of it, is not certain: a noun, as in "a form that is not UTF-8".

@@ -1,6 +1,7 @@
 //! JSON as RFC 8259 has it, and only what every reader reads alike.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::body::Undecodable;
 use crate::decode::fold;
@@ -49,6 +50,30 @@ fn same_name(one: &str, other: &str) -> bool {
         true => one.eq_ignore_ascii_case(other),
         false => fold(one) == fold(other),
     }
+}
+
+/// Where the text that an RFC 6901 pointer names is written, without its quotes, and what it says. None when there is
+/// nothing, or something other than a text.
+pub(crate) fn locate(
+    bytes: &[u8],
+    pointer: &str,
+) -> Result<Option<(Range<usize>, String)>, Undecodable> {
+    // All of it must be what every reader reads alike, not only the way there.
+    parse(bytes)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| BROKEN)?;
+    let mut reader = Reader { text, at: 0, values: 0 };
+    reader.space();
+    for token in pointer.split('/').skip(1) {
+        if !reader.enter(&token.replace("~1", "/").replace("~0", "~"))? {
+            return Ok(None);
+        }
+    }
+    if reader.peek() != Some(b'"') {
+        return Ok(None);
+    }
+    let begin = reader.at + 1;
+    let said = reader.string()?;
+    Ok(Some((begin..reader.at - 1, said)))
 }
 
 struct Reader<'a> {
@@ -158,6 +183,41 @@ impl<'a> Reader<'a> {
                 return Ok(Json::List(items));
             }
         }
+    }
+
+    /// Goes on to the member of this name, or item of this index, of the value that is next. False: it has none.
+    fn enter(&mut self, token: &str) -> Result<bool, Undecodable> {
+        let (object, close) = match self.peek() {
+            Some(b'{') => (true, b'}'),
+            Some(b'[') => (false, b']'),
+            _ => return Ok(false),
+        };
+        self.at += 1;
+        self.space();
+        if self.take(close) {
+            return Ok(false);
+        }
+        for index in 0.. {
+            self.space();
+            let name = if object {
+                let name = self.string()?;
+                self.space();
+                self.expect(b':')?;
+                self.space();
+                name
+            } else {
+                index.to_string()
+            };
+            if name == token {
+                return Ok(true);
+            }
+            self.value(0)?;
+            self.space();
+            if !self.take(b',') {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     fn number(&mut self) -> Result<Json, Undecodable> {
@@ -285,6 +345,31 @@ mod tests {
             (Json::Large(number), theirs) => theirs.as_u64() == Some(*number),
             (Json::Text(text), theirs) => theirs.as_str() == Some(text),
             (Json::List(_) | Json::Object(_), _) => false,
+        }
+    }
+
+    #[test]
+    fn a_pointer_finds_the_text_and_the_bytes_that_it_is_written_in() {
+        let body = r#" {"a": {"b/c": ["x", {"~": "\u006bey"}]}, "n": 1, "": "empty"} "#;
+        for (pointer, written, said) in
+            [("/a/b~1c/0", "x", "x"), ("/a/b~1c/1/~0", "\\u006bey", "key"), ("/", "empty", "empty")]
+        {
+            let (at, text) = locate(body.as_bytes(), pointer).unwrap().unwrap();
+            assert_eq!((&body[at], text.as_str()), (written, said), "{pointer}");
+        }
+        for nothing in
+            ["", "/a", "/n", "/a/b", "/a/b~1c/2", "/a/b~1c/00", "/a/b~1c/-", "/n/x", "/A"]
+        {
+            assert_eq!(locate(body.as_bytes(), nothing).unwrap(), None, "{nothing}");
+        }
+        for doubtful in [
+            r#"{"key": "x", "key": "y"}"#,
+            r#"{"key": "x", "KEY": "y"}"#,
+            r#"{"key": "x", "other": {"a": 1, "a": 2}}"#,
+            r#"{"key": "x"} {}"#,
+            r#"{"key": "x", "n": 1e999}"#,
+        ] {
+            assert!(locate(doubtful.as_bytes(), "/key").is_err(), "{doubtful}");
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
             Slot::Basic { before, after } => {
                 pb::injection::Slot::Basic(pb::InjectedBasic { before, after })
             }
+            Slot::Cookie { at } => pb::injection::Slot::CookieAt(at),
+            Slot::Form { at } => pb::injection::Slot::FormAt(at),
             Slot::Header { name, before, after } => {
                 pb::injection::Slot::Header(pb::InjectedHeader {
                     name: name.as_str().to_owned(),
@@ -39,8 +41,13 @@ pub(super) fn open(held: &Held, why: &Why) -> (pb::OpenHead, Bytes) {
                     after,
                 })
             }
+            Slot::Json { at } => pb::injection::Slot::JsonAt(at),
             Slot::Path { at } => pb::injection::Slot::PathAt(at),
             Slot::Query { at } => pb::injection::Slot::QueryAt(at),
+            Slot::Signed { names, manner } => {
+                let names = names.iter().map(|name| name.as_str().to_owned()).collect();
+                pb::injection::Slot::Signed(pb::InjectedSigned { names, manner })
+            }
         }),
     };
     let head = pb::OpenHead {
@@ -255,6 +262,17 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
             let (before, after) = split(&slot.template)?;
             Place::Basic(Pair::Exact { before, after })
         }
+        Some(S::AwsSigv4(pb::AwsSigv4Slot {})) => Place::AwsSigv4,
+        Some(S::Cookie(slot)) => Place::Cookie { name: slot.name },
+        Some(S::Form(slot)) => Place::Form { name: slot.name },
+        Some(S::Hmac(slot)) => {
+            let names = slot.headers.iter().map(|name| name.parse::<HeaderName>());
+            let names = names
+                .collect::<Result<Vec<_>, _>>()
+                .with_context(|| format!("credential {name}: its headers' names"))?;
+            Place::Hmac { names, template: slot.template }
+        }
+        Some(S::Json(slot)) => Place::Json { pointer: slot.pointer },
         Some(S::Query(slot)) => Place::Query { name: slot.name },
         Some(S::Path(slot)) => {
             let (before, after) = split(&slot.template)?;

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tonic::Status;
 
 use crate::world::Authority;
-pub(crate) use secrets::{SECRETS, secret};
+pub(crate) use secrets::{HOOK, SECRETS, secret};
 
 pub(crate) const TOKEN: &str = "agent-token-0123456789";
 /// Of the second agent, "other".

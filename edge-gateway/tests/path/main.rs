@@ -7,6 +7,7 @@ mod origin;
 mod world;
 
 mod binary;
+mod bodies;
 mod certificate;
 mod door;
 mod eviction;
@@ -20,5 +21,6 @@ mod outage;
 mod park;
 mod process;
 mod session;
+mod signed;
 mod target;
 mod trust;

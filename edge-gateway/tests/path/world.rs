@@ -125,11 +125,70 @@ name = "chat"
 host = "bot.test"
 then = "allow"
 credential = "bot"
+
+[[rule]]
+name = "cookies"
+host = "cookie.test"
+then = "allow"
+credential = "session"
+
+[[rule]]
+name = "tokens"
+host = "form.test"
+path = "/token"
+then = "allow"
+credential = "form"
+
+[[rule]]
+name = "revoke a token"
+host = "form.test"
+path = "/revoke"
+then = "approve"
+credential = "form"
+approvers = ["ops"]
+hold = "30s"
+
+[[rule]]
+name = "uploads"
+host = "form.test"
+path = "/upload"
+then = "allow"
+
+[[rule]]
+name = "buckets"
+host = "aws.test"
+then = "allow"
+credential = "aws"
+
+[[rule]]
+name = "call a hook"
+host = "hook.test"
+then = "approve"
+credential = "hook"
+approvers = ["ops"]
+hold = "30s"
+
+[[rule]]
+name = "log in"
+host = "json.test"
+then = "allow"
+credential = "json"
 "#;
 
 /// Every host of [`POLICY`]; all of them are the one origin.
-pub(crate) const HOSTS: [&str; 6] =
-    ["api.test", "single.test", "open.test", "git.test", "query.test", "bot.test"];
+pub(crate) const HOSTS: [&str; 11] = [
+    "api.test",
+    "single.test",
+    "open.test",
+    "git.test",
+    "query.test",
+    "bot.test",
+    "cookie.test",
+    "form.test",
+    "json.test",
+    "aws.test",
+    "hook.test",
+];
 
 pub(crate) struct World {
     pub(crate) edge: Edge,

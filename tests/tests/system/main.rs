@@ -18,6 +18,8 @@ mod real_components;
 mod request_path;
 mod sdks;
 mod secrets;
+mod signed;
+mod slots;
 mod sockets;
 mod waiting;
 mod whole;

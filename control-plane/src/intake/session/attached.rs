@@ -307,10 +307,16 @@ impl Session {
                 Ok(())
             }
             _ if gone => Ok(()),
-            Opening::Opened { approval, expires_at } => {
+            Opening::Opened { approval, expires_at, unsigned } => {
                 let approval_id =
                     approval.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default();
                 self.waiting.insert(id, approval);
+                if unsigned.is_some_and(|unsigned| !self.waiting.keep(id, unsigned)) {
+                    self.waiting.remove(&id);
+                    let why = "too many requests of this edge wait to be signed".to_owned();
+                    self.record(0, Command::Detach { request_id: id, reason: why.clone() });
+                    return self.settle(id, approval, Reason::Overloaded, &why);
+                }
                 self.tell(Out::Opened(v1::Opened {
                     request_id: Bytes::copy_from_slice(&id),
                     approval_id,

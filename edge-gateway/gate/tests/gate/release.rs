@@ -6,6 +6,7 @@ use countersign_gate::{
     SwapError, Verdict, classify, verify,
 };
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::support::{Parts, WALL, decision, held, http, https, signed, trust};
@@ -195,6 +196,122 @@ fn every_slot_is_filled_as_its_syntax_wants() {
         filled(slot, "/", None).unwrap().headers["x-api-key"].as_bytes(),
         b"<a/b+c d?e#\xff~>"
     );
+}
+
+/// A whole body or a Cookie header with a key in it, as it leaves.
+fn filled_body(slot: Slot, body: &str, secret: &[u8]) -> Result<Vec<u8>, SwapError> {
+    let payload = Payload::Whole(Bytes::copy_from_slice(body.as_bytes()));
+    let released = by_policy(Parts { payload, ..keyed(slot) });
+    let sent = released.with_keys(vec![Given { secret, ..Given::right() }.key()])?.into_parts();
+    assert!(sent.headers.is_empty(), "the sender writes the length");
+    match sent.payload {
+        Payload::Whole(body) => Ok(body.to_vec()),
+        Payload::Streamed => panic!("it was whole"),
+    }
+}
+
+#[test]
+fn a_key_in_a_body_is_written_as_the_body_is() {
+    let form = filled_body(Slot::Form { at: 4 }, "key={key}&b={key}", b"a b&c=d+e%\"\xc3\xa9");
+    assert_eq!(form.unwrap(), b"key=a%20b%26c%3Dd%2Be%25%22%C3%A9&b={key}");
+    let json = filled_body(
+        Slot::Json { at: 8 },
+        r#"{"key":"{key}","b":"{key}"}"#,
+        b"a\"b\\c\n\x01/\xc3\xa9",
+    );
+    assert_eq!(
+        String::from_utf8(json.unwrap()).unwrap(),
+        r#"{"key":"a\"b\\c\u000a\u0001/é","b":"{key}"}"#
+    );
+    let not_text = filled_body(Slot::Json { at: 8 }, r#"{"key":"{key}"}"#, b"a\xff");
+    assert_eq!(not_text.err(), Some(SwapError::Unfit));
+}
+
+#[test]
+fn a_key_in_a_cookie_leaves_the_others_and_never_makes_another() {
+    let sent = |secret: &[u8]| {
+        let mut headers = HeaderMap::new();
+        headers.insert("cookie", HeaderValue::from_static("a=1; sid={key}; b={key}"));
+        let released = by_policy(Parts { headers, ..keyed(Slot::Cookie { at: 9 }) });
+        let sent = released.with_keys(vec![Given { secret, ..Given::right() }.key()]);
+        sent.map(|sent| sent.into_parts().headers["cookie"].clone())
+    };
+    let cookie = sent(b"s3cret=/+").unwrap();
+    assert_eq!(cookie, "a=1; sid=s3cret=/+; b={key}");
+    assert!(cookie.is_sensitive());
+    for bad in [&b"a;b=c"[..], b"a,b", b"a b", b"a\"b", b"a\\b", b"a\r\nb", b"a\xffb", b"a\0b"] {
+        assert_eq!(sent(bad).err(), Some(SwapError::Unfit), "{bad:?}");
+    }
+}
+
+fn signed_by_others(lines: &[u8]) -> Result<HeaderMap, SwapError> {
+    let names = ["authorization", "x-amz-date", "x-amz-security-token"];
+    let names = names.map(|name| name.parse().unwrap()).to_vec();
+    let mut headers = HeaderMap::new();
+    headers.insert("x-amz-target", HeaderValue::from_static("mine"));
+    let slot = Slot::Signed { names, manner: "aws-sigv4 eu/s3 host;x-amz-date".into() };
+    let released = by_policy(Parts { headers, ..keyed(slot) });
+    let sent = released.with_keys(vec![Given { secret: lines, ..Given::right() }.key()])?;
+    Ok(sent.into_parts().headers)
+}
+
+#[test]
+fn what_was_signed_sets_the_headers_of_the_plan_and_nothing_else() {
+    let headers =
+        signed_by_others(b"authorization: AWS4 a=b, c: d\nx-amz-date: 20150830T123600Z").unwrap();
+    assert_eq!(headers.len(), 3);
+    assert_eq!(headers["authorization"], "AWS4 a=b, c: d");
+    assert_eq!(headers["x-amz-date"], "20150830T123600Z");
+    assert_eq!(headers["x-amz-target"], "mine");
+    assert!(headers["authorization"].is_sensitive() && headers["x-amz-date"].is_sensitive());
+    for bad in [
+        &b"authorization"[..],
+        b"authorization: a\n",
+        b"\nauthorization: a",
+        b"authorization: a\nauthorization: b",
+        b"authorization: a\nx-amz-target: theirs",
+        b"authorization: a\nhost: elsewhere",
+        b"authorization: a\ncontent-length: 0",
+        b"Authorization: a",
+        b"authorization:a",
+        b"authorization: a\rb",
+        b"authorization: a\0b",
+        b"authorization: a\xff",
+    ] {
+        assert_eq!(signed_by_others(bad).err(), Some(SwapError::Unfit), "{}", bad.escape_ascii());
+    }
+}
+
+proptest! {
+    /// The model of a body with a key: the text around it as it was, and the key as a reader of that format finds it.
+    #[test]
+    fn whatever_the_key_a_body_reads_as_its_text_and_the_key(
+        secret in "[ -~\u{0}-\u{1f}é€]{1,40}",
+        before in "[ -~]{0,20}",
+        after in "[ -~]{0,20}",
+    ) {
+        let [before, after] = [&before, &after].map(|text| serde_json::to_string(text).unwrap());
+        let head = format!("{{\"before\":{before},\"key\":\"");
+        let body = format!("{head}{{key}}\",\"after\":{after}}}");
+        let at = head.len() as u32;
+        let filled = filled_body(Slot::Json { at }, &body, secret.as_bytes()).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&filled).unwrap();
+        let mut expected: serde_json::Value = serde_json::from_str(&body).unwrap();
+        expected["key"] = secret.as_str().into();
+        prop_assert_eq!(read, expected);
+
+        let filled = filled_body(Slot::Form { at: 10 }, "a=%26&key={key}&b=2", secret.as_bytes());
+        let filled = String::from_utf8(filled.unwrap()).unwrap();
+        let value = filled.strip_prefix("a=%26&key=").unwrap().strip_suffix("&b=2").unwrap();
+        prop_assert!(!value.contains(['&', '=', '+', ' ']));
+        let mut bytes = value.bytes();
+        let mut decoded = Vec::new();
+        while let Some(byte) = bytes.next() {
+            let mut digit = || char::from(bytes.next().unwrap()).to_digit(16).unwrap() as u8;
+            decoded.push(if byte == b'%' { digit() << 4 | digit() } else { byte });
+        }
+        prop_assert_eq!(decoded, secret.as_bytes());
+    }
 }
 
 #[test]

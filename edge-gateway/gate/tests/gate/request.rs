@@ -290,6 +290,74 @@ fn p_14_a_key_goes_where_the_hole_is_said_to_be() {
 }
 
 #[test]
+fn p_14_a_key_goes_into_a_body_or_a_cookie_where_the_hole_is_said_to_be() {
+    let body = || Payload::Whole(format!("a=1&key={HOLE}").into());
+    let in_body = |slot| Parts { payload: body(), injections: key(slot), ..Parts::default() };
+    let with = |name: &'static str, values: &[&'static str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    };
+    let cookies = |values: &[&'static str], at| Parts {
+        headers: with("cookie", values),
+        injections: key(Slot::Cookie { at }),
+        ..Parts::default()
+    };
+    assert!(in_body(Slot::Form { at: 8 }).request().is_ok());
+    assert!(in_body(Slot::Json { at: 8 }).request().is_ok());
+    assert!(cookies(&["a=1; sid={key}"], 9).request().is_ok());
+    for at in [0, 7, 9, 12, 13, 14, 1_000, u32::MAX] {
+        assert!(in_body(Slot::Form { at }).request().is_err(), "{at}");
+        assert!(in_body(Slot::Json { at }).request().is_err(), "{at}");
+    }
+    for at in [0, 8, 10, 14, u32::MAX] {
+        assert!(cookies(&["a=1; sid={key}"], at).request().is_err(), "{at}");
+    }
+    assert!(cookies(&["sid={key}", "sid={key}"], 4).request().is_err(), "which of them?");
+    assert!(cookies(&[], 0).request().is_err());
+    for slot in [Slot::Form { at: 8 }, Slot::Json { at: 8 }] {
+        let streamed = Parts { payload: Payload::Streamed, ..in_body(slot.clone()) };
+        assert!(streamed.request().is_err(), "a body that is not here");
+        let encoded =
+            Parts { headers: with("content-encoding", &["identity"]), ..in_body(slot.clone()) };
+        assert!(encoded.request().is_err(), "a body that says something else");
+        let plain = Parts { destination: http("api.example.com"), ..in_body(slot) };
+        assert!(plain.request().is_err(), "n_5");
+    }
+}
+
+#[test]
+fn p_10_headers_that_a_signature_sets_are_not_there_before() {
+    let signed = |names: &[&str]| {
+        let names = names.iter().map(|name| name.parse().unwrap()).collect();
+        key(Slot::Signed { names, manner: "aws-sigv4 eu/s3 host;x-amz-date".into() })
+    };
+    let with = |name: &'static str, injections| {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static("x"));
+        Parts { headers, injections, ..Parts::default() }
+    };
+    assert!(with("x-amz-target", signed(&["authorization", "x-amz-date"])).request().is_ok());
+    for name in ["authorization", "x-amz-date"] {
+        assert!(with(name, signed(&["authorization", "x-amz-date"])).request().is_err(), "{name}");
+    }
+    for name in ["host", "content-length", "transfer-encoding", "connection"] {
+        assert!(
+            with("x-amz-target", signed(&["authorization", name])).request().is_err(),
+            "{name}"
+        );
+    }
+    let plain = Parts {
+        destination: http("api.example.com"),
+        injections: signed(&["authorization"]),
+        ..Parts::default()
+    };
+    assert!(plain.request().is_err(), "n_5");
+}
+
+#[test]
 fn what_was_frozen_reads_as_it_was() {
     let request =
         Parts { query: Some(String::new()), payload: Payload::Streamed, ..Parts::default() }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Raise it with a reason in the commit.
-const MOST: usize = 1_200;
+const MOST: usize = 1_300;
 
 /// Lines of the gate's source that are neither blank nor a comment.
 fn code_lines() -> usize {

@@ -66,6 +66,13 @@ fn request(v: &Value) -> Request {
                     let name = text(&slot["name"]).parse().unwrap();
                     Slot::Header { name, before: before(), after: after() }
                 }
+                "cookie" => Slot::Cookie { at: number(&slot["at"]) as u32 },
+                "form" => Slot::Form { at: number(&slot["at"]) as u32 },
+                "json" => Slot::Json { at: number(&slot["at"]) as u32 },
+                "signed" => Slot::Signed {
+                    names: list(&slot["names"]).iter().map(|n| text(n).parse().unwrap()).collect(),
+                    manner: text(&slot["manner"]),
+                },
                 "path" => Slot::Path { at: number(&slot["at"]) as u32 },
                 "query" => Slot::Query { at: number(&slot["at"]) as u32 },
                 other => panic!("{other}"),

@@ -29,8 +29,15 @@ pub(super) fn check_digests(open: &Open, edge_key: [u8; 32], incarnation: [u8; 1
             pb::injection::Slot::Basic(slot) => {
                 gate::Slot::Basic { before: slot.before, after: slot.after }
             }
+            pb::injection::Slot::CookieAt(at) => gate::Slot::Cookie { at },
+            pb::injection::Slot::FormAt(at) => gate::Slot::Form { at },
+            pb::injection::Slot::JsonAt(at) => gate::Slot::Json { at },
             pb::injection::Slot::QueryAt(at) => gate::Slot::Query { at },
             pb::injection::Slot::PathAt(at) => gate::Slot::Path { at },
+            pb::injection::Slot::Signed(signed) => gate::Slot::Signed {
+                names: signed.names.iter().map(|name| name.parse().expect("a name")).collect(),
+                manner: signed.manner,
+            },
         },
     };
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("ASCII");

@@ -11,7 +11,7 @@ pub(crate) struct Secret {
     pub(super) leasable: bool,
 }
 
-pub(crate) const SECRETS: [Secret; 6] = [
+pub(crate) const SECRETS: [Secret; 11] = [
     Secret {
         name: "api",
         fake: "tk_fake_api_0123456789",
@@ -54,7 +54,53 @@ pub(crate) const SECRETS: [Secret; 6] = [
         host: "bot.test",
         leasable: true,
     },
+    Secret {
+        name: "session",
+        fake: "sess_fake_0123456789",
+        real: "sess_REAL/+=abcdefghij",
+        host: "cookie.test",
+        leasable: true,
+    },
+    Secret {
+        name: "form",
+        fake: "cs_fake_0123456789",
+        real: "cs_REAL+/&=%0123456789",
+        host: "form.test",
+        leasable: true,
+    },
+    Secret {
+        name: "json",
+        fake: "js_fake_0123456789",
+        real: "js_REAL\"\\/<0123456789",
+        host: "json.test",
+        leasable: false,
+    },
+    Secret {
+        name: "aws",
+        fake: "AKIAFAKEFAKEFAKEFAKE",
+        // What the control plane signed: not a key.
+        real: concat!(
+            "authorization: AWS4-HMAC-SHA256 Credential=AKIAREALREALREALREAL/20261126/eu-central-1/s3/aws4_request, ",
+            "SignedHeaders=host;x-amz-content-sha256;x-amz-date, ",
+            "Signature=5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31\n",
+            "x-amz-date: 20261126T092209Z\n",
+            "x-amz-security-token: REALsessiontoken0123456789+/=",
+        ),
+        host: "aws.test",
+        leasable: false,
+    },
+    Secret {
+        name: "hook",
+        fake: "whsec_fake0123456789abcd",
+        real: "webhook-signature: v1,REALsignature0123456789/+abcdefghij=\nwebhook-timestamp: 1790000000",
+        host: "hook.test",
+        leasable: false,
+    },
 ];
+
+/// How requests with the key of "hook" are signed.
+pub(crate) const HOOK: &str =
+    "sha256 base64 key=base64 v1,{signature} | {header:webhook-id}.{timestamp}.{body}";
 
 pub(crate) fn secret(name: &str) -> &'static Secret {
     SECRETS.iter().find(|secret| secret.name == name).expect("a credential of the test")
@@ -65,6 +111,14 @@ pub(super) fn slot(name: &str) -> pb::CredentialSlot {
     let slot = match name {
         "git" => Slot::Basic(pb::BasicSlot { template: String::new() }),
         "query" => Slot::Query(pb::QuerySlot { name: "key".into() }),
+        "hook" => Slot::Hmac(pb::HmacSlot {
+            headers: vec!["webhook-signature".into(), "webhook-timestamp".into()],
+            template: HOOK.into(),
+        }),
+        "aws" => Slot::AwsSigv4(pb::AwsSigv4Slot {}),
+        "session" => Slot::Cookie(pb::CookieSlot { name: "sid".into() }),
+        "form" => Slot::Form(pb::FormSlot { name: "client_secret".into() }),
+        "json" => Slot::Json(pb::JsonSlot { pointer: "/auth/secret".into() }),
         "bot" => Slot::Path(pb::PathSlot { template: "bot{key}".into() }),
         _ => Slot::Header(pb::HeaderSlot {
             name: "authorization".into(),

@@ -95,6 +95,7 @@ impl Session {
     fn release(&mut self, release_this: Again) {
         let (Again::Claim(claimant, id) | Again::Sign(claimant, id, _)) = release_this;
         let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
+        let unsigned = self.waiting.unsigned(&id);
         let span = tracing::info_span!("intake.release", request = %hex::encode(id));
         let span = match claimant {
             Claimant::Approval(approval) => telemetry::in_trace(
@@ -110,8 +111,10 @@ impl Session {
         };
         let releasing = async move {
             let came_of_it = match release_this {
-                Again::Claim(..) => release(&rooms, &recipient, id).await,
-                Again::Sign(_, _, claimed) => decide(&rooms, &recipient, *claimed).await,
+                Again::Claim(..) => release(&rooms, &recipient, id, unsigned.as_deref()).await,
+                Again::Sign(_, _, claimed) => {
+                    decide(&rooms, &recipient, *claimed, unsigned.as_deref()).await
+                }
             };
             Done::Released(claimant, id, came_of_it)
         };
