@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use countersign_gate::{
     Class, Destination, Injection, Origin, Payload, Request as Frozen, Scheme, classify,
 };
@@ -26,6 +27,7 @@ use crate::park::{self, Parking};
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
 use crate::telemetry::{self, Counted};
+use crate::token;
 use crate::upstream::BoxBody;
 use crate::wait::{self, Ended, Waiting};
 
@@ -85,6 +87,7 @@ async fn story(
     let (mut became, seat) = refused_if_it_fails(judging).await?;
     loop {
         became = match became {
+            Became::Answered(answer) => return Ok(*answer),
             Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
             Became::Waiting(waiting, Some(parking)) => {
                 return park::outlive(rooms, badge, waiting, parking, seat).await;
@@ -125,6 +128,18 @@ async fn judged(
     Span::current().record("host", draft.destination.host());
     may_be_reached(rooms, &force, &draft.destination).await?;
 
+    // A token may be asked for, with a fake key: nobody but us answers that.
+    let (body, taken) = if token::issues(&force.bundle, &draft.destination, &draft.path) {
+        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
+        let answered = token::answered(&force.bundle, agent, &draft, &whole);
+        if let Some(answer) = answered.map_err(|m| misplaced(rooms, agent, &draft, m))? {
+            return Ok((Became::Answered(Box::new(answer)), seat));
+        }
+        (None, whole)
+    } else {
+        (Some(body), Bytes::new())
+    };
+
     // Which key it wants.
     let found =
         inject::find(&mut draft, &force.bundle).map_err(|m| misplaced(rooms, agent, &draft, m))?;
@@ -135,17 +150,21 @@ async fn judged(
     if need == Need::Body || per_request {
         draft.detach();
     }
-    let streams = !body.is_end_stream() && need != Need::Body && !per_request;
-    let (payload, streamed) = if streams {
-        (Payload::Streamed, Some(body))
+    let may_stream = need != Need::Body && !per_request;
+    let (streamed, whole) = match body {
+        Some(body) if may_stream && !body.is_end_stream() => (Some(body), Bytes::new()),
+        Some(body) => (None, freeze::spool(body, rooms.limits.max_held_body).await?),
+        None => (None, taken),
+    };
+    let payload = if streamed.is_some() {
+        Payload::Streamed
     } else {
-        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
         if let Some(credential) =
             force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i))
         {
             return Err(misplaced(rooms, agent, &draft, Misplaced::new(credential, "in the body")));
         }
-        (Payload::Whole(whole), None)
+        Payload::Whole(whole)
     };
 
     // What the policy says.

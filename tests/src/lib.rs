@@ -13,6 +13,7 @@ pub mod discord;
 pub mod history;
 pub mod hosts;
 pub mod invariants;
+pub mod issuer;
 pub mod origin;
 pub mod peers;
 pub mod platforms;

@@ -1,5 +1,7 @@
 //! Claim, seal, sign: the only way in which a key leaves for a held request.
 
+use std::time::Duration;
+
 use countersign_gate::{SealedRef, seal_context, seal_info};
 use countersign_proto::v1;
 
@@ -7,11 +9,15 @@ use super::announced::Caller;
 use super::waiting::RequestId;
 use super::{Rooms, actor};
 use crate::cluster::{Committed, ProposeError};
+use crate::mint::{Need, NotMinted};
 use crate::sign::{NoDecision, SignError};
 use crate::state::{
     Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome, State,
 };
-use crate::vault::{Binding, SealError, SealedToEdge, seal_to_edge};
+use crate::vault::{SealError, SealedToEdge, seal_to_edge};
+
+/// How long a release waits for a token that is not there yet.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// To which process keys are sealed.
 #[derive(Clone)]
@@ -36,6 +42,8 @@ pub(super) enum Releasing {
     Suspended,
     /// Whether it was claimed is not known: asking again tells.
     Unknown,
+    /// Its key would be a token, and none could be had: nothing was claimed.
+    Unminted(NotMinted),
 }
 
 /// Claims a request, and makes the decision that the committed claim is. Claiming again what was claimed gives the same
@@ -55,6 +63,9 @@ pub(super) async fn release(
         Some((_, true, _)) => Releasing::Reopen,
         Some((_, _, true)) => Releasing::Suspended,
         Some((policy_version, false, false)) => {
+            if let Err(why) = tokens_ready(rooms, &request_id).await {
+                return Releasing::Unminted(why);
+            }
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };
             match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
@@ -78,6 +89,21 @@ pub(super) async fn release(
             }
         }
     }
+}
+
+/// Has the tokens minted that it would be released with. Before the claim: a claim that nothing can be sent with would
+/// use the approval up.
+async fn tokens_ready(rooms: &Rooms, request_id: &RequestId) -> Result<(), NotMinted> {
+    let needs: Vec<Need> = rooms.cluster.peek(|state| {
+        let held = state.held(request_id).into_iter();
+        let keys = held.flat_map(|held| &held.credentials);
+        let keys = keys.filter_map(|(id, _)| state.credential(id));
+        keys.filter_map(|credential| Need::to_release(credential, request_id)).collect()
+    });
+    for need in &needs {
+        rooms.minter.ready(need, TOKEN_PATIENCE).await?;
+    }
+    Ok(())
 }
 
 /// Whether a key of the plan was rotated since.
@@ -141,14 +167,14 @@ async fn sealed_and_signed(
         let credential = |(id, _): &(String, u64)| state.credential(id).cloned();
         let credentials: Option<Vec<Credential>> =
             held.credentials.iter().map(credential).collect();
-        Some((held.request_digest, credentials?))
+        Some((held.clone(), credentials?))
     });
-    let (request_digest, credentials) = found.ok_or(NoDecision::NotClaimed)?;
+    let (held, credentials) = found.ok_or(NoDecision::NotClaimed)?;
     let (mut sealed_refs, mut sealed_credentials) = (Vec::new(), Vec::new());
     for credential in &credentials {
         let Credential { id, version, .. } = credential;
-        let context = seal_context(&request_digest, &claim.decision_id, id, *version);
-        let sealed = seal(rooms, recipient, credential, &context)?;
+        let context = seal_context(&held.request_digest, &claim.decision_id, id, *version);
+        let sealed = seal(rooms, recipient, credential, Some(&held), &context)?;
         sealed_refs.push(SealedRef {
             credential: id.clone(),
             version: *version,
@@ -161,17 +187,17 @@ async fn sealed_and_signed(
     Ok((epoch, v1::Decision { request_id, envelope: Some(envelope), sealed_credentials }))
 }
 
-/// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath.
+/// Opens a credential's key under its own record, or the token that is handed out in its place, and seals it to the
+/// process that it goes to, in one breath. `release`: the request that it is released for, if it is not lent.
 pub(super) fn seal(
     rooms: &Rooms,
     recipient: &Recipient,
     credential: &Credential,
+    release: Option<&HeldRequest>,
     context: &[u8],
 ) -> Result<SealedToEdge, SealError> {
     let Caller { cluster, edge, incarnation, .. } = &recipient.caller;
-    let secret = rooms
-        .vault
-        .open_payload(&Binding::of_credential(cluster, credential), &credential.payload)?;
+    let secret = rooms.minter.key(cluster, credential, release)?;
     seal_to_edge(
         &recipient.hpke_public_key,
         &seal_info(cluster, &edge.id, incarnation),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use countersign_control_plane::cluster::engine::FailStop;
 use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
+use countersign_control_plane::mint::{self, Minter};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
@@ -201,7 +202,9 @@ impl World {
         let witness = Arc::new(ground.witness(&cluster));
         let signer = Arc::new(Signer::open(Arc::clone(&witness)).await.unwrap());
         let vault = Arc::clone(&ground.vault);
-        let intake = Intake::new(cluster.clone(), vault.clone(), Arc::clone(&signer), settings);
+        let minter = Minter::new(cluster.clone(), vault.clone(), mint::Settings::default());
+        let intake =
+            Intake::new(cluster.clone(), vault.clone(), Arc::clone(&signer), minter, settings);
         let address = serve(&intake, &vault, &genesis).await;
         let clock = Arc::clone(&ground.clock);
         Self { cluster, vault, intake, signer, witness, genesis, root, address, clock, ground }

@@ -116,6 +116,7 @@ mod query;
 pub mod target;
 mod when;
 
+pub mod addresses;
 pub mod analysis;
 pub mod fixtures;
 pub mod replay;

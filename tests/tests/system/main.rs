@@ -10,6 +10,7 @@ mod chat;
 mod crash;
 mod deciding;
 mod fanout;
+mod minting;
 mod operator;
 mod parking;
 mod real_components;
