@@ -13,37 +13,37 @@ pub(crate) struct Mint {
     #[arg(long, value_enum, value_name = "KIND")]
     pub(crate) mint: Option<MintKind>,
     /// OAuth: where tokens come from (a service account's key file says it by itself)
-    #[arg(long, value_name = "URL", requires = "mint")]
+    #[arg(long, value_name = "URL")]
     pub(crate) token_url: Option<String>,
     /// OAuth: the client's id
-    #[arg(long, value_name = "ID", requires = "mint")]
+    #[arg(long, value_name = "ID")]
     pub(crate) client_id: Option<String>,
     /// OAuth: how the client shows its secret
-    #[arg(long, value_enum, value_name = "HOW", requires = "mint")]
+    #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) client_auth: Option<ClientAuth>,
     /// OAuth and service accounts: what tokens are for; once for each
-    #[arg(long, value_name = "SCOPE", requires = "mint")]
+    #[arg(long, value_name = "SCOPE")]
     pub(crate) scope: Vec<String>,
     /// OAuth: what else is asked with, such as audience=https://api.example.com
-    #[arg(long, value_name = "NAME=VALUE", requires = "mint")]
+    #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) parameter: Vec<String>,
     /// Service accounts: whom it acts for, by domain-wide delegation
-    #[arg(long, value_name = "EMAIL", requires = "mint")]
+    #[arg(long, value_name = "EMAIL")]
     pub(crate) subject: Option<String>,
     /// GitHub: the app's id, or its client id
-    #[arg(long, value_name = "ID", requires = "mint")]
+    #[arg(long, value_name = "ID")]
     pub(crate) app_id: Option<String>,
     /// GitHub: the number of its installation
-    #[arg(long, value_name = "NUMBER", requires = "mint")]
+    #[arg(long, value_name = "NUMBER")]
     pub(crate) installation_id: Option<u64>,
     /// GitHub: a repository that tokens are for, without its owner; once for each. None: all that the installation may
-    #[arg(long, value_name = "NAME", requires = "mint")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) repository: Vec<String>,
     /// GitHub: what tokens may, such as contents=read; once for each. None: all that the installation may
-    #[arg(long, value_name = "NAME=LEVEL", requires = "mint")]
+    #[arg(long, value_name = "NAME=LEVEL")]
     pub(crate) permission: Vec<String>,
     /// GitHub: the API of a server of your own
-    #[arg(long, value_name = "URL", requires = "mint")]
+    #[arg(long, value_name = "URL")]
     pub(crate) api_url: Option<String>,
 }
 

@@ -179,7 +179,7 @@ fn what_tokens_are_minted_with_comes_in_files_and_how_is_said_in_options() {
     ];
     place.run(&create).ok();
     let asked: v1::CreateCredentialRequest = control_plane.asked("CreateCredential");
-    let value: serde_json::Value = serde_json::from_slice(&asked.value).unwrap();
+    let value: Value = serde_json::from_slice(&asked.value).unwrap();
     assert_eq!(value, json!({"refresh_token": "refresh-1", "client_secret": "s\"cret"}));
     let Some(v1::mint::Kind::Oauth(mint)) = asked.mint.and_then(|mint| mint.kind) else {
         panic!("an OAuth client")
@@ -202,7 +202,7 @@ fn an_option_of_another_way_to_mint_or_one_that_is_missing_is_a_mistake_before_a
     mint(&["--mint", "google-service-account", "--scope", "a", "--app-id", "1"])
         .fails(2, &["--app-id is not for"]);
     mint(&["--mint", "oauth-refresh-token", "--client-id", "c"]).fails(2, &["needs --token-url"]);
-    mint(&["--token-url", "https://auth.example.com/"]).fails(2, &["--mint"]);
+    mint(&["--token-url", "https://auth.example.com/"]).fails(2, &["--token-url goes with --mint"]);
     assert!(control_plane.was_asked_nothing());
 }
 

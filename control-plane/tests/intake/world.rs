@@ -14,7 +14,7 @@ use countersign_control_plane::mint::{self, Minter};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
-    Genesis, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
+    Genesis, Minting, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
 };
 use countersign_control_plane::vault::{Binding, NewSeal, Unsealing, Vault};
 use countersign_gate::Trust;
@@ -388,6 +388,8 @@ fn credential_with(
         active: true,
         created_at: 0,
         acts_as: None,
+        mint: None,
+        minting: Minting::default(),
     };
     credential.payload =
         vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);

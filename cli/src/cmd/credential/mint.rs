@@ -18,7 +18,6 @@ type Given = (&'static str, bool);
 /// # Errors
 /// Options that the kind does not have, and those that it needs.
 pub(super) fn from_args(args: Mint) -> Result<Option<v1::Mint>, Failure> {
-    let Some(kind) = args.mint else { return Ok(None) };
     let given: [Given; 11] = [
         ("--token-url", args.token_url.is_some()),
         ("--client-id", args.client_id.is_some()),
@@ -32,6 +31,14 @@ pub(super) fn from_args(args: Mint) -> Result<Option<v1::Mint>, Failure> {
         ("--permission", !args.permission.is_empty()),
         ("--api-url", args.api_url.is_some()),
     ];
+    let Some(kind) = args.mint else {
+        return match given.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(None),
+            Some((option, _)) => Err(Failure::Usage(format!(
+                "{option} goes with --mint KIND: say how tokens are minted, or leave it out"
+            ))),
+        };
+    };
     let (takes, needs): (&[&str], &[&str]) = match kind {
         MintKind::GithubApp => (
             &["--app-id", "--installation-id", "--repository", "--permission", "--api-url"],
