@@ -132,7 +132,7 @@ fn a_secret_that_was_used_up_is_replaced_in_the_place_of_that_very_one() {
     let mut world = minting(oauth());
     let former_sha256 = minted(&world).payload.sha256();
     let successor = Successor { former_sha256, payload: sealed(60) };
-    let new = NewToken { successor: Some(successor.clone()), ..token(&world, HOUR) };
+    let new = NewToken { successor: Some(successor), ..token(&world, HOUR) };
     world.system(keep(new.clone())).expect("is kept");
     assert_eq!(minted(&world).payload.sha256(), sealed(60).sha256());
     assert_eq!(minted(&world).version, 1, "the same credential, for edges and for decisions");
@@ -289,9 +289,9 @@ fn where_and_how_a_secret_is_used_has_one_digest_for_each_way_to_say_it() {
     let Mint::OAuth { token_url, client_id, scopes, .. } = oauth() else { panic!("is one") };
     for (token_url, client_id, scopes, name) in [
         ("https://evil.example.com/token".to_owned(), client_id.clone(), scopes.clone(), ""),
-        (token_url.clone(), "other".into(), scopes.clone(), ""),
+        (token_url.clone(), "other".into(), scopes, ""),
         (token_url.clone(), client_id.clone(), vec!["a".into(), "b".into()], ""),
-        (token_url.clone(), client_id.clone(), Vec::new(), "a"),
+        (token_url, client_id, Vec::new(), "a"),
     ] {
         let parameters = match name {
             "" => BTreeMap::new(),

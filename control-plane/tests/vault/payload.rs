@@ -257,7 +257,7 @@ fn s_disk_swap_a_secret_that_tokens_are_minted_with_opens_for_its_own_issuer_alo
     assert!(vault.open_payload(&Binding::of_credential(CLUSTER, &own), &payload).is_ok());
     let evil = minted("https://evil.example.com/token");
     assert!(refuses(&vault, &Binding::of_credential(CLUSTER, &evil), &payload));
-    let handed_out = Credential { mint: None, ..own.clone() };
+    let handed_out = Credential { mint: None, ..own };
     assert!(refuses(&vault, &Binding::of_credential(CLUSTER, &handed_out), &payload));
     assert!(refuses(&vault, &stripe(), &payload));
     // What was stored before there was minting is bound as it was.
