@@ -3,6 +3,7 @@
 mod channel;
 mod cluster;
 mod local;
+mod mint;
 mod policy;
 mod team;
 mod vault;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub(crate) use channel::{AddChannel, Channel, Delivered};
 pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Mcp, Word};
+pub(crate) use mint::{ClientAuth, Mint, MintKind, Parts};
 pub(crate) use policy::Policy;
 pub(crate) use team::{Away, Change, Grant, Groups, Link, Owner, Unlink};
 pub(crate) use vault::{Provider, Rekey, Shape, Step, Unseal, Vault};
@@ -147,7 +149,9 @@ pub(crate) enum Agent {
 pub(crate) enum Credential {
     /// Store a key and print the fake one that agents are given
     ///
-    /// The value comes from standard input or --from-file, never from the command line.
+    /// The value comes from standard input or --from-file, never from the command line. With --mint it is no key, but
+    /// what tokens are had with: an OAuth client's refresh token and secret, a GitHub App's or a service account's private
+    /// key. It stays in the control plane, and what is put in for the fake key is a token that ends by itself.
     Create {
         name: String,
         /// The one destination that it is for (port 443 unless given)
@@ -170,6 +174,10 @@ pub(crate) enum Credential {
         #[arg(long, value_name = "FILE")]
         from_file: Option<PathBuf>,
         #[command(flatten)]
+        parts: Box<Parts>,
+        #[command(flatten)]
+        mint: Box<Mint>,
+        #[command(flatten)]
         show: Show,
     },
     /// List credentials: never their values
@@ -180,6 +188,8 @@ pub(crate) enum Credential {
         /// Read the value from this file
         #[arg(long, value_name = "FILE")]
         from_file: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Box<Parts>,
         #[command(flatten)]
         show: Show,
     },

@@ -181,6 +181,7 @@ async fn store_key(
         class: v1::CredentialClass::Auto.into(),
         value: Bytes::from_owner(production.key().as_bytes().to_vec()),
         acts_as: None,
+        mint: None,
     };
     Ok(Zeroizing::new(admin.create_credential(request).await?.into_inner().fake_key))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use countersign_control_plane::config::{Config as NodeConfig, SealConfig};
+use countersign_control_plane::mint;
 use countersign_control_plane::node::ControlPlane;
 use countersign_edge_gateway::Edge;
 use countersign_edge_gateway::addresses::Network;
@@ -65,7 +66,15 @@ impl Site {
     /// Whatever keeps any of it from starting; what had started is stopped in order.
     pub(crate) async fn start(plan: Plan) -> Result<Self, Failure> {
         let data_dir = plan.data_dir.clone();
+        // Issuers of tokens are found as upstreams are, as far as a way to them names one host and one address.
+        let ways = plan.connect_to.iter().filter_map(|way| way.to_string().parse().ok());
+        let mint = mint::Settings {
+            roots: plan.upstream_ca.clone(),
+            allow_private: plan.allow_private.clone(),
+            connect_to: ways.collect(),
+        };
         let control = ControlPlane::start(NodeConfig {
+            mint,
             data_dir: data_dir.clone(),
             api_listen: plan.api_listen,
             gateway_listen: plan.gateway_listen,

@@ -3,6 +3,7 @@
 //! Everything is read once, here, and every mistake is reported at once, each with its key's path.
 
 mod cluster;
+mod mint;
 mod seal;
 mod source;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub web_public_url: Option<String>,
     pub seal: SealConfig,
     pub cluster: ClusterConfig,
+    /// The way to issuers of tokens.
+    pub mint: crate::mint::Settings,
     /// Whose agents these are; part of every digest that is signed. Taken at the first start only.
     pub org_id: String,
     /// DNS names and addresses in the server certificate, beside localhost, 127.0.0.1, ::1 and the advertised ones.
@@ -57,6 +60,7 @@ impl Default for Config {
             web_public_url: None,
             seal: SealConfig::Passphrase,
             cluster: ClusterConfig::default(),
+            mint: crate::mint::Settings::default(),
             org_id: "default".into(),
             server_names: Vec::new(),
             max_pending_per_agent: 64,
@@ -110,6 +114,7 @@ impl Config {
             web_public_url: source.text(PUBLIC_URL),
             seal: seal::read(&mut source),
             cluster: cluster::read(&mut source),
+            mint: mint::read(&mut source),
             org_id: source.text("org").unwrap_or(default.org_id),
             server_names: source.texts("api.server_names"),
             max_pending_per_agent: source
@@ -132,7 +137,7 @@ impl Config {
 }
 
 /// Every key, and the variable that overrides it.
-pub const VARIABLES: [(&str, &str); 27] = [
+pub const VARIABLES: [(&str, &str); 30] = [
     ("api.advertise", "COUNTERSIGN_API_ADVERTISE"),
     ("api.listen", "COUNTERSIGN_API_LISTEN"),
     ("api.server_names", "COUNTERSIGN_SERVER_NAMES"),
@@ -149,6 +154,9 @@ pub const VARIABLES: [(&str, &str); 27] = [
     ("data_dir", "COUNTERSIGN_DATA_DIR"),
     ("gateway.advertise", "COUNTERSIGN_GATEWAY_ADVERTISE"),
     ("gateway.listen", "COUNTERSIGN_GATEWAY_LISTEN"),
+    (mint::ALLOW_PRIVATE, "COUNTERSIGN_MINT_ALLOW_PRIVATE"),
+    (mint::CA_FILES, "COUNTERSIGN_MINT_CA_FILES"),
+    (mint::CONNECT_TO, "COUNTERSIGN_MINT_CONNECT_TO"),
     ("org", "COUNTERSIGN_ORG"),
     ("seal.key_file", "COUNTERSIGN_SEAL_KEY_FILE"),
     ("seal.passphrase_fd", "COUNTERSIGN_SEAL_PASSPHRASE_FD"),

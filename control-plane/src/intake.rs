@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::{Cluster, Committed};
+use crate::mint::Minter;
 use crate::sign::Signer;
 use crate::state::{Actor, Event, State};
 use crate::vault::Vault;
@@ -76,6 +77,7 @@ struct Rooms {
     cluster: Cluster,
     vault: Arc<Vault>,
     signer: Arc<Signer>,
+    minter: Arc<Minter>,
     settings: IntakeSettings,
     attached: Mutex<HashMap<String, Attached>>,
     /// Changes when an edge takes a bundle in, or leaves.
@@ -104,12 +106,14 @@ impl Intake {
         cluster: Cluster,
         vault: Arc<Vault>,
         signer: Arc<Signer>,
+        minter: Arc<Minter>,
         settings: IntakeSettings,
     ) -> Self {
         let rooms = Rooms {
             cluster,
             vault,
             signer,
+            minter,
             settings,
             attached: Mutex::default(),
             moved: watch::Sender::new(()),

@@ -12,6 +12,7 @@ mod web;
 
 pub mod access;
 pub mod intake;
+pub mod mint;
 mod operator;
 
 mod card;

@@ -16,6 +16,7 @@ mod credentials;
 mod edges;
 mod fake;
 mod grants;
+mod mint;
 mod once;
 mod page;
 mod policy;

@@ -18,12 +18,17 @@ pub use mutual_tls::{MutualTls, NodeIdentity, TlsError};
 pub use crate::sign::CoSigner;
 
 use crate::cluster::{Cluster, ClusterRpc};
+use crate::mint::Minter;
 
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What a node offers the others of its cluster.
-pub fn service(cluster: Cluster, co_signer: Arc<dyn CoSigner>) -> ClusterServiceServer<Peers> {
-    let peers = Peers { rpc: cluster.rpc(), cluster, co_signer };
+/// What a node offers the others of its cluster. Without a `minter` it mints nothing for them.
+pub fn service(
+    cluster: Cluster,
+    co_signer: Arc<dyn CoSigner>,
+    minter: Option<Arc<Minter>>,
+) -> ClusterServiceServer<Peers> {
+    let peers = Peers { rpc: cluster.rpc(), cluster, co_signer, minter };
     ClusterServiceServer::new(peers)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES)
@@ -34,6 +39,7 @@ pub struct Peers {
     cluster: Cluster,
     rpc: ClusterRpc,
     co_signer: Arc<dyn CoSigner>,
+    minter: Option<Arc<Minter>>,
 }
 
 impl Peers {
@@ -107,6 +113,18 @@ impl ClusterService for Peers {
     ) -> Result<Response<v1::ReadIndexResponse>, Status> {
         let from = self.from(&request)?;
         self.rpc.read_index(from, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn mint_token(
+        &self,
+        request: Request<v1::MintTokenRequest>,
+    ) -> Result<Response<v1::MintTokenResponse>, Status> {
+        let from = self.from(&request)?;
+        self.rpc.admit(from, &request.get_ref().cluster_id)?;
+        let minter = self.minter.as_ref().ok_or_else(|| {
+            Status::unimplemented("nothing was minted: this node mints nothing for others")
+        })?;
+        minter.for_peer(request.into_inner()).await.map(Response::new)
     }
 
     async fn co_sign(

@@ -210,6 +210,7 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
 fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
     let Some(force) = rooms.control.in_force() else { return false };
     force.bundle.policy.names_host(destination)
+        || force.bundle.issues_tokens(destination)
         || local::is(destination)
         || force.bundle.agent(badge).is_some_and(|agent| {
             rooms.hall.seats(&agent.id).stray(rooms.control.clock().boottime_ms())

@@ -29,6 +29,8 @@ pub(crate) struct Bundle {
     pub(crate) tripwire: Tripwire,
     /// Indices of the credentials for a destination.
     by_destination: HashMap<Destination, Vec<usize>>,
+    /// Indices of the credentials whose tokens come from there.
+    by_token_endpoint: HashMap<Destination, Vec<usize>>,
     agents: HashMap<[u8; 32], Agent>,
     forbidden: HashSet<String>,
 }
@@ -50,6 +52,15 @@ pub(crate) struct Credential {
     pub(crate) place: Place,
     pub(crate) fake_keys: Vec<String>,
     pub(crate) leasable: bool,
+    /// Where an agent's own client would have its tokens from.
+    pub(crate) token_endpoint: Option<TokenEndpoint>,
+}
+
+/// An issuer of tokens, over https.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenEndpoint {
+    pub(crate) destination: Destination,
+    pub(crate) path: String,
 }
 
 /// The one place of a request where a credential's fake key is replaced.
@@ -151,6 +162,11 @@ impl Bundle {
         for (index, credential) in credentials.iter().enumerate() {
             by_destination.entry(credential.destination.clone()).or_default().push(index);
         }
+        let mut by_token_endpoint: HashMap<Destination, Vec<usize>> = HashMap::new();
+        for (index, credential) in credentials.iter().enumerate() {
+            let Some(endpoint) = &credential.token_endpoint else { continue };
+            by_token_endpoint.entry(endpoint.destination.clone()).or_default().push(index);
+        }
         let agents = agents.into_iter().collect();
         let forbidden = forbidden.into_iter().map(|name| name.to_ascii_lowercase()).collect();
         Ok(Self {
@@ -160,6 +176,7 @@ impl Bundle {
             credentials,
             tripwire,
             by_destination,
+            by_token_endpoint,
             agents,
             forbidden,
         })
@@ -177,6 +194,26 @@ impl Bundle {
     pub(crate) fn serving(&self, destination: &Destination) -> impl Iterator<Item = &Credential> {
         let indices = self.by_destination.get(destination).map(Vec::as_slice).unwrap_or_default();
         indices.iter().filter_map(|index| self.credentials.get(*index))
+    }
+
+    /// Whether tokens of any credential come from this host.
+    pub(crate) fn issues_tokens(&self, destination: &Destination) -> bool {
+        self.by_token_endpoint.contains_key(destination)
+    }
+
+    /// The indices of the credentials whose tokens come from exactly there.
+    pub(crate) fn issued_at(
+        &self,
+        destination: &Destination,
+        path: &str,
+    ) -> impl Iterator<Item = usize> {
+        let indices = self.by_token_endpoint.get(destination);
+        let indices = indices.map(Vec::as_slice).unwrap_or_default();
+        let there = move |index: &usize| {
+            let credential = self.credentials.get(*index);
+            credential.and_then(|it| it.token_endpoint.as_ref()).is_some_and(|it| it.path == path)
+        };
+        indices.iter().copied().filter(there)
     }
 
     pub(crate) fn credential(&self, id: &str) -> Option<&Credential> {

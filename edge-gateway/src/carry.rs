@@ -9,13 +9,14 @@ use http::header::HeaderValue;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use crate::bundle::Credential;
+use crate::bundle::{Credential, InForce};
 use crate::control::{NotLeased, Receipt, RequestId};
 use crate::inject::{Misplaced, Watched};
 use crate::judge::{Passing, alarmed};
 use crate::redact::Redactor;
 use crate::refuse::{APPROVAL_ID, Refusal};
 use crate::rooms::Rooms;
+use crate::token;
 use crate::unseal::Sealed;
 use crate::upstream::{BoxBody, Failure};
 use crate::wait;
@@ -31,6 +32,7 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
                 NotLeased::Refused(detail) => {
                     Refusal::LeaseRefused { credential: credential.name.clone(), detail }
                 }
+                NotLeased::NoToken(detail) => Refusal::NoToken { approval_id: None, detail },
                 NotLeased::Away(away) => wait::unreachable(away),
             })?;
             pool_key.push('\0');
@@ -46,6 +48,7 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
             (vec![key], lease.redactor.clone())
         }
     };
+    let issuer = credential.is_some() && goes_to_an_issuer(&force, &released);
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
     let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force)));
@@ -61,10 +64,18 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
             Misplaced::new(credential, "in the body"),
         ));
     }
-    sent.map(|response| redactor.response(response)).map_err(|failure| match failure {
+    let response = sent.map_err(|failure| match failure {
         Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
         Failure::NotSent { why } | Failure::Unknown { why } => Refusal::UpstreamFailed { why },
-    })
+    })?;
+    let response = redactor.response(response);
+    if issuer { token::without_tokens(response).await } else { Ok(response) }
+}
+
+/// Whether tokens are issued where it goes.
+fn goes_to_an_issuer(force: &InForce, released: &Released) -> bool {
+    let request = released.request();
+    token::issues(&force.bundle, request.destination(), request.path())
 }
 
 /// Carries out what a signed decision released, in a task of its own: once it is released, an agent that goes away
@@ -91,6 +102,8 @@ pub(crate) async fn carry_out(
         Payload::Streamed => Bytes::new(),
     };
     let opened = open_keys(&rooms, &released, &sealed);
+    let issuer = !opened.is_empty()
+        && rooms.control.in_force().is_some_and(|force| goes_to_an_issuer(&force, &released));
     let plan = released.request().injections().iter().zip(&opened);
     let searched = plan.flat_map(|(injection, (_, secret))| searched(&injection.slot, secret));
     let redactor = Redactor::new(&searched.collect::<Vec<_>>());
@@ -115,6 +128,9 @@ pub(crate) async fn carry_out(
     match sent {
         Ok(response) => {
             let mut response = redactor.response(response);
+            if issuer {
+                response = token::without_tokens(response).await?;
+            }
             if let Some(id) = named {
                 response.headers_mut().insert(APPROVAL_ID, id);
             }

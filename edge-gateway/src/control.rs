@@ -106,6 +106,8 @@ pub(crate) enum Reason {
     Evicted,
     Expired,
     Invalid,
+    /// Its key is a token, and none could be had.
+    NoToken,
     OutcomeUnknown,
     Overloaded,
     PolicyDenied,

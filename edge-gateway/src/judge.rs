@@ -10,6 +10,7 @@ use countersign_gate::{
 };
 use countersign_policy::{Body, Head, Subject, Then};
 use futures::FutureExt as _;
+use http::Response;
 use http::header::CONTENT_ENCODING;
 use hyper::body::Incoming;
 
@@ -21,10 +22,13 @@ use crate::inject::{Misplaced, Unfound};
 use crate::park::Parking;
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
+use crate::upstream::BoxBody;
 use crate::wait::{self, Waiting};
 
 /// A request that was not refused.
 pub(crate) enum Became {
+    /// By the gateway itself: nothing is sent.
+    Answered(Box<Response<BoxBody>>),
     Passing(Box<Passing>),
     /// With what it takes to park it, where it may be.
     Waiting(Box<Waiting>, Option<Parking>),

@@ -40,6 +40,7 @@ mod park;
 pub mod redact;
 mod refuse;
 mod rooms;
+mod token;
 mod tripwire;
 pub mod upstream;
 mod wait;

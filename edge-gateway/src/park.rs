@@ -180,6 +180,10 @@ impl Parked {
                 self.client.tell(Err(refusal));
                 None
             }
+            Ok(Became::Answered(answer)) => {
+                self.client.tell(Ok(*answer));
+                None
+            }
             Ok(Became::Passing(passing)) => {
                 if self.client.is_there() {
                     let answer = Box::pin(pass(&self.rooms, *passing)).await;

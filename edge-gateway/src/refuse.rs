@@ -93,6 +93,11 @@ pub(crate) enum Refusal {
     },
     /// None of this agent's.
     NoSuchApproval,
+    /// Its key is a token that is minted, and none could be had. What was approved stays so.
+    NoToken {
+        approval_id: Option<ApprovalId>,
+        detail: String,
+    },
     /// We have no page of that name.
     NothingHere,
     OutcomeUnknown {
@@ -109,6 +114,8 @@ pub(crate) enum Refusal {
     PolicyFailed,
     ProxyCredential,
     Sealed,
+    /// It was carried out; its answer had tokens in it, or could have.
+    TokensWithheld,
     /// As many of this agent's requests, or of this gateway's, wait for people as may.
     TooManyPending {
         detail: String,
@@ -187,6 +194,11 @@ impl Refusal {
             Self::NoSuchApproval => {
                 (S::NOT_FOUND, "approval_not_found", "No such approval of yours")
             }
+            Self::NoToken { .. } => (
+                S::SERVICE_UNAVAILABLE,
+                "credential_unavailable",
+                "The key cannot be had right now",
+            ),
             Self::NothingHere => (S::NOT_FOUND, "not_found", "Nothing is here"),
             Self::OutcomeUnknown { .. } => {
                 (S::CONFLICT, "outcome_unknown", "It may or may not have happened")
@@ -202,6 +214,9 @@ impl Refusal {
                 (S::PROXY_AUTHENTICATION_REQUIRED, "proxy_credential", "Who is asking is not known")
             }
             Self::Sealed => (S::SERVICE_UNAVAILABLE, "sealed", "The vault is sealed"),
+            Self::TokensWithheld => {
+                (S::BAD_GATEWAY, "tokens_withheld", "The answer is not passed on")
+            }
             Self::TooManyPending { .. } => {
                 (S::TOO_MANY_REQUESTS, "too_many_pending", "Too many requests wait for approval")
             }
@@ -223,6 +238,7 @@ impl Refusal {
             | Self::ApprovalDenied { approval_id, .. }
             | Self::ApprovalExpired { approval_id }
             | Self::Draining { approval_id }
+            | Self::NoToken { approval_id, .. }
             | Self::OutcomeUnknown { approval_id } => approval_id.as_deref(),
             Self::ApprovalPending { approval_id, .. } | Self::NoResult { approval_id, .. } => {
                 Some(approval_id)
@@ -239,6 +255,7 @@ impl Refusal {
             Self::ControlPlaneUnavailable => Some(5),
             Self::Draining { .. } => Some(2),
             Self::NoResult { code: "result_pending", .. } => Some(5),
+            Self::NoToken { .. } => Some(5),
             Self::Overloaded { .. } => Some(1),
             Self::Sealed => Some(30),
             Self::TooManyPending { .. } => Some(15),
@@ -250,7 +267,7 @@ impl Refusal {
     fn last_word(&self) -> bool {
         let (status, ..) = self.row();
         matches!(status, StatusCode::FORBIDDEN | StatusCode::CONFLICT)
-            || matches!(self, Self::AmbiguousTarget { .. })
+            || matches!(self, Self::AmbiguousTarget { .. } | Self::TokensWithheld)
     }
 
     /// The answer: `application/problem+json` (RFC 9457).

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use countersign_gate::{
     Class, Destination, Injection, Origin, Payload, Request as Frozen, Scheme, classify,
 };
@@ -27,6 +28,7 @@ use crate::park::{self, Parking};
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
 use crate::telemetry::{self, Counted};
+use crate::token;
 use crate::upstream::BoxBody;
 use crate::wait::{self, Ended, Waiting};
 
@@ -86,6 +88,7 @@ async fn story(
     let (mut became, seat) = refused_if_it_fails(judging).await?;
     loop {
         became = match became {
+            Became::Answered(answer) => return Ok(*answer),
             Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
             Became::Waiting(waiting, Some(parking)) => {
                 return park::outlive(rooms, badge, waiting, parking, seat).await;
@@ -126,6 +129,18 @@ async fn judged(
     Span::current().record("host", draft.destination.host());
     may_be_reached(rooms, &force, &draft.destination).await?;
 
+    // A token may be asked for, with a fake key: nobody but us answers that.
+    let (body, taken) = if token::issues(&force.bundle, &draft.destination, &draft.path) {
+        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
+        let answered = token::answered(&force.bundle, agent, &draft, &whole);
+        if let Some(answer) = answered.map_err(|m| misplaced(rooms, agent, &draft, m))? {
+            return Ok((Became::Answered(Box::new(answer)), seat));
+        }
+        (None, whole)
+    } else {
+        (Some(body), Bytes::new())
+    };
+
     // Which key it wants.
     let found =
         inject::find(&mut draft, &force.bundle).map_err(|no| unfound(rooms, agent, &draft, no))?;
@@ -141,13 +156,18 @@ async fn judged(
     if whole {
         draft.detach();
     }
-    let (payload, streamed, found) = if !body.is_end_stream() && !whole {
-        (Payload::Streamed, Some(body), found)
-    } else {
-        let mut whole = freeze::spool(body, rooms.limits.max_held_body).await?;
-        let found = inject::find_in_body(&mut draft, &force.bundle, &mut whole, found)
-            .map_err(|no| unfound(rooms, agent, &draft, no))?;
-        (Payload::Whole(whole), None, found)
+    let (streamed, spooled) = match body {
+        Some(body) if !whole && !body.is_end_stream() => (Some(body), None),
+        Some(body) => (None, Some(freeze::spool(body, rooms.limits.max_held_body).await?)),
+        None => (None, Some(taken)),
+    };
+    let (payload, found) = match spooled {
+        None => (Payload::Streamed, found),
+        Some(mut whole) => {
+            let found = inject::find_in_body(&mut draft, &force.bundle, &mut whole, found)
+                .map_err(|no| unfound(rooms, agent, &draft, no))?;
+            (Payload::Whole(whole), found)
+        }
     };
 
     // What the policy says.

@@ -149,7 +149,8 @@ impl Waiting {
                 Some(Answer::Reopen) => return Ok(Ended::Reopened(self)),
                 // Not now, says a node: nobody may be there to ask again, and people were asked already.
                 Some(Answer::Settled {
-                    reason: Reason::Overloaded | Reason::Unavailable, ..
+                    reason: Reason::NoToken | Reason::Overloaded | Reason::Unavailable,
+                    ..
                 }) if self.parks && self.approval_id.is_some() => {
                     again_at = Some(control.clock().boottime_ms() + ASK_AGAIN_MS);
                 }
@@ -306,6 +307,7 @@ fn settled(reason: Reason, approval_id: Option<String>, detail: String) -> Refus
         Reason::Invalid | Reason::PolicyDenied => {
             Refusal::PolicyDenied { rule, detail: Some(detail) }
         }
+        Reason::NoToken => Refusal::NoToken { approval_id, detail },
         Reason::OutcomeUnknown => Refusal::OutcomeUnknown { approval_id },
         Reason::Overloaded => Refusal::TooManyPending { detail },
         Reason::Unavailable if detail.starts_with("sealed") => Refusal::Sealed,

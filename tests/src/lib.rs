@@ -14,6 +14,7 @@ pub mod discord;
 pub mod history;
 pub mod hosts;
 pub mod invariants;
+pub mod issuer;
 pub mod mail;
 pub mod origin;
 pub mod peers;

@@ -1,5 +1,7 @@
 //! `countersign credential`. Values come in and never go out.
 
+mod mint;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use serde::Serialize;
 
 use super::approver::parse_account;
 use super::{every_page, part, yes_no};
-use crate::args::{Class, Credential, Output, Show};
+use crate::args::{Class, Credential, Output, Parts, Show};
 use crate::client;
 use crate::context::Context;
 use crate::failure::{Done, Failure};
@@ -17,8 +19,20 @@ use crate::{print, secret};
 pub(crate) async fn run(context: &Context, command: Credential) -> Done {
     let request_id = client::request_id();
     match command {
-        Credential::Create { acts_as, name, host, slot, template, class, from_file, show } => {
-            let value = value(from_file.as_deref())?;
+        Credential::Create {
+            acts_as,
+            name,
+            host,
+            slot,
+            template,
+            class,
+            from_file,
+            parts,
+            mint,
+            show,
+        } => {
+            let mint = mint::from_args(*mint)?;
+            let value = value(from_file.as_deref(), &parts)?;
             let template = template.unwrap_or_default();
             let class = v1::CredentialClass::from(class).into();
             let request = v1::CreateCredentialRequest {
@@ -30,6 +44,7 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
                 class,
                 value,
                 acts_as: acts_as.as_deref().map(parse_account).transpose()?,
+                mint,
             };
             let made =
                 client::connect(context).await?.create_credential(request).await?.into_inner();
@@ -42,8 +57,8 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
                 &show,
             )
         }
-        Credential::Rotate { name, from_file, show } => {
-            let value = value(from_file.as_deref())?;
+        Credential::Rotate { name, from_file, parts, show } => {
+            let value = value(from_file.as_deref(), &parts)?;
             let request = v1::RotateCredentialRequest { request_id, name, value };
             let made =
                 client::connect(context).await?.rotate_credential(request).await?.into_inner();
@@ -108,6 +123,10 @@ struct Listed {
     slot: String,
     template: String,
     class: &'static str,
+    /// "value", or how its tokens are minted.
+    kind: &'static str,
+    token_expires_at: Option<String>,
+    mint_failure: Option<String>,
     revoked: bool,
     created_at: Option<String>,
 }
@@ -117,6 +136,9 @@ impl From<v1::Credential> for Listed {
         Self {
             class: class_name(credential.class()),
             created_at: print::time(credential.created_at.as_ref()),
+            kind: mint::kind(credential.mint.as_ref()),
+            token_expires_at: print::time(credential.token_expires_at.as_ref()),
+            mint_failure: Some(credential.mint_failure).filter(|why| !why.is_empty()),
             credential: credential.name,
             version: credential.version,
             host: credential.host,
@@ -129,7 +151,10 @@ impl From<v1::Credential> for Listed {
 }
 
 /// The value leaves this memory when the request does: the buffer is wiped with its last owner.
-fn value(file: Option<&Path>) -> Result<Bytes, Failure> {
+fn value(file: Option<&Path>, parts: &Parts) -> Result<Bytes, Failure> {
+    if let Some(value) = mint::value(parts)? {
+        return Ok(value);
+    }
     Ok(Bytes::from_owner(secret::read(file, "the credential's value")?))
 }
 
@@ -165,9 +190,14 @@ fn faked(credential: &v1::Credential, fake_key: &str, show: &Show) -> Done {
         ]),
     }
     print::facts(&facts)?;
-    print::line(
-        "Give agents the fake key. The real one is in the vault, and nothing shows it again.",
-    )
+    print::line(match credential.mint {
+        None => {
+            "Give agents the fake key. The real one is in the vault, and nothing shows it again."
+        }
+        Some(_) => {
+            "Give agents the fake key: it stands for a token that is minted when it is needed. What tokens are minted with is in the vault, and nothing shows it again."
+        }
+    })
 }
 
 fn list(credentials: Vec<v1::Credential>, show: &Show) -> Done {
@@ -183,12 +213,27 @@ fn list(credentials: Vec<v1::Credential>, show: &Show) -> Done {
             destination,
             c.slot,
             c.class.into(),
+            c.kind.into(),
+            c.mint_failure
+                .map(|why| format!("none: {why}"))
+                .or(c.token_expires_at)
+                .unwrap_or_default(),
             yes_no(c.revoked),
             c.created_at.unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = listed.into_iter().map(row).collect();
-    let heading = ["CREDENTIAL", "VERSION", "DESTINATION", "SLOT", "CLASS", "REVOKED", "CREATED"];
+    let heading = [
+        "CREDENTIAL",
+        "VERSION",
+        "DESTINATION",
+        "SLOT",
+        "CLASS",
+        "KIND",
+        "TOKEN UNTIL",
+        "REVOKED",
+        "CREATED",
+    ];
     print::table(
         &heading,
         &rows,

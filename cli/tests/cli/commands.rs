@@ -143,6 +143,70 @@ fn a_credential_value_comes_from_standard_input_or_a_file_without_its_line_break
 }
 
 #[test]
+fn what_tokens_are_minted_with_comes_in_files_and_how_is_said_in_options() {
+    let made = v1::CreateCredentialResponse {
+        credential: Some(v1::Credential { name: "crm".into(), ..Default::default() }),
+        fake_key: "fake".into(),
+    };
+    let control_plane = ControlPlane::start().answers("CreateCredential", &[made]);
+    let place = Place::knowing(&control_plane);
+    place.write("refresh", "refresh-1\n");
+    place.write("secret", "s\"cret\n");
+    let create = [
+        "credential",
+        "create",
+        "crm",
+        "--host",
+        "api.example.com",
+        "--slot",
+        "header",
+        "--mint",
+        "oauth-refresh-token",
+        "--token-url",
+        "https://auth.example.com/token",
+        "--client-id",
+        "client",
+        "--scope",
+        "read",
+        "--scope",
+        "write",
+        "--parameter",
+        "audience=https://api.example.com",
+        "--refresh-token-file",
+        "refresh",
+        "--client-secret-file",
+        "secret",
+    ];
+    place.run(&create).ok();
+    let asked: v1::CreateCredentialRequest = control_plane.asked("CreateCredential");
+    let value: Value = serde_json::from_slice(&asked.value).unwrap();
+    assert_eq!(value, json!({"refresh_token": "refresh-1", "client_secret": "s\"cret"}));
+    let Some(v1::mint::Kind::Oauth(mint)) = asked.mint.and_then(|mint| mint.kind) else {
+        panic!("an OAuth client")
+    };
+    assert_eq!(
+        (mint.grant(), mint.client_auth()),
+        (v1::OauthGrant::RefreshToken, v1::OauthClientAuth::Basic)
+    );
+    assert_eq!(mint.scopes, ["read", "write"]);
+    assert_eq!(mint.parameters["audience"], "https://api.example.com");
+}
+
+#[test]
+fn an_option_of_another_way_to_mint_or_one_that_is_missing_is_a_mistake_before_anything_is_read() {
+    let control_plane = ControlPlane::start();
+    let place = Place::knowing(&control_plane);
+    let create = ["credential", "create", "x", "--host", "api.example.com", "--slot", "header"];
+    let mint = |more: &[&str]| place.run_with(&[&create[..], more].concat(), "canary");
+    mint(&["--mint", "github-app", "--app-id", "1"]).fails(2, &["needs --installation-id"]);
+    mint(&["--mint", "google-service-account", "--scope", "a", "--app-id", "1"])
+        .fails(2, &["--app-id is not for"]);
+    mint(&["--mint", "oauth-refresh-token", "--client-id", "c"]).fails(2, &["needs --token-url"]);
+    mint(&["--token-url", "https://auth.example.com/"]).fails(2, &["--token-url goes with --mint"]);
+    assert!(control_plane.was_asked_nothing());
+}
+
+#[test]
 fn an_empty_credential_value_is_not_stored() {
     let control_plane = ControlPlane::start();
     let place = Place::knowing(&control_plane);

@@ -1,5 +1,7 @@
 //! Claim, seal, sign: the only way in which a key leaves for a held request.
 
+use std::time::Duration;
+
 use countersign_gate::{SealedRef, seal_context, seal_info};
 use countersign_proto::v1;
 
@@ -7,12 +9,16 @@ use super::announced::Caller;
 use super::waiting::RequestId;
 use super::{Rooms, actor};
 use crate::cluster::{Committed, ProposeError};
+use crate::mint::{Need, NotMinted};
 use crate::request_signature::{NoSigningKey, Unsigned};
 use crate::sign::{NoDecision, Place, SignError};
 use crate::state::{
     Claim, Command, Credential, Event, HeldRequest, Refused, ReportedOutcome, State,
 };
-use crate::vault::{Binding, SealedToEdge, seal_to_edge};
+use crate::vault::{SealedToEdge, seal_to_edge};
+
+/// How long a release waits for a token that is not there yet.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// To which process keys are sealed.
 #[derive(Clone)]
@@ -37,6 +43,8 @@ pub(super) enum Releasing {
     Suspended,
     /// Whether it was claimed is not known: asking again tells.
     Unknown,
+    /// Its key would be a token, and none could be had: nothing was claimed.
+    Unminted(NotMinted),
 }
 
 /// Claims a request, and makes the decision that the committed claim is. Claiming again what was claimed gives the same
@@ -57,6 +65,9 @@ pub(super) async fn release(
         Some((_, true, _)) => Releasing::Reopen,
         Some((_, _, true)) => Releasing::Suspended,
         Some((policy_version, false, false)) => {
+            if let Err(why) = tokens_ready(rooms, &request_id).await {
+                return Releasing::Unminted(why);
+            }
             let command =
                 Command::Claim { request_id, decision_id: rand::random(), policy_version };
             match rooms.cluster.propose(actor(&recipient.caller.edge.id), command).await {
@@ -80,6 +91,21 @@ pub(super) async fn release(
             }
         }
     }
+}
+
+/// Has the tokens minted that it would be released with. Before the claim: a claim that nothing can be sent with would
+/// use the approval up.
+async fn tokens_ready(rooms: &Rooms, request_id: &RequestId) -> Result<(), NotMinted> {
+    let needs: Vec<Need> = rooms.cluster.peek(|state| {
+        let held = state.held(request_id).into_iter();
+        let keys = held.flat_map(|held| &held.credentials);
+        let keys = keys.filter_map(|(id, _)| state.credential(id));
+        keys.filter_map(|credential| Need::to_release(credential, request_id)).collect()
+    });
+    for need in &needs {
+        rooms.minter.ready(need, TOKEN_PATIENCE).await?;
+    }
+    Ok(())
 }
 
 /// Whether a key of the plan was rotated since.
@@ -145,16 +171,16 @@ async fn sealed_and_signed(
         let credential = |(id, _): &(String, u64)| state.credential(id).cloned();
         let credentials: Option<Vec<Credential>> =
             held.credentials.iter().map(credential).collect();
-        Some((held.request_digest, credentials?))
+        Some((held.clone(), credentials?))
     });
-    let (request_digest, credentials) = found.ok_or(NoDecision::NotClaimed)?;
+    let (held, credentials) = found.ok_or(NoDecision::NotClaimed)?;
     // Of the very request that was claimed: it may have been announced anew since, under another policy.
-    let unsigned = unsigned.filter(|unsigned| *unsigned.request_digest() == request_digest);
+    let unsigned = unsigned.filter(|unsigned| *unsigned.request_digest() == held.request_digest);
     let (mut sealed_refs, mut sealed_credentials) = (Vec::new(), Vec::new());
     for credential in &credentials {
         let Credential { id, version, .. } = credential;
-        let context = seal_context(&request_digest, &claim.decision_id, id, *version);
-        let sealed = seal(rooms, recipient, credential, unsigned, &context)?;
+        let context = seal_context(&held.request_digest, &claim.decision_id, id, *version);
+        let sealed = seal(rooms, recipient, credential, Some((&held, unsigned)), &context)?;
         sealed_refs.push(SealedRef {
             credential: id.clone(),
             version: *version,
@@ -167,23 +193,23 @@ async fn sealed_and_signed(
     Ok((epoch, v1::Decision { request_id, envelope: Some(envelope), sealed_credentials }))
 }
 
-/// Opens a credential's key under its own record and seals it to the process that it goes to, in one breath. Of a key
-/// that signs, what is sealed is the signature of this request, made now.
+/// Opens a credential's key under its own record, or the token that is handed out in its place, and seals it to the
+/// process that it goes to, in one breath. Of a key that signs, what is sealed is the signature of this request, made now.
+/// `release`: the request that it is released for, and its bytes if they are here; none if the key is lent.
 pub(super) fn seal(
     rooms: &Rooms,
     recipient: &Recipient,
     credential: &Credential,
-    unsigned: Option<&Unsigned>,
+    release: Option<(&HeldRequest, Option<&Unsigned>)>,
     context: &[u8],
 ) -> Result<SealedToEdge, SignError> {
     let Caller { cluster, edge, incarnation, .. } = &recipient.caller;
     let place = Place::of(credential)
         .ok_or(SignError::UnsignedRequest("the slot of its key is not known here"))?;
-    let mut given = rooms
-        .vault
-        .open_payload(&Binding::of_credential(cluster, credential), &credential.payload)?;
+    let mut given = rooms.minter.key(cluster, credential, release.map(|(held, _)| held))?;
     if place.signs() {
-        let unsigned = unsigned
+        let unsigned = release
+            .and_then(|(_, unsigned)| unsigned)
             .ok_or(SignError::UnsignedRequest("it is not here, or not as it was claimed"))?;
         given = unsigned.sign(&given, rooms.cluster.log_time()).map_err(|NoSigningKey| {
             SignError::UnsignedRequest("its key does not sign: rotate the credential")

@@ -16,6 +16,7 @@ use super::settle::Settled;
 use super::upkeep::Readiness;
 use super::{Node, join};
 use crate::cluster::{Clock as _, Cluster, Committed, Settings, Start, SystemClock, Timing};
+use crate::mint::Minter;
 use crate::notify::channels::Channels;
 use crate::operator::Rekeying;
 use crate::sign::{Signer, Witness};
@@ -47,6 +48,7 @@ pub(crate) struct Unsealed {
     pub(super) neighbours: AtomicUsize,
     pub(super) settled: OnceLock<Settled>,
     pub(crate) channels: Arc<Channels>,
+    pub(crate) minter: Arc<Minter>,
     pub(super) tasks: TaskTracker,
 }
 
@@ -102,6 +104,7 @@ impl Unsealed {
     /// Lets go of whoever is there for long: watchers, edges, tasks.
     pub(super) fn close(&self) {
         self.closing.cancel();
+        self.minter.close();
         if let Some(settled) = self.settled.get() {
             settled.intake.close();
             settled.signer.close();
@@ -157,6 +160,7 @@ impl Node {
         house.close();
         self.show_sealed();
         house.tasks.wait().await;
+        house.minter.ended().await;
         // Once more: a task that was about to open a door may have done so.
         self.show_sealed();
         house.cluster.shutdown().await;
@@ -206,9 +210,11 @@ impl Node {
                 return Err(UnsealError::Start(error.into()));
             }
         };
+        let minter = Minter::new(cluster.clone(), vault.clone(), self.config.mint.clone());
         let house = Arc::new(Unsealed {
             cluster,
             vault,
+            minter,
             witness,
             closing: CancellationToken::new(),
             rekeying: Mutex::default(),
@@ -224,6 +230,7 @@ impl Node {
                 house.close();
                 house.tasks.close();
                 house.tasks.wait().await;
+                house.minter.ended().await;
                 self.show_sealed();
                 house.cluster.shutdown().await;
                 Err(UnsealError::Start(error))

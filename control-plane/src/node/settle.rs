@@ -81,7 +81,8 @@ impl Node {
         let (cluster, vault) = (house.cluster.clone(), house.vault.clone());
         let max_pending_per_agent = self.config.max_pending_per_agent;
         let settings = IntakeSettings { max_pending_per_agent, ..IntakeSettings::default() };
-        let intake = Intake::new(cluster, vault, signer.clone(), settings);
+        let minter = house.minter.clone();
+        let intake = Intake::new(cluster, vault, signer.clone(), minter, settings);
         house.tasks.spawn(notify::run(house.clone(), house.channels.clone()));
         house.tasks.spawn(tap::listen(house.clone(), house.channels.clone()));
         house.tasks.spawn(count_approvals(self.clone(), house.clone()));
@@ -95,7 +96,8 @@ impl Node {
     /// Lets other nodes in, if this node has what it shows to them.
     pub(super) fn let_peers_in(&self, house: &Unsealed) {
         let witness: Arc<Witness> = house.witness.clone();
-        let service = peers::service(house.cluster.clone(), witness);
+        let minter = Some(house.minter.clone());
+        let service = peers::service(house.cluster.clone(), witness, minter);
         self.open_to_peers(Routes::new(service).prepare());
     }
 

@@ -11,10 +11,11 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::accounts::{account_from_proto, account_to_proto};
 use super::once::{Once, reused};
 use super::page::{Page, timestamp};
-use super::{fake, policy, refuse};
+use super::{fake, mint, policy, refuse};
 use crate::access::Admitted;
+use crate::mint::Secret;
 use crate::request_signature::{Recipe, check_aws_key};
-use crate::state::{Command, Credential, Event, Fake, ReleaseClass};
+use crate::state::{Command, Credential, Event, Fake, Mint, Minting, ReleaseClass};
 use crate::vault::Binding;
 
 const VALUE_BYTES: usize = 16 * 1024;
@@ -43,20 +44,32 @@ pub(super) async fn create(
                 .into(),
         );
     }
-    let kept =
-        kept(slot.as_deref().unwrap_or_default(), template.as_deref().unwrap_or_default(), value);
+    if request.mint.is_some() && slot.as_deref().is_some_and(signs) {
+        note("mint", "does not go with a slot that signs: there a key stays what it is".into());
+    }
+    let mut mint = None;
+    if let Some(asked) = request.mint {
+        match mint::from_proto(asked, house.minter.speaks_http()) {
+            Ok(read) => mint = Some(read),
+            Err(all) => return Err(refuse::fields(wrong.into_iter().chain(all).collect())),
+        }
+    }
+    let (kind, form) =
+        (slot.as_deref().unwrap_or_default(), template.as_deref().unwrap_or_default());
     let random = once.bytes(&house.vault, "fake-key");
-    let faked = kept.and_then(|value| {
-        let key = match slot.as_deref() {
-            Some("aws-sigv4") => fake::access_key_id(random),
-            _ => fake::shaped_like(&value, random)?,
-        };
-        Ok((value, key))
-    });
-    let faked = faked.map_err(|what| note("value", what.to_owned())).ok();
+    let key = stored(mint.as_mut(), kind, form, value)
+        .and_then(|Stored { bytes, pattern }| {
+            let fake = match kind {
+                "aws-sigv4" => fake::access_key_id(random),
+                _ => fake::shaped_like(&pattern, random)?,
+            };
+            Ok((bytes, fake))
+        })
+        .map_err(|what| wrong.push(("value".to_owned(), what)))
+        .ok();
     let class = class.filter(|_| wrong.is_empty());
     let (Some(destination), Some(slot), Some(template), Some(class), Some((value, key))) =
-        (destination, slot, template, class, faked)
+        (destination, slot, template, class, key)
     else {
         return Err(refuse::fields(wrong));
     };
@@ -83,6 +96,8 @@ pub(super) async fn create(
         active: true,
         created_at: 0,
         acts_as: request.acts_as.map(account_from_proto),
+        mint,
+        minting: Minting::default(),
     };
     credential.payload =
         house.vault.seal_payload(&Binding::of_credential(&cluster, &credential), &value);
@@ -125,8 +140,10 @@ pub(super) async fn rotate(
             request.name
         ))
     })?;
-    let value = kept(&current.slot, &current.template, value)
-        .map_err(|what| refuse::field("value", what))?;
+    let mut mint = current.mint.clone();
+    let Stored { bytes: value, .. } =
+        stored(mint.as_mut(), &current.slot, &current.template, value)
+            .map_err(|what| refuse::field("value", what))?;
     let expected_version = current.version;
     let next = Credential { version: expected_version + 1, ..current };
     let payload = house.vault.seal_payload(&Binding::of_credential(&cluster, &next), &value);
@@ -173,6 +190,44 @@ fn taken(value: Bytes) -> Zeroizing<Vec<u8>> {
         carrier.as_mut().zeroize();
     }
     copy
+}
+
+/// What becomes of a value that was given.
+struct Stored {
+    bytes: Zeroizing<Vec<u8>>,
+    /// The fake key for it has this shape.
+    pattern: Zeroizing<Vec<u8>>,
+}
+
+/// What is stored of a value that was given, and what the fake key for it looks like. Of a credential whose tokens are
+/// minted, agents' clients take it for a token, and for what they would have one with.
+fn stored(
+    mint: Option<&mut Mint>,
+    slot: &str,
+    template: &str,
+    value: Zeroizing<Vec<u8>>,
+) -> Result<Stored, String> {
+    /// As an installation's token looks, one of Google's, and one of nobody in particular.
+    const GITHUB: &[u8] = b"ghs_a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0";
+    const GOOGLE: &[u8] = b"ya29.a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0";
+    const OTHER: &[u8] = b"a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0a0A0";
+    let Some(mint) = mint else {
+        let bytes = kept(slot, template, value)?;
+        let pattern = bytes.clone();
+        return Ok(Stored { bytes, pattern });
+    };
+    if value.len() > VALUE_BYTES {
+        return Err("is longer than 16 KiB: that is no key".into());
+    }
+    let secret = Secret::given(mint, &value)?;
+    let pattern = match (&*mint, secret.shown_by_clients()) {
+        (Mint::GitHubApp { .. }, _) => GITHUB,
+        (Mint::GoogleServiceAccount { .. }, _) => GOOGLE,
+        (Mint::OAuth { .. }, Some(shown)) if (20..=256).contains(&shown.len()) => shown.as_bytes(),
+        (Mint::OAuth { .. }, _) => OTHER,
+    };
+    let pattern = Zeroizing::new(pattern.to_vec());
+    Ok(Stored { bytes: secret.to_store(), pattern })
 }
 
 fn check_value(value: &[u8]) -> Result<(), &'static str> {
@@ -369,6 +424,7 @@ fn to_proto(credential: &Credential) -> v1::Credential {
         ReleaseClass::Lease => v1::CredentialClass::Lease,
         ReleaseClass::PerRequest => v1::CredentialClass::PerRequest,
     };
+    let (token, failure) = (credential.token_for(None), credential.minting.failure.as_ref());
     v1::Credential {
         credential_id: credential.id.clone(),
         name: credential.name.clone(),
@@ -381,5 +437,8 @@ fn to_proto(credential: &Credential) -> v1::Credential {
         revoked: !credential.active,
         created_at: timestamp(credential.created_at),
         acts_as: credential.acts_as.as_ref().map(account_to_proto),
+        mint: credential.mint.as_ref().map(mint::to_proto),
+        token_expires_at: token.and_then(|token| timestamp(token.expires_at)),
+        mint_failure: failure.map(|failure| failure.why.clone()).unwrap_or_default(),
     }
 }

@@ -9,7 +9,7 @@ const MADE_UP: usize = 16;
 
 /// Prefixes that clients look at. The longest that fits counts. Nothing else of a key is ever kept: what looks like
 /// a prefix and is not one would be a piece of the secret.
-const PREFIXES: [&str; 47] = [
+const PREFIXES: [&str; 48] = [
     "AC",
     "AIza",
     "AKIA",
@@ -57,6 +57,7 @@ const PREFIXES: [&str; 47] = [
     "xapp-",
     "xoxb-",
     "xoxp-",
+    "ya29.",
 ];
 
 /// Draws a fake for `real` from `random`. Letters and digits become others of the alphabet that the key uses

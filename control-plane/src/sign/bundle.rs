@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use countersign_gate::Scheme;
 use countersign_policy::{Policy, Use};
 use countersign_proto::v1;
 
 use super::slot::Place;
+use crate::mint::Target;
 use crate::state::{Credential, ReleaseClass, State};
 
 /// The newest version, given the policy in force.
@@ -32,6 +34,7 @@ pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
                     .flat_map(|fake| credential.fake_parts(&fake.key))
                     .collect(),
                 leasable: leasable(credential, policy.credential_use(&credential.name)),
+                token_endpoint: token_endpoint(credential),
             })
         });
     let nodes = state.nodes().filter(|node| !node.removed);
@@ -44,6 +47,16 @@ pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
         credentials: credentials.collect(),
         forbidden_destinations: own.into_iter().cloned().collect(),
     }
+}
+
+fn token_endpoint(credential: &Credential) -> Option<v1::TokenEndpoint> {
+    let target = Target::parse(credential.mint.as_ref()?.token_url()?).ok()?;
+    let destination = &target.destination;
+    (destination.scheme() == Scheme::Https).then(|| v1::TokenEndpoint {
+        host: destination.host().to_owned(),
+        port: destination.port().into(),
+        path: target.path.clone(),
+    })
 }
 
 /// Whether an edge may have the key itself for a while: only for what the policy allows outright. A key that people

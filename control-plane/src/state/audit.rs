@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 63] = [
+const OWN: [&str; 66] = [
     "account.link",
     "account.offer",
     "account.refused",
@@ -80,6 +80,9 @@ const OWN: [&str; 63] = [
     "cluster.restore",
     "credential.create",
     "credential.lease",
+    "credential.mint",
+    "credential.mint_attempt",
+    "credential.mint_failed",
     "credential.reseal",
     "credential.revoke",
     "credential.rotate",

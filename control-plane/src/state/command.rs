@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::audit::SignedCheckpoint;
 use super::{
     Account, Addresses, ApprovalId, Channel, Credential, DeliveryId, GrantId, GrantWish, Millis,
-    Node, Payload, Proof, Recipient, Requirement, Role, Shown, SignedBytes, Strength, Tap,
-    VoteWord,
+    NewToken, Node, Payload, Proof, Recipient, Requirement, Role, Shown, SignedBytes, Strength,
+    Tap, VoteWord,
 };
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.
@@ -193,6 +193,22 @@ pub enum Command {
     },
     RevokeCredential {
         name: String,
+    },
+    /// A call for a token is about to leave: no other leaves while this one is under way.
+    BeginMint {
+        id: String,
+        version: u64,
+        attempt: [u8; 16],
+    },
+    /// What it brought.
+    KeepToken(Box<NewToken>),
+    /// It brought nothing.
+    FailMint {
+        id: String,
+        version: u64,
+        attempt: [u8; 16],
+        why: String,
+        for_good: bool,
     },
 
     SetPolicy {

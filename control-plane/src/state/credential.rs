@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::audit::Entry;
 use super::name::{REASON_BYTES, check_id, check_name, clipped};
-use super::{Account, Actor, Done, Event, Millis, Refused, Role, State};
+use super::{Account, Actor, Done, Event, Millis, Mint, Minting, Refused, Role, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReleaseClass {
@@ -67,6 +67,11 @@ pub struct Credential {
     pub created_at: Millis,
     /// The chat account that whoever has this key can speak as: it must not be one that approves.
     pub acts_as: Option<Account>,
+    /// How the key becomes what is handed out; None: it is handed out itself.
+    #[serde(default)]
+    pub mint: Option<Mint>,
+    #[serde(default)]
+    pub minting: Minting,
 }
 
 impl Payload {
@@ -129,13 +134,21 @@ impl State {
                 proposed.name
             )));
         }
-        let credential =
-            Credential { version: 1, active: true, created_at: self.log_time, ..proposed.clone() };
-        let entry = credential
+        let credential = Credential {
+            version: 1,
+            active: true,
+            created_at: self.log_time,
+            minting: Minting::default(),
+            ..proposed.clone()
+        };
+        let mut entry = credential
             .entry("credential.create")
             .with("host", format_args!("{}:{}", credential.host, credential.port))
             .with("slot", &credential.slot)
             .with("class", format_args!("{:?}", credential.class));
+        if let Some(mint) = &credential.mint {
+            entry = entry.with("mint", mint.kind()).with("mint_sha256", hex::encode(mint.sha256()));
+        }
         let event = Event::CredentialChanged { id: credential.id.clone(), version: 1 };
         self.credentials.insert(credential.id.clone(), credential);
         Ok(Done::changed(event, entry))
@@ -159,6 +172,7 @@ impl State {
         }
         credential.version = credential.version.saturating_add(1);
         credential.payload = payload.clone();
+        credential.minting = Minting::default();
         let event =
             Event::CredentialChanged { id: credential.id.clone(), version: credential.version };
         Ok(Done::changed(event, credential.entry("credential.rotate")))
@@ -201,6 +215,7 @@ impl State {
         let credential = self.active_credential_named(name)?;
         credential.active = false;
         credential.payload = Payload::dropped();
+        credential.minting = Minting::default();
         credential.fakes.iter_mut().for_each(|fake| fake.active = false);
         let event =
             Event::CredentialChanged { id: credential.id.clone(), version: credential.version };

@@ -92,6 +92,13 @@ impl State {
                 self.reseal_credential(actor, id, *version, former_sha256, payload)
             }
             Command::RevokeCredential { name } => self.revoke_credential(actor, name),
+            Command::BeginMint { id, version, attempt } => {
+                self.begin_mint(actor, id, *version, *attempt)
+            }
+            Command::KeepToken(token) => self.keep_token(actor, token),
+            Command::FailMint { id, version, attempt, why, for_good } => {
+                self.fail_mint(actor, id, *version, *attempt, why, *for_good)
+            }
 
             Command::SetPolicy { text, sha256, expected_version, narrows: _ } => {
                 self.set_policy(actor, text, sha256, *expected_version)

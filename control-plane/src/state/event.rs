@@ -51,6 +51,17 @@ pub enum Event {
     CredentialResealed {
         id: String,
     },
+    MintBegun {
+        id: String,
+    },
+    /// Read `State::credential`, or the held request that it is for.
+    TokenMinted {
+        id: String,
+        version: u64,
+    },
+    MintFailed {
+        id: String,
+    },
     PolicyChanged {
         version: u64,
     },

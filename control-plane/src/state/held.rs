@@ -6,7 +6,8 @@ use super::audit::Entry;
 use super::deadline::Due;
 use super::name::{REASON_BYTES, clipped};
 use super::{
-    Actor, ApprovalId, ApprovalState, Claim, Done, Event, Millis, Refused, ReportedOutcome, State,
+    Actor, ApprovalId, ApprovalState, Claim, Done, Event, Millis, Minted, Refused, ReportedOutcome,
+    State,
 };
 
 /// How long a request is remembered after its approval came to an end, its hold ended, or track of it was lost:
@@ -32,6 +33,9 @@ pub struct HeldRequest {
     /// Set by a claim of this very request.
     pub claim: Option<Claim>,
     pub outcome: Option<ReportedOutcome>,
+    /// Tokens that were minted for its release alone, by credential.
+    #[serde(default)]
+    pub tokens: Vec<(String, Minted)>,
 }
 
 impl State {

@@ -35,6 +35,15 @@ impl State {
                 credential.name
             )));
         }
+        if credential.mint.is_some() {
+            let left = credential.token_for(None).map_or(0, |token| token.left(self.log_time));
+            if left < loan.ttl_ms {
+                return Err(Refused::Invalid(format!(
+                    "credential {} was not lent: its token ends before the lease would",
+                    credential.name
+                )));
+            }
+        }
         let entry = Entry::new("credential.lease", &credential.name)
             .with("lease", hex::encode(loan.id))
             .with("id", loan.credential)

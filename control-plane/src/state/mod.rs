@@ -38,6 +38,7 @@ pub mod edge;
 pub mod edge_ca;
 pub mod grant;
 pub mod held;
+pub mod mint;
 pub mod node;
 pub mod policy;
 pub mod requirement;
@@ -68,6 +69,10 @@ pub use event::{Event, Outcome, Refused};
 pub use given::Given;
 pub use grant::{Grant, GrantId, GrantUse, GrantWish, Scope};
 pub use held::HeldRequest;
+pub use mint::{
+    Attempt as MintAttempt, ClientAuth, Mint, MintFailure, Minted, Minting, NewToken, OAuthGrant,
+    Successor,
+};
 pub use node::{Addresses, Invitation, Node};
 pub use policy::PolicyVersion;
 pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};

@@ -88,6 +88,7 @@ impl State {
             hold_ms: open.hold_ms,
             claim: None,
             outcome: None,
+            tokens: Vec::new(),
         };
         let noted = std::mem::replace(&mut entry.details, held.entry("").details);
         entry.details.extend(noted);

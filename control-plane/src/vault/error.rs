@@ -35,6 +35,8 @@ pub enum SealError {
     KeyFileMode { path: String, mode: u32 },
     #[error("nothing was unsealed: there is no {0}; this data directory has no vault yet")]
     Missing(String),
+    #[error("there is no token of this credential that can be handed out: nothing was opened")]
+    NoToken,
     #[error(
         "nothing was installed: what was given is not a seal file ({0}); ask a member of the cluster for its own"
     )]

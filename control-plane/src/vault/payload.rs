@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::SealError;
 use super::cipher;
 use super::keyring::Keyring;
-use crate::state::{Channel, Credential, Payload, ReleaseClass};
+use crate::state::{Channel, Credential, Millis, Mint, Payload, ReleaseClass};
 
 /// What a secret is for; authenticated with it. Whoever moves a ciphertext under another record, or changes the
 /// host of its record, gets nothing opened.
@@ -28,23 +28,26 @@ impl Binding {
         template: &str,
         class: ReleaseClass,
     ) -> Self {
-        let class: &[u8] = match class {
-            ReleaseClass::Auto => b"auto",
-            ReleaseClass::Lease => b"lease",
-            ReleaseClass::PerRequest => b"per-request",
-        };
-        let port = port.to_be_bytes();
-        let record = cipher::parts(
-            "record",
-            [host.as_bytes(), &port, slot.as_bytes(), template.as_bytes(), class],
-        );
-        Self::of(cluster, "credential", id, version, &Sha256::digest(record))
+        let record = record(host, port, slot, template, class, None);
+        Self::of(cluster, "credential", id, version, &record)
     }
 
-    /// The credential's own record, as it stands.
+    /// The credential's own record, as it stands. Where tokens are minted, where and how is part of it.
     pub fn of_credential(cluster: &str, credential: &Credential) -> Self {
-        let Credential { id, version, host, port, slot, template, class, .. } = credential;
-        Self::credential(cluster, id, *version, host, *port, slot, template, *class)
+        Self::of(cluster, "credential", &credential.id, credential.version, &whole(credential))
+    }
+
+    /// A token that was minted with a credential: until when it counts, and the release that it is for, if it is for one.
+    pub fn of_token(
+        cluster: &str,
+        credential: &Credential,
+        expires_at: Millis,
+        release: Option<&[u8; 16]>,
+    ) -> Self {
+        let (whole, ends) = (whole(credential), expires_at.to_be_bytes());
+        let parts: [&[u8]; 3] = [&whole, &ends, release.map_or(&[], |id| id.as_slice())];
+        let record: [u8; 32] = Sha256::digest(cipher::parts("token", parts)).into();
+        Self::of(cluster, "token", &credential.id, credential.version, &record)
     }
 
     /// The secrets of a channel, for the platform and the addresses that it has.
@@ -67,6 +70,32 @@ impl Binding {
             secret: cipher::parts("countersign/v1/secret", fields),
         }
     }
+}
+
+fn whole(credential: &Credential) -> [u8; 32] {
+    let Credential { host, port, slot, template, class, mint, .. } = credential;
+    record(host, *port, slot, template, *class, mint.as_ref())
+}
+
+/// Of a credential that is handed out itself the digest is what it was before there was minting.
+fn record(
+    host: &str,
+    port: u16,
+    slot: &str,
+    template: &str,
+    class: ReleaseClass,
+    mint: Option<&Mint>,
+) -> [u8; 32] {
+    let class: &[u8] = match class {
+        ReleaseClass::Auto => b"auto",
+        ReleaseClass::Lease => b"lease",
+        ReleaseClass::PerRequest => b"per-request",
+    };
+    let port = port.to_be_bytes();
+    let minted = mint.map(Mint::sha256);
+    let fields = [host.as_bytes(), &port, slot.as_bytes(), template.as_bytes(), class];
+    let minted = minted.as_ref().map(|digest| digest.as_slice());
+    Sha256::digest(cipher::parts("record", fields.into_iter().chain(minted))).into()
 }
 
 pub(super) fn seal(keyring: &Keyring, binding: &Binding, secret: &[u8]) -> Payload {

@@ -101,7 +101,7 @@ async fn seat(ca: &Ca, start: Start, listener: TcpListener) -> Seat {
         async move { acceptor.accept(tcp?).await }
     });
     let serving = tonic::transport::Server::builder()
-        .add_service(service(cluster.clone(), Arc::new(Nobody)))
+        .add_service(service(cluster.clone(), Arc::new(Nobody), None))
         .serve_with_incoming(arriving.filter(Result::is_ok));
     tokio::spawn(serving);
     Seat { cluster, address, _dir: dir }

@@ -58,6 +58,7 @@ async fn every_call(
         ("ForwardProposal", rpc.forward_proposal(from, forward).await.map(drop)),
         ("ReadIndex", rpc.read_index(from, read).await.map(drop)),
         ("CoSign", rpc.admit(from, cluster)),
+        ("MintToken", rpc.admit(from, cluster)),
     ]
 }
 

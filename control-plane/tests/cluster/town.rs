@@ -223,7 +223,8 @@ impl Town {
         let cluster = Cluster::start_in(settings, barrier(), surroundings).await?;
         way.is_of(cluster.node_id());
         let stop = CancellationToken::new();
-        let service = countersign_control_plane::peers::service(cluster.clone(), Arc::new(Nobody));
+        let service =
+            countersign_control_plane::peers::service(cluster.clone(), Arc::new(Nobody), None);
         let listener = TcpListener::bind(address).await.unwrap();
         let (net, to) = (self.net.clone(), cluster.node_id());
         let arriving =

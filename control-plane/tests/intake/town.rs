@@ -193,7 +193,7 @@ impl Street {
         let manners =
             Arc::new(Manners { witness: ground.witness(&cluster), manner: AtomicU8::new(HONEST) });
         let (stop, service) =
-            (CancellationToken::new(), peers::service(cluster.clone(), manners.clone()));
+            (CancellationToken::new(), peers::service(cluster.clone(), manners.clone(), None));
         let server = Server::builder().tls_config(tls).unwrap().add_service(service);
         let incoming = arriving(self.listener);
         let stopped = stop.clone();

@@ -10,10 +10,11 @@ use std::time::Duration;
 use countersign_control_plane::cluster::engine::FailStop;
 use countersign_control_plane::cluster::{Clock, Cluster, Settings, Surroundings, SystemClock};
 use countersign_control_plane::intake::{Intake, IntakeSettings};
+use countersign_control_plane::mint::{self, Minter};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
     Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
-    Genesis, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
+    Genesis, Minting, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
 };
 use countersign_control_plane::vault::{Binding, NewSeal, Unsealing, Vault};
 use countersign_gate::Trust;
@@ -201,7 +202,9 @@ impl World {
         let witness = Arc::new(ground.witness(&cluster));
         let signer = Arc::new(Signer::open(Arc::clone(&witness)).await.unwrap());
         let vault = Arc::clone(&ground.vault);
-        let intake = Intake::new(cluster.clone(), vault.clone(), Arc::clone(&signer), settings);
+        let minter = Minter::new(cluster.clone(), vault.clone(), mint::Settings::default());
+        let intake =
+            Intake::new(cluster.clone(), vault.clone(), Arc::clone(&signer), minter, settings);
         let address = serve(&intake, &vault, &genesis).await;
         let clock = Arc::clone(&ground.clock);
         Self { cluster, vault, intake, signer, witness, genesis, root, address, clock, ground }
@@ -401,6 +404,8 @@ fn credential_with(
         active: true,
         created_at: 0,
         acts_as: None,
+        mint: None,
+        minting: Minting::default(),
     };
     credential.payload =
         vault.seal_payload(&Binding::of_credential(CLUSTER, &credential), STRIPE_KEY);

@@ -8,6 +8,7 @@ use countersign_control_plane::cluster::{
     Cluster, Committed, ProposeError, Settings, Start, Surroundings, Timing,
 };
 use countersign_control_plane::intake::{Intake, IntakeSettings};
+use countersign_control_plane::mint::{self, Minter};
 use countersign_control_plane::peers;
 use countersign_control_plane::sign::Signer;
 use countersign_control_plane::state::{Actor, Command, CommandId, Event, State};
@@ -143,7 +144,7 @@ impl House {
         self.disk.slow_down();
         tokio::spawn(sync(Arc::clone(&self)));
         let witness = Arc::new(self.ground.witness(&cluster));
-        let service = peers::service(cluster.clone(), witness.clone());
+        let service = peers::service(cluster.clone(), witness.clone(), None);
         let arriving = network::peers_arriving().await?;
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(arriving));
         let (desk, asked) = mpsc::channel(256);
@@ -163,7 +164,8 @@ impl House {
                 Err(_) => sleep(PAUSE).await,
             }
         };
-        let intake = Intake::new(cluster, vault.clone(), signer, IntakeSettings::default());
+        let minter = Minter::new(cluster.clone(), vault.clone(), mint::Settings::default());
+        let intake = Intake::new(cluster, vault.clone(), signer, minter, IntakeSettings::default());
         let tls = world::server_tls(&genesis, &vault);
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_millis(500)))

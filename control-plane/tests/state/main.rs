@@ -14,6 +14,7 @@ mod edge_ca;
 mod exports;
 mod grants;
 mod justified;
+mod minting;
 mod nodes;
 mod objects;
 mod properties;

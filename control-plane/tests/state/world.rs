@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use countersign_control_plane::state::{
     Actor, Addresses, ApprovalId, ApprovalState, Batch, Claim, Command, CommandId, Credential,
-    Effect, Event, Fake, Genesis, KeySignature, Node, Open, Outcome, Payload, Position, Proof,
-    Proposal, Refused, ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes, State,
-    Strength, VoteWord, Voter,
+    Effect, Event, Fake, Genesis, KeySignature, Minting, Node, Open, Outcome, Payload, Position,
+    Proof, Proposal, Refused, ReleaseClass, ReportedOutcome, Requirement, Role, Shown, SignedBytes,
+    State, Strength, VoteWord, Voter,
 };
 use countersign_gate::{KeyState, NodeKey, TRUST_TYPE, Trust, sign};
 use ed25519_dalek::SigningKey;
@@ -255,6 +255,8 @@ pub(crate) fn credential(id: &str, name: &str) -> Credential {
         active: false,
         created_at: 0,
         acts_as: None,
+        mint: None,
+        minting: Minting::default(),
     }
 }
 

@@ -1,6 +1,10 @@
 //! Secrets and the records they belong to.
 
-use countersign_control_plane::state::{Payload, ReleaseClass};
+use std::collections::BTreeMap;
+
+use countersign_control_plane::state::{
+    ClientAuth, Credential, Fake, Mint, Minting, OAuthGrant, Payload, ReleaseClass,
+};
 use countersign_control_plane::vault::{Binding, SealError, Vault};
 
 use crate::vault;
@@ -211,4 +215,69 @@ fn another_vault_opens_nothing() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let payload = vault(here.path()).seal_payload(&stripe(), b"sk_live_1");
     assert!(refuses(&vault(there.path()), &stripe(), &payload));
+}
+
+fn minted(token_url: &str) -> Credential {
+    Credential {
+        id: "cred-1".into(),
+        name: "stripe".into(),
+        version: 1,
+        host: "api.stripe.com".into(),
+        port: 443,
+        slot: "header:authorization".into(),
+        template: "Bearer {key}".into(),
+        class: ReleaseClass::Auto,
+        fakes: vec![Fake { key: "fake".into(), active: true }],
+        payload: Payload::Sealed {
+            keyring_term: 0,
+            wrapped_key: Vec::new(),
+            ciphertext: Vec::new(),
+        },
+        active: true,
+        created_at: 0,
+        acts_as: None,
+        mint: Some(Mint::OAuth {
+            grant: OAuthGrant::RefreshToken,
+            token_url: token_url.into(),
+            client_id: "client".into(),
+            client_auth: ClientAuth::Basic,
+            scopes: Vec::new(),
+            parameters: BTreeMap::new(),
+        }),
+        minting: Minting::default(),
+    }
+}
+
+#[test]
+fn s_disk_swap_a_secret_that_tokens_are_minted_with_opens_for_its_own_issuer_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let own = minted("https://auth.stripe.com/token");
+    let payload = vault.seal_payload(&Binding::of_credential(CLUSTER, &own), b"refresh");
+    assert!(vault.open_payload(&Binding::of_credential(CLUSTER, &own), &payload).is_ok());
+    let evil = minted("https://evil.example.com/token");
+    assert!(refuses(&vault, &Binding::of_credential(CLUSTER, &evil), &payload));
+    let handed_out = Credential { mint: None, ..own };
+    assert!(refuses(&vault, &Binding::of_credential(CLUSTER, &handed_out), &payload));
+    assert!(refuses(&vault, &stripe(), &payload));
+    // What was stored before there was minting is bound as it was.
+    let before = vault.seal_payload(&stripe(), b"key");
+    assert!(vault.open_payload(&Binding::of_credential(CLUSTER, &handed_out), &before).is_ok());
+}
+
+#[test]
+fn s_disk_swap_a_token_counts_until_it_says_and_for_whom_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let own = minted("https://auth.stripe.com/token");
+    let bind = |ends, release| Binding::of_token(CLUSTER, &own, ends, release);
+    let (one, other) = ([1; 16], [2; 16]);
+    let shared = vault.seal_payload(&bind(1_000, None), b"token");
+    assert!(vault.open_payload(&bind(1_000, None), &shared).is_ok());
+    assert!(refuses(&vault, &bind(1_001, None), &shared));
+    assert!(refuses(&vault, &bind(1_000, Some(&one)), &shared));
+    assert!(refuses(&vault, &Binding::of_credential(CLUSTER, &own), &shared));
+    let fresh = vault.seal_payload(&bind(1_000, Some(&one)), b"token");
+    assert!(vault.open_payload(&bind(1_000, Some(&one)), &fresh).is_ok());
+    assert!(refuses(&vault, &bind(1_000, Some(&other)), &fresh));
 }

@@ -117,6 +117,7 @@ pub mod query;
 pub mod target;
 mod when;
 
+pub mod addresses;
 pub mod analysis;
 pub mod fixtures;
 pub mod replay;

@@ -170,13 +170,20 @@ impl Policy {
 
     /// Whether an allow rule that is about this agent, by its name, gives it the credential.
     pub fn lends(&self, agent: &str, credential: &str) -> bool {
-        let about = |rule: &Rule| {
+        self.giving(agent, credential).any(|rule| rule.then == Then::Allow)
+    }
+
+    /// Whether any rule that is about this agent, by its name, gives it the credential, if only once people were asked.
+    pub fn gives(&self, agent: &str, credential: &str) -> bool {
+        self.giving(agent, credential).next().is_some()
+    }
+
+    fn giving<'a>(&'a self, agent: &str, credential: &str) -> impl Iterator<Item = &'a Rule> {
+        let about = move |rule: &&Rule| {
             rule.agents.as_ref().is_none_or(|agents| agents.iter().any(|name| name == agent))
         };
-        let gives = |rule: &Rule| {
-            rule.then == Then::Allow && rule.credential.as_deref() == Some(credential)
-        };
-        self.rules.iter().any(|rule| gives(rule) && about(rule))
+        let gives = move |rule: &&Rule| rule.credential.as_deref() == Some(credential);
+        self.rules.iter().filter(gives).filter(about)
     }
 
     /// Whether any rule could be about requests to this destination.

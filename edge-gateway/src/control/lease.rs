@@ -36,6 +36,8 @@ pub(crate) struct Leased {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotLeased {
     Refused(String),
+    /// Its issuer gives none right now.
+    NoToken(String),
     Away(Away),
 }
 
@@ -51,7 +53,7 @@ struct Line {
     lease: Option<Arc<Leased>>,
     /// Boot-time clock: when it was last asked for, and for whom.
     asked: Option<(u64, String)>,
-    refused: Option<(u64, String)>,
+    refused: Option<(u64, NotLeased)>,
     news: Arc<Notify>,
 }
 
@@ -80,7 +82,7 @@ impl Control {
         loop {
             let news = match self.look(credential, agent) {
                 Look::Have(lease) => return Ok(lease),
-                Look::Refused(detail) => return Err(NotLeased::Refused(detail)),
+                Look::Refused(why) => return Err(why),
                 Look::Wait(news) => news,
             };
             let given_up = match self.away() {
@@ -105,16 +107,18 @@ impl Control {
         if !lines.contains_key(&credential.id) {
             lines.insert(credential.id.clone(), Line::default());
         }
-        let Some(line) = lines.get_mut(&credential.id) else { return Look::Refused(String::new()) };
+        let Some(line) = lines.get_mut(&credential.id) else {
+            return Look::Refused(NotLeased::Refused(String::new()));
+        };
         let live = line.lease.clone().filter(|lease| {
             lease.version == credential.version && now < lease.ends && bundle_counts
         });
         if live.as_ref().is_none_or(|lease| now >= lease.renew_from) {
             let refused = line.refused.as_ref().filter(|(since, _)| now < since + REFUSED_FOR_MS);
-            if let Some((_, detail)) = refused
+            if let Some((_, why)) = refused
                 && live.is_none()
             {
-                return Look::Refused(detail.clone());
+                return Look::Refused(why.clone());
             }
             let asked = line.asked.as_ref().is_some_and(|(asked, _)| now < asked + ASK_AGAIN_MS);
             if refused.is_none() && !asked {
@@ -151,10 +155,17 @@ impl Control {
         // At a third of its time at the latest: so two thirds are left when the control plane goes away. Leases that
         // were had together are not renewed together.
         let renew_after = (ttl_ms as f64 / 3.0 * rand::random_range(0.8..1.0)) as u64;
+        // A token that another one took the place of may still be worth something.
+        let lines = lock(&self.leases.by_credential);
+        let former = lines.get(&sealed.credential).and_then(|line| line.lease.clone());
+        drop(lines);
+        let former = former.filter(|former| now < former.ends && former.secret != secret);
+        let known = std::iter::once(&secret).chain(former.iter().map(|former| &former.secret));
+        let known: Vec<&[u8]> = known.map(|secret| secret.as_slice()).collect();
         let leased = Leased {
             version: sealed.version,
             sealed: sealed.digest(),
-            redactor: Redactor::new(&[secret.as_slice()]),
+            redactor: Redactor::new(&known),
             secret,
             renew_from: now + renew_after,
             ends: now + ttl_ms,
@@ -176,7 +187,7 @@ impl Control {
 
 enum Look {
     Have(Arc<Leased>),
-    Refused(String),
+    Refused(NotLeased),
     Wait(Arc<Notify>),
 }
 
@@ -190,9 +201,9 @@ impl Leases {
         lines.iter().filter_map(wanted).collect()
     }
 
-    pub(super) fn refuse(&self, credential_id: &str, detail: String, now_ms: u64) {
+    pub(super) fn refuse(&self, credential_id: &str, why: NotLeased, now_ms: u64) {
         if let Some(line) = lock(&self.by_credential).get_mut(credential_id) {
-            line.refused = Some((now_ms, detail));
+            line.refused = Some((now_ms, why));
             line.asked = None;
             line.news.notify_waiters();
         }

@@ -18,7 +18,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::unanswered::{Asked, Unanswered};
-use super::{Alarm, Answer, Control, Kept, Out, RequestId, lock, wire};
+use super::{Alarm, Answer, Control, Kept, NotLeased, Out, RequestId, lock, wire};
 
 /// A control plane that takes nothing in for this long has lost us.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -333,7 +333,8 @@ fn take_in(
             let credential_id = refused.credential_id.clone();
             unanswered.answered(&Asked::Lease { credential_id });
             let now_ms = control.clock.boottime_ms();
-            control.leases.refuse(&refused.credential_id, refused.detail, now_ms);
+            let why = if refused.for_now { NotLeased::NoToken } else { NotLeased::Refused };
+            control.leases.refuse(&refused.credential_id, why(refused.detail), now_ms);
             return Ok(());
         }
         Message::Evicted(evicted) => bail!(Fault::Evicted(evicted.reason)),

@@ -8,7 +8,7 @@ use http::header::HeaderName;
 use sha2::{Digest as _, Sha256};
 
 use super::{Alarm, Answer, Approval, Reason, Receipt, RequestId, Standing, Why};
-use crate::bundle::{Agent, Around, Credential, Pair, Parts, Place};
+use crate::bundle::{Agent, Around, Credential, Pair, Parts, Place, TokenEndpoint};
 use crate::unseal::Sealed;
 
 /// A held request: its head as announced, and its body.
@@ -155,6 +155,7 @@ pub(super) fn settled(settled: pb::Settled) -> anyhow::Result<(RequestId, Answer
         R::Denied => Reason::Denied,
         R::Expired => Reason::Expired,
         R::Invalid | R::Unspecified => Reason::Invalid,
+        R::NoToken => Reason::NoToken,
         R::OutcomeUnknown => Reason::OutcomeUnknown,
         R::Overloaded => Reason::Overloaded,
         R::PolicyDenied => Reason::PolicyDenied,
@@ -229,15 +230,8 @@ fn understood(sent: pb::EdgeCredential) -> Option<Credential> {
 fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     use pb::credential_slot::Slot as S;
     let name = credential.name;
-    let port =
-        u16::try_from(credential.port).with_context(|| format!("credential {name}: its port"))?;
-    let host = if credential.host.contains(':') {
-        format!("[{}]", credential.host)
-    } else {
-        credential.host
-    };
-    let destination = Destination::parse(Scheme::Https, &host, Some(port))
-        .map_err(|why| anyhow::anyhow!("credential {name}: its host is {why}"))?;
+    let destination = destination(&credential.host, credential.port)
+        .with_context(|| format!("credential {name}"))?;
     let split = |template: &str| {
         Place::split(template)
             .with_context(|| format!("credential {name}: a template without exactly one {{key}}"))
@@ -288,7 +282,21 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
         place,
         fake_keys: credential.fake_keys,
         leasable: credential.leasable,
+        token_endpoint: credential.token_endpoint.map(token_endpoint).transpose()?,
     })
+}
+
+fn destination(host: &str, port: u32) -> anyhow::Result<Destination> {
+    let port = u16::try_from(port).context("its port")?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Destination::parse(Scheme::Https, &host, Some(port))
+        .map_err(|why| anyhow::anyhow!("its host is {why}"))
+}
+
+fn token_endpoint(endpoint: pb::TokenEndpoint) -> anyhow::Result<TokenEndpoint> {
+    let destination =
+        destination(&endpoint.host, endpoint.port).context("where its tokens come from")?;
+    Ok(TokenEndpoint { destination, path: endpoint.path })
 }
 
 /// The nodes that a node named: what is not `host:port` is left out.

@@ -92,6 +92,10 @@ impl Refusal {
             Self::NoSuchApproval => "Nothing was found: none of your approvals has this id, or it ended so long ago that \
                  it is not kept any more. GET /approvals lists those that there are."
                 .into(),
+            Self::NoToken { detail, .. } => format!(
+                "Not sent: {detail}. This is no fault of the request: send the same again in a while, and an approval that \
+                 it has counts still. If that goes on, an operator has to look at that key."
+            ),
             Self::NothingHere => "Nothing was found: there is GET /approvals, /approvals/ID (with ?wait=SECONDS, to wait for \
                  an answer), and /approvals/ID/result."
                 .into(),
@@ -119,6 +123,9 @@ impl Refusal {
                 .into(),
             Self::Sealed => "Not sent: the vault is sealed, so no key can be used and nothing can be approved. An \
                  operator has to unseal it; try again later."
+                .into(),
+            Self::TokensWithheld => "It was sent, and what came back is not passed on: answers of this address hold tokens, \
+                 which agents are not given. Use the key that you have as it is: it stands for a token already."
                 .into(),
             Self::TooManyPending { detail } => format!(
                 "Not sent, and nobody was asked{}. Wait until people have answered what waits (GET \

@@ -90,6 +90,17 @@ impl FromStr for ConnectTo {
     }
 }
 
+impl fmt::Display for ConnectTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pair = |(host, port): &(Option<String>, Option<u16>)| {
+            let host = host.as_deref().unwrap_or_default();
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            format!("{host}:{}", port.map(|port| port.to_string()).unwrap_or_default())
+        };
+        write!(f, "{}:{}", pair(&self.from), pair(&self.to))
+    }
+}
+
 /// The host before the next colon, brackets taken off, and what follows it.
 fn host(text: &str) -> Result<(Option<String>, &str), NotConnectTo> {
     let (host, rest) = match text.strip_prefix('[') {

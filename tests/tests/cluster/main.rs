@@ -14,6 +14,7 @@ mod hosts;
 #[cfg(feature = "planted-bugs")]
 mod lying;
 mod membership;
+mod minting;
 mod partitions;
 mod promises;
 mod quiet;

@@ -12,6 +12,7 @@ mod deciding;
 mod effect;
 mod fanout;
 mod mail;
+mod minting;
 mod operator;
 mod parking;
 mod real_components;

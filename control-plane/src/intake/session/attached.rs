@@ -28,6 +28,7 @@ use super::outbox::Outbox;
 use super::{Place, unknown};
 use crate::cluster::Committed;
 use crate::intake::announced::{Caller, request_id};
+use crate::intake::lease::NotLent;
 use crate::intake::open::Opening;
 use crate::intake::release::{Recipient, Releasing};
 use crate::intake::spool::Spools;
@@ -92,7 +93,7 @@ enum Again {
 enum Done {
     Opened(RequestId, Opening),
     Released(Claimant, RequestId, Releasing),
-    Lent(String, Result<v1::Lease, String>),
+    Lent(String, Result<v1::Lease, NotLent>),
     /// None: the state cannot be read now.
     LookedUp(Ask, Option<Vec<v1::AgentApproval>>),
     /// The message of this number needs no more: it may be acknowledged.
@@ -280,8 +281,8 @@ impl Session {
             Done::Opened(id, opening) => self.opened(id, opening),
             Done::Released(claimant, id, releasing) => self.released(claimant, id, releasing),
             Done::Lent(_, Ok(lease)) => self.tell(Out::Lease(lease)),
-            Done::Lent(credential_id, Err(detail)) => {
-                self.tell(Out::LeaseRefused(v1::LeaseRefused { credential_id, detail }))
+            Done::Lent(credential_id, Err(NotLent { detail, for_now })) => {
+                self.tell(Out::LeaseRefused(v1::LeaseRefused { credential_id, detail, for_now }))
             }
             Done::LookedUp(ask, found) => self.looked_up(ask, found),
             Done::Recorded(number) => {

@@ -81,10 +81,13 @@ impl News {
             | Event::Leased { .. }
             | Event::LinkOffered { .. }
             | Event::LinkRefused
+            | Event::MintBegun { .. }
+            | Event::MintFailed { .. }
             | Event::NodeInvited { .. }
             | Event::Noted
             | Event::PolicyChanged { .. }
-            | Event::SealChanged => {}
+            | Event::SealChanged
+            | Event::TokenMinted { .. } => {}
         }
     }
 }

@@ -156,8 +156,12 @@ impl Inner {
                         .await;
                 } else {
                     let detail = "not for you".into();
-                    self.say(Say::LeaseRefused(pb::LeaseRefused { credential_id: id, detail }))
-                        .await;
+                    self.say(Say::LeaseRefused(pb::LeaseRefused {
+                        credential_id: id,
+                        detail,
+                        for_now: false,
+                    }))
+                    .await;
                 }
             }
         }

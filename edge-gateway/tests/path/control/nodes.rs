@@ -213,6 +213,7 @@ fn state() -> pb::EdgeState {
         slot: Some(slot(secret.name)),
         fake_keys: vec![secret.fake.into()],
         leasable: secret.leasable,
+        token_endpoint: None,
     };
     pb::EdgeState {
         revision: 1,

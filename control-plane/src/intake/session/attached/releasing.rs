@@ -185,7 +185,14 @@ impl Session {
                     "its key could not be opened or sealed",
                 )?;
             }
-            Releasing::Suspended | Releasing::Unknown | Releasing::Unsigned(_) => {}
+            Releasing::Unminted(why) if waited => {
+                self.waiting.remove(&id);
+                self.settle(id, approval, Reason::NoToken, &why.to_string())?;
+            }
+            Releasing::Suspended
+            | Releasing::Unknown
+            | Releasing::Unminted(_)
+            | Releasing::Unsigned(_) => {}
         }
         // The others that wait for the same approval: too late for them, or now it is their turn.
         approval.map_or(Ok(()), |approval| self.look(approval))
