@@ -71,7 +71,7 @@ fn every_policy_to_begin_with_holds_and_has_nothing_to_be_warned_about() {
     let mut files: Vec<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert_eq!(files.len(), 10);
+    assert_eq!(files.len(), 11);
     let place = Place::empty();
     for file in files {
         let tested = place.run(&["policy", "test", file.to_str().unwrap(), "-o", "json"]).json();

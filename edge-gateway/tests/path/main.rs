@@ -3,7 +3,9 @@
 
 mod agent;
 mod control;
+mod frames;
 mod origin;
+mod stage;
 mod world;
 
 mod binary;
@@ -11,6 +13,8 @@ mod certificate;
 mod door;
 mod eviction;
 mod failover;
+mod fronting;
+mod grpc;
 mod hold;
 mod keys;
 mod local;
@@ -20,5 +24,9 @@ mod outage;
 mod park;
 mod process;
 mod session;
+mod streaming;
 mod target;
 mod trust;
+mod tunnel;
+mod versions;
+mod websocket;
