@@ -12,6 +12,7 @@ mod deciding;
 mod fanout;
 mod operator;
 mod parking;
+mod protocols;
 mod real_components;
 mod request_path;
 mod secrets;
