@@ -326,3 +326,18 @@ async fn a_call_that_nobody_answers_within_its_deadline_is_told_so_before_it() {
     assert_eq!(delay, Some(std::time::Duration::from_secs(15)));
     assert!(world.stage.is_empty());
 }
+
+#[tokio::test]
+async fn a_call_that_is_made_again_with_what_is_left_of_its_time_is_the_same_call() {
+    let world = World::start().await;
+    let mut caller = Caller::to(&world, "stage.test").await;
+    let mut intents = Vec::new();
+    for timeout in ["90S", "89999m"] {
+        let mut calling =
+            caller.call("/test.Danger/Delete", "stage-admin", &[("grpc-timeout", timeout)]);
+        calling.say(message("all of it")).await;
+        calling.end();
+        intents.push(world.control.open().await.head.intent_digest);
+    }
+    assert_eq!(intents[0], intents[1], "people are asked once");
+}
