@@ -18,7 +18,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,8 +26,9 @@ use tokio_util::task::TaskTracker;
 use crate::agent::Badge;
 use crate::local;
 use crate::refuse::{Refusal, answer, whole};
-use crate::rooms::Rooms;
-use crate::serve::{Entrance, serve};
+use crate::rooms::{Place, Rooms};
+use crate::serve::{Entrance, may_be_reached, serve};
+use crate::tunnel;
 use crate::upstream::BoxBody;
 use crate::wait;
 
@@ -66,9 +67,9 @@ pub(crate) async fn accept(
             tracing::debug!(%why, "a connection was gone before it began");
             continue;
         }
-        rooms.metrics.connections.inc();
+        let place = Arc::new(Place::new(Arc::clone(&rooms.metrics), place));
         let (rooms, stop, tunnels) = (Arc::clone(&rooms), stop.clone(), open.clone());
-        open.spawn(proxy(stream, Arc::new(Visit { rooms, stop, tunnels, _place: place })));
+        open.spawn(proxy(stream, Arc::new(Visit { rooms, stop, tunnels, place })));
     }
 }
 
@@ -97,13 +98,7 @@ struct Visit {
     rooms: Arc<Rooms>,
     stop: CancellationToken,
     tunnels: TaskTracker,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.rooms.metrics.connections.dec();
-    }
+    place: Arc<Place>,
 }
 
 /// One connection to the proxy itself.
@@ -146,19 +141,40 @@ async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<
     }
     match tunnel_to(&request) {
         Err(refusal) => refused(rooms, refusal),
-        Ok(destination) if !may_be_minted(rooms, &badge, &destination) => {
-            let why = Some("and too many such hosts were asked for".into());
-            refused(rooms, Refusal::PolicyDenied { rule: None, detail: why })
-        }
-        Ok(destination) => {
-            let upgrade = hyper::upgrade::on(request);
-            let through = Arc::clone(&visit);
-            visit
-                .tunnels
-                .spawn(async move { tunnel(upgrade, &through, &badge, destination).await });
-            Response::new(whole(Bytes::new()))
-        }
+        Ok(destination) => match passage(rooms, &badge, &destination).await {
+            Err(refusal) => refused(rooms, refusal),
+            Ok(passage) => {
+                let upgrade = hyper::upgrade::on(request);
+                let through = Arc::clone(&visit);
+                visit.tunnels.spawn(async move {
+                    match passage {
+                        Some(allowed) => Box::pin(allowed.carry(&through.rooms, upgrade)).await,
+                        None => within(upgrade, &through, &badge, destination).await,
+                    }
+                });
+                Response::new(whole(Bytes::new()))
+            }
+        },
     }
+}
+
+/// What a tunnel is to be: none of our business where a rule says so, and otherwise intercepted.
+async fn passage(
+    rooms: &Rooms,
+    badge: &Badge,
+    destination: &Destination,
+) -> Result<Option<tunnel::Allowed>, Refusal> {
+    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
+    if let Some(allowed) = tunnel::allowed(rooms, &force, badge, destination).await? {
+        may_be_reached(rooms, &force, destination).await?;
+        rooms.metrics.requests.with_label_values(&["tunnelled"]).inc();
+        return Ok(Some(allowed));
+    }
+    if !may_be_minted(rooms, badge, destination) {
+        let detail = Some("and too many such hosts were asked for".into());
+        return Err(Refusal::PolicyDenied { rule: None, detail });
+    }
+    Ok(None)
 }
 
 fn healthz(rooms: &Rooms) -> Response<BoxBody> {
@@ -222,8 +238,8 @@ fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
     refusal.into_response()
 }
 
-/// What happens inside a tunnel: TLS, then requests, each judged for itself.
-async fn tunnel(upgrade: OnUpgrade, visit: &Visit, badge: &Badge, destination: Destination) {
+/// What happens inside a tunnel that is looked into: TLS, then requests, each judged for itself.
+async fn within(upgrade: OnUpgrade, visit: &Visit, badge: &Badge, destination: Destination) {
     let Visit { rooms, stop, .. } = visit;
     // Boxed, so that what a handshake takes is gone while requests wait: thousands do.
     let intercepted = Box::pin(intercepted(upgrade, rooms, badge, &destination));
@@ -232,7 +248,7 @@ async fn tunnel(upgrade: OnUpgrade, visit: &Visit, badge: &Badge, destination: D
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         Box::pin(serve_h2(stream, rooms, badge, &entrance, stop)).await;
     } else {
-        Box::pin(serve_h1(stream, rooms, badge, &entrance, stop)).await;
+        Box::pin(serve_h1(stream, visit, badge, &entrance)).await;
     }
 }
 
@@ -268,21 +284,19 @@ async fn intercepted(
         .ok()
 }
 
-async fn serve_h1(
-    stream: TlsStream<Prefixed>,
-    rooms: &Arc<Rooms>,
-    badge: &Badge,
-    entrance: &Entrance,
-    stop: &CancellationToken,
-) {
-    let service = service_fn(|request| async {
+async fn serve_h1(stream: TlsStream<Prefixed>, visit: &Visit, badge: &Badge, entrance: &Entrance) {
+    let Visit { rooms, stop, place, .. } = visit;
+    let service = service_fn(|mut request: Request<Incoming>| async {
+        // What the connection becomes, should it become something else, keeps its place.
+        request.extensions_mut().insert(Arc::clone(place));
         let mut response = serve(rooms, badge, entrance, request).await;
         if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok::<_, Infallible>(response)
     });
-    let mut connection = pin!(http1(IDLE_TIME).serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(http1(IDLE_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {

@@ -9,7 +9,8 @@ use http::header::HeaderValue;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use crate::bundle::{Credential, InForce};
+use crate::bounded::Bounds;
+use crate::bundle::{Agent, Credential, InForce};
 use crate::control::{NotLeased, Receipt, RequestId};
 use crate::inject::{Misplaced, Watched};
 use crate::judge::{Passing, alarmed};
@@ -23,52 +24,28 @@ use crate::wait;
 
 /// Forwards what the policy released, with a leased key if it wants one.
 pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<BoxBody>, Refusal> {
-    let Passing { force, agent, released, credential, streamed } = passing;
-    let mut pool_key = agent.id.clone();
-    let (keys, redactor) = match &credential {
-        None => (Vec::new(), Redactor::none()),
-        Some(credential) => {
-            let lease = rooms.control.lease(credential, &agent).await.map_err(|why| match why {
-                NotLeased::Refused(detail) => {
-                    Refusal::LeaseRefused { credential: credential.name.clone(), detail }
-                }
-                NotLeased::NoToken(detail) => Refusal::NoToken { approval_id: None, detail },
-                NotLeased::Away(away) => wait::unreachable(away),
-            })?;
-            pool_key.push('\0');
-            pool_key.push_str(&credential.id);
-            let Credential { id, version, destination, .. } = credential;
-            let key = Key::new(
-                id.clone(),
-                *version,
-                destination.clone(),
-                lease.sealed,
-                lease.secret.clone(),
-            );
-            (vec![key], lease.redactor.clone())
-        }
-    };
+    let Passing { force, agent, released, credential, streamed, .. } = passing;
+    let (keys, redactor, pool_key) = lent(rooms, credential.as_ref(), &agent).await?;
     let issuer = credential.is_some() && goes_to_an_issuer(&force, &released);
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
-    let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force)));
+    let watched = streamed.map(|body| {
+        let (control, under) = (Arc::clone(&rooms.control), Arc::clone(&force));
+        let (agent_id, destination) = (agent.id.clone(), outbound.destination().clone());
+        Watched::new(body, Arc::clone(&force), move |owner| {
+            if let Some(credential) = under.bundle.credentials.get(owner) {
+                alarmed(&control, &agent_id, &destination, Misplaced::new(credential, IN_THE_BODY));
+            }
+        })
+    });
     let tripped = watched.as_ref().map(Watched::tripped);
-    let destination = outbound.destination().clone();
     let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
     let tripped = tripped.and_then(|tripped| tripped.get().copied());
     if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
-        return Err(alarmed(
-            rooms,
-            &agent,
-            &destination,
-            Misplaced::new(credential, "in the body"),
-        ));
+        let Misplaced { why, .. } = Misplaced::new(credential, IN_THE_BODY);
+        return Err(Refusal::FakeKeyMisplaced { why });
     }
-    let response = sent.map_err(|failure| match failure {
-        Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
-        Failure::NotSent { why } | Failure::Unknown { why } => Refusal::UpstreamFailed { why },
-    })?;
-    let response = redactor.response(response);
+    let response = redactor.response(sent.map_err(not_sent)?);
     if issuer { token::without_tokens(response).await } else { Ok(response) }
 }
 
@@ -76,6 +53,38 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
 fn goes_to_an_issuer(force: &InForce, released: &Released) -> bool {
     let request = released.request();
     token::issues(&force.bundle, request.destination(), request.path())
+}
+
+const IN_THE_BODY: &str = "in the body";
+
+/// The leased key of a request that wants one, what takes it out of the answer, and whose connections it may share.
+pub(crate) async fn lent(
+    rooms: &Rooms,
+    credential: Option<&Credential>,
+    agent: &Agent,
+) -> Result<(Vec<Key>, Redactor, String), Refusal> {
+    let Some(credential) = credential else {
+        return Ok((Vec::new(), Redactor::none(), agent.id.clone()));
+    };
+    let lease = rooms.control.lease(credential, agent).await.map_err(|why| match why {
+        NotLeased::Refused(detail) => {
+            Refusal::LeaseRefused { credential: credential.name.clone(), detail }
+        }
+        NotLeased::NoToken(detail) => Refusal::NoToken { approval_id: None, detail },
+        NotLeased::Away(away) => wait::unreachable(away),
+    })?;
+    let Credential { id, version, destination, .. } = credential;
+    let key =
+        Key::new(id.clone(), *version, destination.clone(), lease.sealed, lease.secret.clone());
+    Ok((vec![key], lease.redactor.clone(), format!("{}\0{id}", agent.id)))
+}
+
+/// The refusal for what the policy alone released and that got no answer.
+pub(crate) fn not_sent(failure: Failure) -> Refusal {
+    match failure {
+        Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },
+        Failure::NotSent { why } | Failure::Unknown { why } => Refusal::UpstreamFailed { why },
+    }
 }
 
 /// Carries out what a signed decision released, in a task of its own: once it is released, an agent that goes away
@@ -115,6 +124,8 @@ pub(crate) async fn carry_out(
         let why = "its key could not be put in, so nothing was sent".into();
         return Err(Refusal::UpstreamFailed { why });
     };
+    let (clock, limits) = (rooms.control.clock(), &rooms.limits);
+    let bounds = Bounds::new(clock, limits.max_approved_response, limits.approved_response_time);
     let approval_id = outbound.approval_id().copied();
     let approval = approval_id.map(hex::encode);
     let sent = rooms.upstream.send(outbound, None, "").await;
@@ -132,6 +143,7 @@ pub(crate) async fn carry_out(
                 response = token::without_tokens(response).await?;
             }
             if let Some(id) = named {
+                response = bounds.hold(clock, response);
                 response.headers_mut().insert(APPROVAL_ID, id);
             }
             Ok(response)

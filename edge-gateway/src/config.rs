@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
@@ -60,6 +61,10 @@ pub struct Limits {
     pub max_parked_bytes: usize,
     /// Connections of agents, all together.
     pub max_connections: usize,
+    /// Bytes of the answer to a request that people approved.
+    pub max_approved_response: u64,
+    /// How long such an answer may take, from the moment it is released.
+    pub approved_response_time: Duration,
 }
 
 impl Default for Limits {
@@ -71,6 +76,8 @@ impl Default for Limits {
             max_parked: 256,
             max_parked_bytes: 64 * 1024 * 1024,
             max_connections: 20_000,
+            max_approved_response: 256 * 1024 * 1024,
+            approved_response_time: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -162,6 +169,8 @@ struct LimitsText {
     max_parked: Option<usize>,
     max_parked_bytes: Option<usize>,
     max_connections: Option<usize>,
+    max_approved_response: Option<u64>,
+    approved_response_time: Option<u64>,
 }
 
 impl Text {
@@ -172,18 +181,34 @@ impl Text {
             read(key).map(|text| text.split(',').map(|item| item.trim().to_owned()).collect())
         };
         let path = |key: &str| read(key).map(PathBuf::from);
-        let mut number = |key: &str, into: &mut Option<usize>| {
-            if let Some(text) = read(key) {
-                *into =
-                    reading.note(&name(key), text.parse().map_err(|_| "not a number")).or(*into);
+        fn number<T: Copy + FromStr>(
+            variable: &impl Fn(&str) -> Option<String>,
+            key: &str,
+            into: &mut Option<T>,
+            reading: &mut Reading,
+        ) {
+            let name = format!("COUNTERSIGN_EDGE_{key}");
+            if let Some(text) = variable(&name) {
+                let parsed = text.parse().map_err(|_| "not a number");
+                *into = reading.note(&name, parsed).or(*into);
             }
-        };
-        number("LIMITS_MAX_HELD_BODY", &mut self.limits.max_held_body);
-        number("LIMITS_MAX_IN_FLIGHT_PER_AGENT", &mut self.limits.max_in_flight_per_agent);
-        number("LIMITS_MAX_HELD_PER_AGENT", &mut self.limits.max_held_per_agent);
-        number("LIMITS_MAX_PARKED", &mut self.limits.max_parked);
-        number("LIMITS_MAX_PARKED_BYTES", &mut self.limits.max_parked_bytes);
-        number("LIMITS_MAX_CONNECTIONS", &mut self.limits.max_connections);
+        }
+        let limits = &mut self.limits;
+        number(&variable, "LIMITS_MAX_HELD_BODY", &mut limits.max_held_body, reading);
+        number(
+            &variable,
+            "LIMITS_MAX_IN_FLIGHT_PER_AGENT",
+            &mut limits.max_in_flight_per_agent,
+            reading,
+        );
+        number(&variable, "LIMITS_MAX_HELD_PER_AGENT", &mut limits.max_held_per_agent, reading);
+        number(&variable, "LIMITS_MAX_PARKED", &mut limits.max_parked, reading);
+        number(&variable, "LIMITS_MAX_PARKED_BYTES", &mut limits.max_parked_bytes, reading);
+        number(&variable, "LIMITS_MAX_CONNECTIONS", &mut limits.max_connections, reading);
+        let key = "LIMITS_MAX_APPROVED_RESPONSE";
+        number(&variable, key, &mut limits.max_approved_response, reading);
+        let key = "LIMITS_APPROVED_RESPONSE_TIME";
+        number(&variable, key, &mut limits.approved_response_time, reading);
 
         let key = "CONTROL_PLANE_PASSTHROUGH_WHEN_DISCONNECTED";
         if let Some(text) = read(key) {
@@ -276,6 +301,14 @@ impl Reading {
             max_parked: text.limits.max_parked.unwrap_or(defaults.max_parked),
             max_parked_bytes: text.limits.max_parked_bytes.unwrap_or(defaults.max_parked_bytes),
             max_connections: text.limits.max_connections.unwrap_or(defaults.max_connections),
+            max_approved_response: text
+                .limits
+                .max_approved_response
+                .unwrap_or(defaults.max_approved_response),
+            approved_response_time: text
+                .limits
+                .approved_response_time
+                .map_or(defaults.approved_response_time, Duration::from_secs),
         };
         Some(Config {
             listen: listen?,

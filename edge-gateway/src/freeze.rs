@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use countersign_gate::{Destination, Scheme};
 use countersign_policy::{Head, Policy};
@@ -28,6 +30,8 @@ pub(crate) struct Draft {
     pub(crate) protocol: &'static str,
     /// How long the agent asks to be held.
     pub(crate) wait: Option<Duration>,
+    /// Whether it asks to go on as a WebSocket.
+    pub(crate) asks_for_socket: bool,
 }
 
 const APPROVAL_WAIT: &str = "countersign-approval-wait";
@@ -58,7 +62,9 @@ impl Draft {
             _ => {}
         }
         hosts(&parts, tunnel, parts.version == Version::HTTP_11)?;
-        Self::read(parts, tunnel.clone(), policy)
+        let asks_for_socket = asks_for_socket(&parts);
+        let draft = Self::read(parts, tunnel.clone(), policy)?;
+        Ok(Self { asks_for_socket, ..draft })
     }
 
     /// Reads a head in absolute form that came to the proxy itself: plain http, which never carries a key.
@@ -121,11 +127,12 @@ impl Draft {
         policy
             .check_target(&destination, &path, query.as_deref())
             .map_err(|why| Refusal::AmbiguousTarget { why: format!("there is {why}") })?;
-        let wait = approval_wait(&headers)?;
+        let wait = approval_wait(&headers)?.or_else(|| grpc_patience(&headers));
         strip(&mut headers);
         join_cookies(&mut headers);
         let protocol = if version == Version::HTTP_2 { "h2" } else { "h1" };
-        Ok(Self { destination, method, path, query, headers, protocol, wait })
+        let asks_for_socket = false;
+        Ok(Self { destination, method, path, query, headers, protocol, wait, asks_for_socket })
     }
 
     /// Lets go of the connection's read buffer, which header values are slices of: it is many times their size, and
@@ -238,6 +245,43 @@ fn approval_wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let seconds =
         seconds.ok_or_else(|| bad("Countersign-Approval-Wait is not a number of seconds"))?;
     Ok(Some(Duration::from_secs(seconds)))
+}
+
+/// What the deadline of a gRPC call leaves for a hold: after it nobody would hear an answer.
+fn grpc_patience(headers: &HeaderMap) -> Option<Duration> {
+    /// For the call itself.
+    const MARGIN: Duration = Duration::from_secs(1);
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    let deadline = match unit {
+        "H" => Duration::from_secs(number.saturating_mul(3600)),
+        "M" => Duration::from_secs(number.saturating_mul(60)),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(deadline.saturating_sub(MARGIN))
+}
+
+/// Whether a head is the handshake of a WebSocket (RFC 6455 §4.2.1). What only looks like one is no such request, and
+/// its Upgrade stays here as any other does.
+fn asks_for_socket(parts: &request::Parts) -> bool {
+    let one = |name: HeaderName| {
+        let mut values = parts.headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    let connection = parts.headers.get_all(header::CONNECTION).iter();
+    let mut tokens = connection.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    let nonce = |key: &[u8]| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16);
+    parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && one(header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case(b"websocket"))
+        && tokens.any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        && one(header::SEC_WEBSOCKET_VERSION) == Some(&b"13"[..])
+        && one(header::SEC_WEBSOCKET_KEY).is_some_and(nonce)
 }
 
 /// Takes off what belongs to this connection (what Connection names first, so that nothing that is put in later can

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use countersign_gate::{HOLE, Injection, Slot};
 use countersign_policy::body;
 use http::HeaderMap;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderValue};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -22,6 +24,9 @@ use crate::bundle::{Around, Bundle, Credential, InForce, Pair, Place};
 use crate::freeze::Draft;
 use crate::tripwire::{Tripwire, Watch};
 use crate::upstream::BodyError;
+
+/// How the messages of a gRPC answer may be compressed.
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// A fake key that was found where it belongs, and was taken out.
 #[derive(Debug)]
@@ -132,6 +137,10 @@ pub(crate) fn find_in_body<'a>(
 /// The answer is searched for the real key, so it must not come in another coding.
 fn answered_in_the_open(draft: &mut Draft) {
     draft.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    draft.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    if draft.headers.contains_key(GRPC_ACCEPT_ENCODING) {
+        draft.headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
 }
 
 impl Misplaced {
@@ -367,11 +376,18 @@ pub(crate) struct Watched {
     force: Arc<InForce>,
     watch: Watch,
     tripped: Arc<OnceLock<usize>>,
+    /// Told the index of the credential, when a fake key goes by.
+    alarm: Box<dyn Fn(usize) + Send + Sync>,
 }
 
 impl Watched {
-    pub(crate) fn new(body: Incoming, force: Arc<InForce>) -> Self {
-        Self { body, force, watch: Watch::default(), tripped: Arc::default() }
+    pub(crate) fn new(
+        body: Incoming,
+        force: Arc<InForce>,
+        alarm: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Self {
+        let (watch, tripped) = (Watch::default(), Arc::default());
+        Self { body, force, watch, tripped, alarm: Box::new(alarm) }
     }
 
     /// Where the index of the credential is found whose fake key it was.
@@ -399,6 +415,8 @@ impl Body for Watched {
             return Poll::Ready(Some(match this.watch.feed(&this.force.bundle.tripwire, &data) {
                 None => Ok(Frame::data(data)),
                 Some(owner) => {
+                    // An answer may be on its way already: the alarm does not wait for it.
+                    (this.alarm)(owner);
                     let _ = this.tripped.set(owner);
                     Err("a key where none is replaced".into())
                 }

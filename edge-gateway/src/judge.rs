@@ -8,20 +8,21 @@ use countersign_gate::{
     Class, Destination, Payload, Refusal as NotClassified, Released, Request as Frozen, Verdict,
     classify,
 };
-use countersign_policy::{Body, Head, Subject, Then};
+use countersign_policy::{Body, Channel, Decision, Head, Subject, Then};
 use futures::FutureExt as _;
 use http::Response;
 use http::header::CONTENT_ENCODING;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::agent::Badge;
 use crate::bundle::{Agent, Credential, InForce, Place};
-use crate::control::{Alarm, Why};
+use crate::control::{Alarm, Control, Why};
 use crate::freeze::Draft;
 use crate::inject::{Misplaced, Unfound};
 use crate::park::Parking;
 use crate::refuse::Refusal;
-use crate::rooms::Rooms;
+use crate::rooms::{self, Rooms};
 use crate::upstream::BoxBody;
 use crate::wait::{self, Waiting};
 
@@ -41,6 +42,17 @@ pub(crate) struct Passing {
     pub(crate) released: Released,
     pub(crate) credential: Option<Credential>,
     pub(crate) streamed: Option<Incoming>,
+    /// It asks to go on as a WebSocket, and may.
+    pub(crate) socket: Option<Socket>,
+}
+
+/// What it takes to take a connection of an agent over, once it has its 101.
+pub(crate) struct Socket {
+    pub(crate) upgrade: OnUpgrade,
+    pub(crate) channel: Channel,
+    pub(crate) rule: String,
+    /// The connection's place among all of them.
+    pub(crate) place: Option<Arc<rooms::Place>>,
 }
 
 /// What the policy says of a request, and what follows for its key.
@@ -51,6 +63,9 @@ pub(crate) struct Judgement {
     pub(crate) park: Option<Duration>,
     /// The policy allows it: if it is held, only the key is wanted.
     pub(crate) allowed: bool,
+    /// What the request may become, by which rule.
+    pub(crate) channel: Option<Channel>,
+    pub(crate) rule: String,
     /// What the deciding rule gives as its reason.
     pub(crate) reason: Option<String>,
 }
@@ -72,10 +87,11 @@ pub(crate) fn judge(
     };
     let decision = force.bundle.policy.decide(&Subject { head: *head, body });
     let (allowed, recorded) = (decision.then.passes(), decision.recorded());
-    let rule = decision.rule;
+    let rule = decision.rule.clone();
     let verdict = match decision.then {
         Then::Deny => Verdict::Deny { rule },
-        Then::Unnamed => Verdict::Unnamed,
+        // It is not tunnelled, or it would not be here: then nobody lets it through.
+        Then::Tunnel | Then::Unnamed => Verdict::Unnamed,
         Then::Allow | Then::Observe => {
             key_agrees(force, head, &decision.credentials, found)?;
             Verdict::Allow {
@@ -89,7 +105,8 @@ pub(crate) fn judge(
         }
     };
     let park = decision.park.then_some(decision.expires);
-    Ok(Judgement { verdict, hold: decision.hold, park, allowed, reason: decision.reason })
+    let Decision { hold, channel, rule, reason, .. } = decision;
+    Ok(Judgement { verdict, hold, park, allowed, channel, rule, reason })
 }
 
 /// Only a credential that the deciding rules name is put in, and only where its fake key was sent.
@@ -193,7 +210,8 @@ pub(crate) fn judge_again(
         }
         Class::Pass(released) => {
             waiting.opening.given_up("the policy allows it now");
-            let passing = Passing { force, agent, released, credential, streamed: None };
+            let passing =
+                Passing { force, agent, released, credential, streamed: None, socket: None };
             Ok(Became::Passing(Box::new(passing)))
         }
         Class::Hold(judged) => {
@@ -216,26 +234,26 @@ pub(crate) fn misplaced(
     draft: &Draft,
     misplaced: Misplaced,
 ) -> Refusal {
-    alarmed(rooms, agent, &draft.destination, misplaced)
+    alarmed(&rooms.control, &agent.id, &draft.destination, misplaced)
 }
 
 pub(crate) fn unfound(rooms: &Rooms, agent: &Agent, draft: &Draft, no: Unfound) -> Refusal {
     match no {
-        Unfound::Misplaced(misplaced) => alarmed(rooms, agent, &draft.destination, misplaced),
+        Unfound::Misplaced(misplaced) => self::misplaced(rooms, agent, draft, misplaced),
         Unfound::Unsignable(why) => Refusal::BadRequest { why },
     }
 }
 
 pub(crate) fn alarmed(
-    rooms: &Rooms,
-    agent: &Agent,
+    control: &Control,
+    agent_id: &str,
     destination: &Destination,
     misplaced: Misplaced,
 ) -> Refusal {
     let Misplaced { credential_id, why } = misplaced;
-    rooms.control.alarm(Alarm {
+    control.alarm(Alarm {
         kind: "fake_key_misplaced",
-        agent_id: agent.id.clone(),
+        agent_id: agent_id.to_owned(),
         credential_id,
         host: destination.host().to_owned(),
         detail: why.clone(),

@@ -10,7 +10,8 @@
 //! lib     Edge: start, ready, shutdown
 //! accept  listen, bounded connections, CONNECT, drain
 //! serve   THE STORY: one request, start to end
-//! judge   policy and keys → pass, hold, refuse; carry: what was released, out and back
+//! judge   policy and keys → pass, hold, refuse; carry, bounded: what was released, out and back
+//! socket, tunnel  what is more than one request; channel: its bounds and its end
 //! park    a held request that outlives its client; local: what an agent may know of its approvals
 //! rooms   everything that a request meets on its way
 //! agent   proxy credential → Agent; unknown is refused
@@ -30,7 +31,9 @@ mod accept;
 mod serve;
 
 mod agent;
+mod bounded;
 mod carry;
+mod channel;
 mod freeze;
 mod inject;
 mod judge;
@@ -40,8 +43,10 @@ mod park;
 pub mod redact;
 mod refuse;
 mod rooms;
+mod socket;
 mod token;
 mod tripwire;
+mod tunnel;
 pub mod upstream;
 mod wait;
 

@@ -8,6 +8,7 @@
 //! the one host it is for.
 
 mod decode;
+mod messages;
 mod spell;
 
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use crate::upstream::{BodyError, BoxBody};
-use decode::{Coding, Decoded, Undecodable};
+use decode::{Coding, Decoded, Undecodable, Unreadable};
+use messages::Messages;
 
 /// Takes keys out of answers. Cheap to clone; making one is not, so make it where the key is opened and keep it as
 /// long as the key. It holds the keys' spellings: it has no `Debug`.
@@ -66,7 +68,12 @@ impl Redactor {
             }
         };
         self.headers(&mut head.headers);
-        Response::from_parts(head, self.body(body))
+        let messages = Messages::of(&head.headers);
+        let body = match self.masker() {
+            Some(masker) => Redacted::new(body, masker, messages).boxed(),
+            None => body,
+        };
+        Response::from_parts(head, body)
     }
 
     /// Masks keys in values, drops headers with a key in their name, and all cookies: a cookie may be a session
@@ -75,30 +82,72 @@ impl Redactor {
         let Some(spellings) = &self.0 else { return };
         headers.remove(header::SET_COOKIE);
         headers.remove(HeaderName::from_static("set-cookie2"));
-        let named: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| spellings.occurs(name.as_str().as_bytes()))
-            .cloned()
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        for value in headers.values_mut() {
-            if spellings.occurs(value.as_bytes()) {
-                let mut bytes = value.as_bytes().to_vec();
-                spellings.mask_all(&mut bytes);
-                *value = HeaderValue::from_bytes(&bytes)
-                    .unwrap_or_else(|_| HeaderValue::from_static("*"));
-            }
+        spellings.clean(headers);
+    }
+
+    /// Masks keys in a body without a content coding, as it streams past, and in its trailers.
+    pub fn body(&self, body: BoxBody) -> BoxBody {
+        match self.masker() {
+            Some(masker) => Redacted::new(body, masker, None).boxed(),
+            None => body,
         }
     }
 
-    /// Masks keys in a body without a content coding, as it streams past. Trailers with a key in them are dropped.
-    pub fn body(&self, body: BoxBody) -> BoxBody {
-        match &self.0 {
-            Some(spellings) => Redacted::new(body, spellings.clone()).boxed(),
-            None => body,
+    /// Masks keys in whatever is passed through it; none where nothing is looked for.
+    pub(crate) fn masker(&self) -> Option<Masker> {
+        self.0.as_ref().map(|spellings| Masker::new(Arc::clone(spellings)))
+    }
+}
+
+/// Overwrites keys in a sequence of bytes, in pieces as they come.
+pub(crate) struct Masker {
+    spellings: Arc<Spellings>,
+    state: StateID,
+    /// The end that may be the beginning of a spelling, already masked where it was the end of one.
+    held: BytesMut,
+}
+
+impl Masker {
+    fn new(spellings: Arc<Spellings>) -> Self {
+        Self { state: spellings.start, spellings, held: BytesMut::new() }
+    }
+
+    /// One for the same keys, and for other bytes.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.spellings))
+    }
+
+    /// What may go on of what was held and the chunk.
+    pub(crate) fn pass(&mut self, chunk: Bytes) -> Bytes {
+        let before = self.held.len();
+        let mut masks: Vec<(usize, usize)> = Vec::new();
+        for (index, byte) in chunk.iter().enumerate() {
+            self.state = self.spellings.automaton.next_state(Anchored::No, self.state, *byte);
+            let length = self.spellings.matched(self.state);
+            if length > 0 {
+                let end = before + index + 1;
+                // What of it was flushed is gone.
+                masks.push((end.saturating_sub(length), end));
+            }
         }
+        let hold = self.spellings.depth(self.state);
+        if before == 0 && masks.is_empty() {
+            let split = chunk.len().saturating_sub(hold);
+            self.held.extend_from_slice(&chunk[split..]);
+            return chunk.slice(..split);
+        }
+        let mut whole = std::mem::take(&mut self.held);
+        whole.extend_from_slice(&chunk);
+        for (from, to) in masks {
+            whole[from..to].fill(b'*');
+        }
+        self.held = whole.split_off(whole.len().saturating_sub(hold));
+        whole.freeze()
+    }
+
+    /// All that is held: it cannot wait for what follows. Should that be the rest of a key, it is masked all the same.
+    pub(crate) fn flush(&mut self) -> Bytes {
+        self.held.split().freeze()
     }
 }
 
@@ -138,6 +187,23 @@ impl Spellings {
         })
     }
 
+    /// Masks keys in values, and drops what has one in its name.
+    fn clean(&self, headers: &mut HeaderMap) {
+        let named: Vec<HeaderName> =
+            headers.keys().filter(|name| self.occurs(name.as_str().as_bytes())).cloned().collect();
+        for name in named {
+            headers.remove(name);
+        }
+        for value in headers.values_mut() {
+            if self.occurs(value.as_bytes()) {
+                let mut bytes = value.as_bytes().to_vec();
+                self.mask_all(&mut bytes);
+                *value = HeaderValue::from_bytes(&bytes)
+                    .unwrap_or_else(|_| HeaderValue::from_static("*"));
+            }
+        }
+    }
+
     fn mask_all(&self, text: &mut [u8]) {
         let mut state = self.start;
         for end in 0..text.len() {
@@ -167,45 +233,33 @@ impl Spellings {
 /// A body that is masked as it streams past.
 struct Redacted {
     inner: BoxBody,
-    spellings: Arc<Spellings>,
-    state: StateID,
-    /// The end that may be the beginning of a spelling, already masked where it was the end of one.
-    held: BytesMut,
+    masker: Masker,
+    /// Of gRPC: where its messages end. None of one may wait for the next, since a client may do so itself.
+    messages: Option<Messages>,
     trailers: Option<Trailers>,
     ended: bool,
 }
 
 impl Redacted {
-    fn new(inner: BoxBody, spellings: Arc<Spellings>) -> Self {
-        let state = spellings.start;
-        Self { inner, spellings, state, held: BytesMut::new(), trailers: None, ended: false }
+    fn new(inner: BoxBody, masker: Masker, messages: Option<Messages>) -> Self {
+        Self { inner, masker, messages, trailers: None, ended: false }
     }
 
     /// What may go on of what was held and the chunk.
-    fn pass(&mut self, chunk: Bytes) -> Bytes {
-        let before = self.held.len();
-        let mut masks: Vec<(usize, usize)> = Vec::new();
-        for (index, byte) in chunk.iter().enumerate() {
-            self.state = self.spellings.automaton.next_state(Anchored::No, self.state, *byte);
-            let length = self.spellings.matched(self.state);
-            if length > 0 {
-                let end = before + index + 1;
-                masks.push((end - length, end));
+    ///
+    /// # Errors
+    /// For a message that cannot be looked into.
+    fn pass(&mut self, mut chunk: Bytes) -> Result<Bytes, Unreadable> {
+        let Some(messages) = &mut self.messages else { return Ok(self.masker.pass(chunk)) };
+        let mut passed = BytesMut::new();
+        while !chunk.is_empty() {
+            let (length, ends) = messages.next(&chunk)?;
+            passed.extend_from_slice(&self.masker.pass(chunk.split_to(length)));
+            if ends {
+                passed.extend_from_slice(&self.masker.flush());
             }
         }
-        let hold = self.spellings.depth(self.state);
-        if before == 0 && masks.is_empty() {
-            let split = chunk.len() - hold;
-            self.held.extend_from_slice(&chunk[split..]);
-            return chunk.slice(..split);
-        }
-        let mut whole = std::mem::take(&mut self.held);
-        whole.extend_from_slice(&chunk);
-        for (from, to) in masks {
-            whole[from..to].fill(b'*');
-        }
-        self.held = whole.split_off(whole.len() - hold);
-        whole.freeze()
+        Ok(passed.freeze())
     }
 }
 
@@ -223,7 +277,13 @@ impl Body for Redacted {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => {
-                        let passed = this.pass(chunk);
+                        let passed = match this.pass(chunk) {
+                            Ok(passed) => passed,
+                            Err(unreadable) => {
+                                this.ended = true;
+                                return Poll::Ready(Some(Err(unreadable.into())));
+                            }
+                        };
                         if !passed.is_empty() {
                             return Poll::Ready(Some(Ok(Frame::data(passed))));
                         }
@@ -231,18 +291,7 @@ impl Body for Redacted {
                     Err(frame) => {
                         this.ended = true;
                         this.trailers = frame.into_trailers().ok().map(|mut trailers| {
-                            let spellings = &this.spellings;
-                            let told: Vec<HeaderName> = trailers
-                                .iter()
-                                .filter(|(name, value)| {
-                                    spellings.occurs(name.as_str().as_bytes())
-                                        || spellings.occurs(value.as_bytes())
-                                })
-                                .map(|(name, _)| name.clone())
-                                .collect();
-                            for name in told {
-                                trailers.remove(name);
-                            }
+                            this.masker.spellings.clean(&mut trailers);
                             trailers
                         });
                     }
@@ -250,20 +299,21 @@ impl Body for Redacted {
                 None => this.ended = true,
             }
         }
-        if !this.held.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze()))));
+        let rest = this.masker.flush();
+        if !rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(rest))));
         }
         Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty()
+        self.masker.held.is_empty()
             && self.trailers.is_none()
             && (self.ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.len() as u64;
+        let held = self.masker.held.len() as u64;
         if self.ended {
             return SizeHint::with_exact(held);
         }

@@ -2,17 +2,20 @@
 //! why, and what to do next.
 
 mod detail;
+mod grpc;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
 use crate::local::result_of;
 use crate::upstream::BoxBody;
+
+pub(crate) use grpc::calls;
 
 pub(crate) const APPROVAL_ID: HeaderName = HeaderName::from_static("countersign-approval-id");
 pub(crate) const APPROVAL_STATUS: HeaderName =
@@ -120,6 +123,11 @@ pub(crate) enum Refusal {
     TooManyPending {
         detail: String,
     },
+    /// It would become more than one request; `asked`: people would have been.
+    UpgradeRefused {
+        rule: String,
+        asked: bool,
+    },
     UpstreamFailed {
         why: String,
     },
@@ -220,6 +228,9 @@ impl Refusal {
             Self::TooManyPending { .. } => {
                 (S::TOO_MANY_REQUESTS, "too_many_pending", "Too many requests wait for approval")
             }
+            Self::UpgradeRefused { .. } => {
+                (S::FORBIDDEN, "upgrade_refused", "A WebSocket may not be opened here")
+            }
             Self::UpstreamFailed { .. } => {
                 (S::BAD_GATEWAY, "upstream_failed", "The upstream could not be used")
             }
@@ -280,7 +291,9 @@ impl Refusal {
             "code": code,
             "detail": self.detail(),
         });
-        if let Self::PolicyDenied { rule: Some(rule), .. } = &self {
+        if let Self::PolicyDenied { rule: Some(rule), .. } | Self::UpgradeRefused { rule, .. } =
+            &self
+        {
             problem["rule"] = rule.as_str().into();
         }
         if let Some(id) = self.approval_id() {
@@ -295,7 +308,13 @@ impl Refusal {
             problem["parked"] = (*parked).into();
         }
         let mut response = answer(status, "application/problem+json", problem.to_string());
-        let headers = response.headers_mut();
+        response.headers_mut().extend(self.headers());
+        response
+    }
+
+    /// What we say in headers.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         if let Some(Ok(id)) = self.approval_id().map(HeaderValue::from_str) {
             headers.insert(APPROVAL_ID, id);
         }
@@ -313,7 +332,7 @@ impl Refusal {
                 headers.insert(APPROVAL_STATUS, HeaderValue::from_static("pending"));
             }
             Self::FakeKeyMissing { basic, .. } => {
-                let challenge = if basic { r#"Basic realm="countersign""# } else { "Bearer" };
+                let challenge = if *basic { r#"Basic realm="countersign""# } else { "Bearer" };
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             Self::LookOnly => {
@@ -337,7 +356,7 @@ impl Refusal {
             }
             _ => {}
         }
-        response
+        headers
     }
 }
 

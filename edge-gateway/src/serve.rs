@@ -20,13 +20,14 @@ use crate::control::Why;
 use crate::freeze::{self, Draft};
 use crate::inject;
 use crate::judge::{
-    Became, No, Passing, judge, judge_again, misplaced, not_classified, refused_if_it_fails,
-    unfound,
+    Became, No, Passing, Socket, judge, judge_again, misplaced, not_classified,
+    refused_if_it_fails, unfound,
 };
 use crate::local;
 use crate::park::{self, Parking};
-use crate::refuse::Refusal;
+use crate::refuse::{self, Refusal};
 use crate::rooms::Rooms;
+use crate::socket;
 use crate::telemetry::{self, Counted};
 use crate::token;
 use crate::upstream::BoxBody;
@@ -51,6 +52,7 @@ pub(crate) async fn serve(
     let began = Instant::now();
     let span = tracing::info_span!("request", agent = badge.name, host = tracing::field::Empty);
     telemetry::continue_trace(&span, request.headers());
+    let grpc = refuse::calls(request.headers());
     let answer = if local::asks(entrance, &request) {
         local::answer(rooms, badge, entrance, request).instrument(span.clone()).await
     } else {
@@ -61,7 +63,11 @@ pub(crate) async fn serve(
     rooms.metrics.requests.with_label_values(&[outcome]).inc();
     rooms.metrics.seconds.observe(began.elapsed().as_secs_f64());
     span.in_scope(|| tracing::debug!(outcome, "answered"));
-    answer.unwrap_or_else(Refusal::into_response)
+    match answer {
+        Ok(answer) => answer,
+        Err(refusal) if grpc => refusal.into_grpc(),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// A refusal names what is parked here, or came of it.
@@ -89,7 +95,14 @@ async fn story(
     loop {
         became = match became {
             Became::Answered(answer) => return Ok(*answer),
-            Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
+            Became::Passing(mut passing) => {
+                return match passing.socket.take() {
+                    None => Box::pin(pass(rooms, *passing)).await,
+                    Some(socket) => {
+                        Box::pin(socket::open(rooms, badge, *passing, socket, seat)).await
+                    }
+                };
+            }
             Became::Waiting(waiting, Some(parking)) => {
                 return park::outlive(rooms, badge, waiting, parking, seat).await;
             }
@@ -119,7 +132,8 @@ async fn judged(
     let seat = seats.moving()?;
 
     // What is asked.
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let (upgrade, place) = (parts.extensions.remove(), parts.extensions.remove());
     let mut draft = match entrance {
         Entrance::Proxy => Draft::proxied(parts, &force.bundle.policy)?,
         Entrance::Tunnel(destination) => {
@@ -185,7 +199,8 @@ async fn judged(
         Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
     let credential = found.as_ref().map(|found| found.credential.clone());
     let injections: Vec<Injection> = found.map(inject::Found::into_injection).into_iter().collect();
-    let Draft { destination, method, path, query, headers, protocol, wait } = draft;
+    let Draft { destination, method, path, query, headers, protocol, wait, asks_for_socket } =
+        draft;
     let frozen =
         Frozen::new(origin, destination, method, path, query, headers, payload, injections)
             .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
@@ -198,9 +213,17 @@ async fn judged(
                 rooms.control.lets_through().await.map_err(wait::unreachable)?;
             }
             let agent = agent.clone();
-            let passing = Passing { force, agent, released, credential, streamed };
+            // Where no rule says so, it goes on as the plain request that it is without its Upgrade.
+            let socket = judgement.channel.filter(|_| asks_for_socket).zip(upgrade);
+            let rule = judgement.rule;
+            let socket = socket.map(|(channel, upgrade)| Socket { upgrade, channel, rule, place });
+            let passing = Passing { force, agent, released, credential, streamed, socket };
             Ok((Became::Passing(Box::new(passing)), seat))
         }
+        Class::Hold(judged) if asks_for_socket => Err(Refusal::UpgradeRefused {
+            rule: judged.rule().to_owned(),
+            asked: !judgement.allowed,
+        }),
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
@@ -236,7 +259,8 @@ async fn decided(rooms: &Rooms, waiting: Box<Waiting>) -> Result<Ended, Refusal>
     waiting.decided(&rooms.control, &rooms.metrics, &rooms.drain).instrument(hold).await
 }
 
-async fn may_be_reached(
+/// Whether anything may be sent there at all.
+pub(crate) async fn may_be_reached(
     rooms: &Rooms,
     force: &InForce,
     destination: &Destination,

@@ -7,6 +7,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod switch;
 #[cfg(feature = "planted-bugs")]
 mod twice;
 
@@ -24,9 +25,11 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
 use tracing::Instrument as _;
 
 pub use dial::{ConnectTo, NotConnectTo, Resolve, SystemResolver};
+pub use switch::Switched;
 
 use crate::addresses::{Guard, Network};
 use connection::NotAnswered;
@@ -90,6 +93,14 @@ impl Upstream {
     /// [`Failure::AddressDenied`].
     pub async fn check(&self, destination: &Destination) -> Result<(), Failure> {
         self.dialler.check(destination)
+    }
+
+    /// A bare connection to a destination, of whose bytes nothing is known; for what a rule says is tunnelled.
+    ///
+    /// # Errors
+    /// [`Failure::AddressDenied`], and [`Failure::NotSent`].
+    pub async fn connect(&self, destination: &Destination) -> Result<TcpStream, Failure> {
+        self.dialler.tcp(destination).await
     }
 
     /// Writes the request once. `streamed` is the body of a request whose payload streams past. A request that a
@@ -240,12 +251,15 @@ fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
             why: "the answer came in a transfer coding that nobody asked for".into(),
         });
     }
-    let (mut head, body) = answer.into_parts();
-    strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(header::ALT_SVC);
+    Ok(without_hops(answer).map(|body| body.map_err(BodyError::from).boxed()))
+}
+
+fn without_hops(mut answer: Response<Incoming>) -> Response<Incoming> {
+    strip_hop_by_hop(answer.headers_mut());
+    answer.headers_mut().remove(header::ALT_SVC);
     // The reason phrase travels in here, and so would an upgrade: neither is the agent's.
-    head.extensions.clear();
-    Ok(Response::from_parts(head, body.map_err(BodyError::from).boxed()))
+    answer.extensions_mut().clear();
+    answer
 }
 
 /// RFC 9110 §7.6.1: what Connection names, and what is hop-by-hop without being named.

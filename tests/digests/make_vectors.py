@@ -18,7 +18,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 VOLATILE = {
     "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "baggage", "connection", "content-length", "date",
-    "traceparent", "tracestate", "user-agent", "x-request-id", "x-stainless-read-timeout", "x-stainless-retry-count",
+    "grpc-timeout", "traceparent", "tracestate", "user-agent", "x-request-id", "x-stainless-read-timeout", "x-stainless-retry-count",
     "x-stainless-timeout", "x-stripe-client-telemetry", "x-stripe-client-user-agent",
 }
 

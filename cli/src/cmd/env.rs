@@ -13,14 +13,15 @@ use crate::{print, secret, variable};
 /// Variables that hold the proxy's URL.
 pub(crate) const PROXY: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"];
 
-/// Variables that hold the path of the CA file: Node, OpenSSL and Go, curl, Python requests, git, the AWS CLI and SDKs.
-pub(crate) const CA: [&str; 6] = [
+/// Variables that hold the path of the CA file: Node, OpenSSL and Go, curl, Python requests, git, the AWS CLI and SDKs, gRPC.
+pub(crate) const CA: [&str; 7] = [
     "NODE_EXTRA_CA_CERTS",
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",
     "GIT_SSL_CAINFO",
     "AWS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
 /// Node heeds proxy variables only when told to; git must neither ask a person nor try other ways to authenticate.

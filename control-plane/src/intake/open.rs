@@ -219,6 +219,9 @@ fn verdict(
         }
         Then::Approve => Verdict::Approve { rule },
         Then::Deny => return Err(refused("denies")),
+        Then::Tunnel => {
+            return Err(No::Mismatch("its host is tunnelled to: nothing is held for it".into()));
+        }
         Then::Unnamed => return Err(No::Policy("no rule names it".into())),
     };
     if said.rule != decision.rule || said.allowed != decision.then.passes() {

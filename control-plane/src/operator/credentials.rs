@@ -79,8 +79,12 @@ pub(super) async fn create(
         (cluster, state.policy().map(|policy| policy.text.clone()))
     });
     let (cluster, policy_text) = read.await.map_err(|e| refuse::unavailable(&e))?;
-    if let (ReleaseClass::Lease, Some(text)) = (class, policy_text) {
-        policy::refuse_leases_of_approved([request.name.as_str()], &policy::compiled(&text)?)?;
+    if let Some(text) = policy_text {
+        let (name, rules) = (request.name.as_str(), policy::compiled(&text)?);
+        if class == ReleaseClass::Lease {
+            policy::refuse_leases_of_approved([name], &rules)?;
+        }
+        policy::refuse_tunnels_to_keyed([(name, destination.host())], &rules)?;
     }
     let mut credential = Credential {
         id: once.id("crd_"),

@@ -30,10 +30,18 @@ pub(super) async fn set(
     let read = asked.house.cluster.read(|state| {
         let leased = state.credentials().filter(|c| c.active && c.class == ReleaseClass::Lease);
         let in_force = state.policy().map(|p| (p.version, p.text.clone()));
-        (leased.map(|c| c.name.clone()).collect::<Vec<_>>(), warnings(state, &policy), in_force)
+        let leased: Vec<String> = leased.map(|c| c.name.clone()).collect();
+        let keyed = state.credentials().filter(|c| c.active);
+        let keyed: Vec<(String, String)> =
+            keyed.map(|c| (c.name.clone(), c.host.clone())).collect();
+        (leased, keyed, warnings(state, &policy), in_force)
     });
-    let (leased, warnings, in_force) = read.await.map_err(|e| refuse::unavailable(&e))?;
+    let (leased, keyed, warnings, in_force) = read.await.map_err(|e| refuse::unavailable(&e))?;
     refuse_leases_of_approved(leased.iter().map(String::as_str), &policy)?;
+    refuse_tunnels_to_keyed(
+        keyed.iter().map(|(name, host)| (name.as_str(), host.as_str())),
+        &policy,
+    )?;
     let idle = analysis::warnings(&policy);
     let warnings = warnings.into_iter().chain(idle.iter().map(ToString::to_string)).collect();
 
@@ -154,6 +162,26 @@ pub(super) fn refuse_leases_of_approved<'a>(
                 format!(
                     "nothing was changed: credential {name} has the class lease, and a rule asks for approval before it is used; \
                      give the credential the class auto or per-request, or write accept_edge_enforced = true in that rule"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What is tunnelled is not looked into: a host that has a key is not one to be tunnelled to, since nothing would be swapped.
+pub(super) fn refuse_tunnels_to_keyed<'a>(
+    keyed: impl IntoIterator<Item = (&'a str, &'a str)>,
+    policy: &Policy,
+) -> Result<(), Status> {
+    for (name, host) in keyed {
+        if let Some(rule) = policy.tunnels_to(host).first() {
+            return Err(refuse::precondition(
+                "TUNNEL_NEEDS_NO_KEY",
+                name,
+                format!(
+                    "nothing was changed: credential {name} is for {host}, and rule {rule:?} tunnels to that host, where no key \
+                     can be put in; take the tunnel rule away, or revoke the credential"
                 ),
             ));
         }

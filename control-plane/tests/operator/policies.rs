@@ -102,6 +102,47 @@ async fn t3_class_a_leased_credential_is_not_approved_about_unless_the_rule_says
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_has_a_key_is_not_tunnelled_to_whichever_comes_second() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let policy = |host: &str| v1::SetPolicyRequest {
+        text: format!(
+            "version = 1\n[[rule]]\nname = \"through\"\nhost = \"{host}\"\nthen = \"tunnel\"\n"
+        ),
+        ..Default::default()
+    };
+    admin.create_credential(credential("example", "0123456789abcdef")).await.unwrap();
+    // Whatever the port, and whatever names it is below.
+    for host in ["api.example.com", "api.example.com:8443", "*.example.com"] {
+        let refused = admin.set_policy(policy(host)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{host}");
+        let violations = refused.get_details_precondition_failure().unwrap().violations;
+        assert_eq!(violations[0].r#type, "TUNNEL_NEEDS_NO_KEY");
+        assert!(refused.message().contains("\"through\""), "{refused:?}");
+    }
+    assert_eq!(admin.get_policy(v1::GetPolicyRequest {}).await.unwrap().into_inner().version, 0);
+    admin.set_policy(policy("other.example.com")).await.unwrap();
+    let other = v1::CreateCredentialRequest {
+        name: "other".into(),
+        host: "other.example.com:8443".into(),
+        ..credential("other", "0123456789abcdef")
+    };
+    assert_eq!(admin.create_credential(other).await.unwrap_err().code(), Code::FailedPrecondition);
+    let answer = admin
+        .explain_policy(v1::ExplainPolicyRequest {
+            agent: "bot".into(),
+            method: "GET".into(),
+            url: "https://other.example.com/".into(),
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((answer.decision.as_str(), answer.rule.as_str()), ("tunnel", "through"));
+    assert!(answer.rules[0].why.contains("not looked into"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_names_the_rule_that_decides() {
     let world = World::start().await;
     let mut admin = world.admin().await;

@@ -15,7 +15,7 @@ pub const HOLE: &str = "{key}";
 
 /// Headers that a client changes from one try to the next and that carry no meaning for the upstream. Every
 /// other header is part of the intent: what is not known to be harmless is approved with the rest.
-pub const VOLATILE_HEADERS: [&str; 16] = [
+pub const VOLATILE_HEADERS: [&str; 17] = [
     "accept-encoding",
     "amz-sdk-invocation-id",
     "amz-sdk-request",
@@ -23,6 +23,7 @@ pub const VOLATILE_HEADERS: [&str; 16] = [
     "connection",
     "content-length",
     "date",
+    "grpc-timeout",
     "traceparent",
     "tracestate",
     "user-agent",

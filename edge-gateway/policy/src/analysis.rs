@@ -65,6 +65,8 @@ pub enum Kind {
     Passes,
     /// It passes as before, or is asked about as before, and may take a key that it did not get.
     Key,
+    /// It passes as before, and may become what is not judged request by request: a WebSocket, or a tunnel.
+    Channel,
     /// People may approve it; it was refused.
     Approvable,
     /// People are asked as before, and it takes less of them.
@@ -157,8 +159,11 @@ fn said(rules: &[&Rule]) -> Vec<String> {
     let mut said: Vec<String> = rules
         .iter()
         .map(|rule| {
-            let Rule { then, asks, credential, accept_edge_enforced, .. } = rule;
-            format!("{}{then:?}{asks:?}{credential:?}{accept_edge_enforced}", rule.about())
+            let Rule { then, asks, credential, accept_edge_enforced, channel, .. } = rule;
+            format!(
+                "{}{then:?}{asks:?}{credential:?}{accept_edge_enforced}{channel:?}",
+                rule.about()
+            )
         })
         .collect();
     said.sort();
@@ -233,6 +238,7 @@ impl fmt::Display for Widening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = match self.kind {
             Kind::Approvable => "asks people about",
+            Kind::Channel => "opens more than one request for",
             Kind::Key => "gives a key to",
             Kind::Passes => "lets through",
             Kind::Weaker => "asks less of people about",

@@ -107,6 +107,7 @@ impl Asking {
         match then {
             Some(Then::Allow) => fields.misplaced(&KEYS, "it allows: nobody is asked"),
             Some(Then::Deny) => fields.misplaced(&KEYS, "it denies: nobody is asked"),
+            Some(Then::Tunnel) => fields.misplaced(&KEYS, "it tunnels: nobody is asked"),
             Some(Then::Approve | Then::Observe | Then::Unnamed) | None => {}
         }
         Self {

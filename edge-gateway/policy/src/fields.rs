@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml_edit::{Item, TableLike};
 
+use crate::channel::{parse_size, size};
 use crate::diagnostic::Mistakes;
 use crate::rules::Methods;
 
@@ -201,6 +202,26 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
                     format!(
                         "`{key}` is {text:?}, which is not a duration: write \"50s\" or \"15m\""
                     ),
+                );
+                None
+            }
+        }
+    }
+
+    /// A number of bytes in quotes.
+    pub(crate) fn size(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
+        let (text, span) = self.text(key)?;
+        match parse_size(&text) {
+            Some(bytes) if (least..=most).contains(&bytes) => Some(bytes),
+            Some(_) => {
+                let [least, most] = [least, most].map(size);
+                self.wrong(span, format!("`{key}` is {text:?}: it can be from {least} to {most}"));
+                None
+            }
+            None => {
+                self.wrong(
+                    span,
+                    format!("`{key}` is {text:?}, which is no size: write \"512KiB\" or \"64MiB\""),
                 );
                 None
             }

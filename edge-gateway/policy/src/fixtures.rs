@@ -8,7 +8,7 @@
 //! url = "https://api.stripe.com/v1/refunds"
 //! headers = { content-type = "application/x-www-form-urlencoded" }
 //! body = "amount=10000"               # default: none
-//! expect = "approve"                  # allow, observe, approve, deny, or refuse where no rule lets it through
+//! expect = "approve"                  # allow, observe, approve, deny, tunnel, or refuse where no rule lets it through
 //! rule = "large refunds"              # default: any
 //! ```
 
@@ -84,6 +84,7 @@ enum Expect {
     Approve,
     Deny,
     Observe,
+    Tunnel,
     /// Denied, or not named by any rule, or not a clear target.
     Refuse,
 }
@@ -95,6 +96,7 @@ impl Expect {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Observe => "observe",
+            Self::Tunnel => "tunnel",
             Self::Refuse => "refuse",
         }
     }
@@ -136,6 +138,7 @@ impl Fixture {
                 | (Expect::Approve, Then::Approve)
                 | (Expect::Deny, Then::Deny)
                 | (Expect::Observe, Then::Observe)
+                | (Expect::Tunnel, Then::Tunnel)
                 | (Expect::Refuse, Then::Deny | Then::Unnamed)
         );
         let named = self.rule.as_deref().is_none_or(|wanted| wanted == rule);
@@ -189,9 +192,19 @@ pub(crate) fn read(
     };
     let headers = headers(&mut fields);
     let body = fields.text("body").map(|(body, _)| body).unwrap_or_default();
-    let words = [Expect::Allow, Expect::Observe, Expect::Approve, Expect::Deny, Expect::Refuse];
+    let words = [
+        Expect::Allow,
+        Expect::Observe,
+        Expect::Approve,
+        Expect::Deny,
+        Expect::Tunnel,
+        Expect::Refuse,
+    ];
     let expect = fields.word("expect", &words.map(|expect| (expect.word(), expect)));
-    fields.missing("expect", "write \"allow\", \"observe\", \"approve\", \"deny\" or \"refuse\"");
+    fields.missing(
+        "expect",
+        "write \"allow\", \"observe\", \"approve\", \"deny\", \"tunnel\" or \"refuse\"",
+    );
     let rule = fields.text("rule").map(|(rule, _)| rule);
     fields.refuse_others("a test");
 

@@ -26,12 +26,15 @@
 //! path = "/v1/refunds"                # {name} is one segment, {name...} at the end the rest; absent: any
 //! query = { expand = "charge" }       # each name once, with this value
 //! when = "body.form.amount >= 10000"  # CEL, see below
-//! then = "approve"                    # allow, observe, approve, deny
+//! then = "approve"                    # allow, observe, approve, deny, tunnel
 //! credential = "stripe"               # whose key is put in; not in a deny rule
 //! hold = "50s"                        # how long the connection is kept open, up to 280s
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
+//! upgrade = "websocket"               # only in an allow rule: the request may become a WebSocket
+//! max_bytes = "64MiB"                 # through that, or through a tunnel: both ways together, 1KiB to 64GiB
+//! max_time = "1h"                     # and for so long, 1s to 24h
 //!
 //! # Only in an approve rule, and in an observe rule for what it would be as one. Who is asked:
 //! approvers = ["finance"]             # groups or principals; absent: whoever may approve
@@ -61,6 +64,13 @@
 //! An observe rule lets through what an allow rule in its place would, one request at a time, so that each leaves a record
 //! with the rule's name. What could be its request leaves one as well, by whatever rule it passes. So a rule that will ask
 //! people is tried out first. Where nothing can be recorded, what is observed does not pass.
+//!
+//! # What is more than one request
+//!
+//! With `upgrade = "websocket"` an allow rule lets a request become a WebSocket, whose messages are not judged one by one.
+//! What must be recorded, or asked about, or denied by any rule never becomes one. Of several allow rules that say so the
+//! largest bounds count. A rule with `then = "tunnel"` lets its agents through to its host without looking into anything,
+//! so it has no other conditions, and no other rule may be about the same host and agent, and no key be for that host.
 //!
 //! # Conditions
 //!
@@ -102,6 +112,7 @@ mod requirement;
 mod truth;
 
 mod asking;
+mod channel;
 mod diagnostic;
 mod fields;
 mod parse;
@@ -122,6 +133,7 @@ pub mod analysis;
 pub mod fixtures;
 pub mod replay;
 
+pub use channel::{Channel, Tunnel};
 pub use diagnostic::Diagnostic;
 pub use policy::Policy;
 pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
@@ -172,6 +184,8 @@ pub enum Then {
     Deny,
     /// It passes, and leaves a record.
     Observe,
+    /// Whatever goes to the host passes, and is not looked into.
+    Tunnel,
     /// No rule names it: refused. Never what a rule asks for.
     Unnamed,
 }
@@ -184,13 +198,14 @@ impl Then {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Observe => "observe",
+            Self::Tunnel => "tunnel",
             Self::Unnamed => "refuse",
         }
     }
 
     /// Whether a request leaves without anybody being asked.
     pub fn passes(self) -> bool {
-        matches!(self, Self::Allow | Self::Observe)
+        matches!(self, Self::Allow | Self::Observe | Self::Tunnel)
     }
 }
 
@@ -221,6 +236,9 @@ pub struct Decision {
     /// Whether the edge keeps the request when its client is gone, and sends it once it is approved: all of the deciding
     /// rules say so, and they ask people.
     pub park: bool,
+    /// What the request may become, where an allow rule says so and nothing has to leave a record: a WebSocket; of what is
+    /// tunnelled, the tunnel.
+    pub channel: Option<Channel>,
     /// Whether something that a rule asked about could not be determined. Cards say so.
     pub uninspectable: bool,
     /// What the deciding rule gives as its reason.

@@ -8,8 +8,9 @@ use toml_edit::{Document, Item, TableLike};
 
 use crate::Then;
 use crate::asking::Asking;
+use crate::channel::Channel;
 use crate::diagnostic::{Diagnostic, Mistakes};
-use crate::fields::Fields;
+use crate::fields::{Fields, Span};
 use crate::fixtures::{self, Fixture};
 use crate::path::Pattern;
 use crate::rules::{HostPattern, Rule};
@@ -66,10 +67,14 @@ fn read(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     top.refuse_others("a policy file");
 
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let rules = rules
+    let rules: Vec<(Rule, Span)> = rules
         .iter()
-        .filter_map(|(table, span)| rule(*table, span.clone(), &mut seen, &mut mistakes))
+        .filter_map(|(table, span)| {
+            Some((rule(*table, span.clone(), &mut seen, &mut mistakes)?, span.clone()))
+        })
         .collect();
+    refuse_beside_tunnels(&rules, &mut mistakes);
+    let rules = rules.into_iter().map(|(rule, _)| rule).collect();
     let fixtures = fixtures
         .iter()
         .filter_map(|(table, span)| fixtures::read(*table, span.clone(), &mut mistakes))
@@ -77,11 +82,30 @@ fn read(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     mistakes.settle(Parsed { rules, fixtures })
 }
 
-const THEN: [(&str, Then); 4] = [
+/// What is tunnelled cannot be looked into, so no other rule can be about it: it would seem to be kept, and would not.
+fn refuse_beside_tunnels(rules: &[(Rule, Span)], mistakes: &mut Mistakes<'_>) {
+    for (tunnel, span) in rules.iter().filter(|(rule, _)| rule.then == Then::Tunnel) {
+        let beside = rules.iter().find(|(rule, _)| rule.then != Then::Tunnel && rule.meets(tunnel));
+        if let Some((other, _)) = beside {
+            mistakes.add(
+                span.clone(),
+                Some(&tunnel.name),
+                format!(
+                    "it tunnels what rule {:?} (line {}) is about as well, and what is tunnelled cannot be looked into: \
+                     give the two other hosts or other `agents`",
+                    other.name, other.line
+                ),
+            );
+        }
+    }
+}
+
+const THEN: [(&str, Then); 5] = [
     ("allow", Then::Allow),
     ("observe", Then::Observe),
     ("approve", Then::Approve),
     ("deny", Then::Deny),
+    ("tunnel", Then::Tunnel),
 ];
 
 const HOLD: Duration = Duration::from_secs(50);
@@ -116,7 +140,7 @@ fn rule(
         }
     }
     let then = fields.word("then", &THEN);
-    fields.missing("then", "write \"allow\", \"observe\", \"approve\" or \"deny\"");
+    fields.missing("then", "write \"allow\", \"observe\", \"approve\", \"deny\" or \"tunnel\"");
     let host = match fields.text("host") {
         None => {
             fields.missing("host", "write one host (a rule per host), exact or \"*.example.com\"");
@@ -164,6 +188,14 @@ fn rule(
     let asks = Asking::read(&mut fields, then);
     let hold = fields.duration("hold", SHORTEST_HOLD, LONGEST_HOLD);
     let park = fields.flag("park");
+    let channel = Channel::read(&mut fields, then);
+    if then == Some(Then::Allow)
+        && channel.is_some()
+        && methods.is_some_and(|methods| !methods.names().any(|name| name == "GET"))
+    {
+        let span = fields.span("upgrade");
+        fields.wrong(span, "`upgrade` has no place here: a WebSocket begins with a GET");
+    }
     let credential = fields.name("credential");
     let accept_edge_enforced = fields.flag("accept_edge_enforced");
     let reason = fields.text("reason").map(|(text, _)| text);
@@ -189,6 +221,7 @@ fn rule(
         asks,
         hold: hold.unwrap_or(HOLD),
         park,
+        channel,
         accept_edge_enforced,
         allow_encoded_slash,
         reason,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_gate::Destination;
 
+use crate::channel::{Channel, Tunnel};
 use crate::diagnostic::Diagnostic;
 use crate::judge::Case;
 use crate::parse;
@@ -74,7 +75,7 @@ impl Policy {
                         using.accept_edge_enforced &= rule.accept_edge_enforced;
                     }
                     // A key that is observed is handed out one request at a time, whatever its class.
-                    Then::Deny | Then::Observe | Then::Unnamed => {}
+                    Then::Deny | Then::Observe | Then::Tunnel | Then::Unnamed => {}
                 }
             }
         }
@@ -113,7 +114,7 @@ impl Policy {
         match verdict.then {
             Then::Deny => Need::Refuse,
             _ if unread => Need::Body,
-            Then::Unnamed => Need::Refuse,
+            Then::Tunnel | Then::Unnamed => Need::Refuse,
             Then::Approve | Then::Observe => Need::Body,
             Then::Allow if !verdict.observed.is_empty() => Need::Body,
             Then::Allow => {
@@ -143,7 +144,15 @@ impl Policy {
             };
             match truth {
                 Truth::Yes => {
-                    rules.push(explained(Match::Yes, "everything it asks for is there".to_owned()))
+                    let opens = match (rule.then, &rule.channel) {
+                        (Then::Tunnel, Some(channel)) => {
+                            format!(", and it is not looked into, {channel}")
+                        }
+                        (_, Some(channel)) => format!(", and it may become a WebSocket, {channel}"),
+                        (_, None) => String::new(),
+                    };
+                    let why = format!("everything it asks for is there{opens}");
+                    rules.push(explained(Match::Yes, why))
                 }
                 Truth::Undecidable(unknown) => {
                     rules.push(explained(Match::Undecidable, unknown.why.into_owned()))
@@ -179,11 +188,25 @@ impl Policy {
     }
 
     fn giving<'a>(&'a self, agent: &str, credential: &str) -> impl Iterator<Item = &'a Rule> {
-        let about = move |rule: &&Rule| {
-            rule.agents.as_ref().is_none_or(|agents| agents.iter().any(|name| name == agent))
-        };
         let gives = move |rule: &&Rule| rule.credential.as_deref() == Some(credential);
-        self.rules.iter().filter(gives).filter(about)
+        self.rules.iter().filter(gives).filter(move |rule| rule.is_about(agent))
+    }
+
+    /// How this agent, by its name, is tunnelled to this destination. Where any other rule is about the two, it is not.
+    pub fn tunnel(&self, agent: &str, destination: &Destination) -> Option<Tunnel> {
+        let mut about: Vec<&Rule> =
+            self.naming(destination).filter(|rule| rule.is_about(agent)).collect();
+        about.sort_by(|a, b| a.name.cmp(&b.name));
+        let first = about.first()?;
+        let tunnels = about.iter().map(|rule| rule.channel.filter(|_| rule.then == Then::Tunnel));
+        let channel = tunnels.reduce(|one, other| Some(one?.or(other?)))??;
+        Some(Tunnel { rule: first.name.clone(), channel })
+    }
+
+    /// The tunnel rules that are about this host, whatever the port, by their names.
+    pub fn tunnels_to(&self, host: &str) -> Vec<&str> {
+        let about = self.entries_of(host).map(|entry| &self.rules[entry.rule]);
+        about.filter(|rule| rule.then == Then::Tunnel).map(|rule| rule.name.as_str()).collect()
     }
 
     /// Whether any rule could be about requests to this destination.
@@ -273,14 +296,13 @@ impl Policy {
     }
 
     fn entries(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
+        self.entries_of(host).filter(move |entry| entry.port == port)
+    }
+
+    fn entries_of(&self, host: &str) -> impl Iterator<Item = &Entry> {
         let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
         let below = parents.filter_map(|parent| self.below.get(parent));
-        self.exact
-            .get(host)
-            .into_iter()
-            .chain(below)
-            .flatten()
-            .filter(move |entry| entry.port == port)
+        self.exact.get(host).into_iter().chain(below).flatten()
     }
 }
 
@@ -352,6 +374,10 @@ impl<'a> Verdict<'a> {
         let mut observed: Vec<String> =
             self.observed.iter().map(|rule| rule.name.clone()).collect();
         observed.sort();
+        // What one of them opens is open; an observe rule that decides opens nothing.
+        let opens = matches!(self.then, Then::Allow | Then::Tunnel);
+        let channels = self.rules.iter().filter(|_| opens).filter_map(|rule| rule.channel);
+        let channel = channels.reduce(Channel::or).filter(|_| observed.is_empty());
         let requirement = |rule: &&Rule| rule.asks.requirement(&rule.name);
         let asks = self.then == Then::Approve;
         let shortest = |of: fn(&Rule) -> Duration| {
@@ -369,6 +395,7 @@ impl<'a> Verdict<'a> {
             cool_down: self.rules.iter().map(|rule| rule.asks.cool_down).max().unwrap_or_default(),
             remind: self.rules.iter().filter_map(|rule| rule.asks.remind).max(),
             park: asks && self.rules.iter().all(|rule| rule.park),
+            channel,
             uninspectable: self.uninspectable,
             reason: deciding.and_then(|rule| rule.reason.clone()),
             observed,
@@ -379,9 +406,10 @@ impl<'a> Verdict<'a> {
 pub(crate) fn strictness(then: Then) -> u8 {
     match then {
         Then::Unnamed => 0,
-        Then::Allow => 1,
-        Then::Observe => 2,
-        Then::Approve => 3,
-        Then::Deny => 4,
+        Then::Tunnel => 1,
+        Then::Allow => 2,
+        Then::Observe => 3,
+        Then::Approve => 4,
+        Then::Deny => 5,
     }
 }

@@ -8,6 +8,7 @@ use http::Method;
 
 use crate::Then;
 use crate::asking::Asking;
+use crate::channel::Channel;
 use crate::path::Pattern;
 use crate::when::When;
 
@@ -30,12 +31,28 @@ pub(crate) struct Rule {
     pub(crate) asks: Asking,
     pub(crate) hold: Duration,
     pub(crate) park: bool,
+    /// What it opens besides single requests; a tunnel rule always does.
+    pub(crate) channel: Option<Channel>,
     pub(crate) accept_edge_enforced: bool,
     pub(crate) allow_encoded_slash: bool,
     pub(crate) reason: Option<String>,
 }
 
 impl Rule {
+    /// Whether there is a host and an agent that both rules are about.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let agents = match (&self.agents, &other.agents) {
+            (Some(own), Some(others)) => own.iter().any(|name| others.contains(name)),
+            _ => true,
+        };
+        agents && self.host.meets(&other.host)
+    }
+
+    /// Whether it is about this agent, by its name.
+    pub(crate) fn is_about(&self, agent: &str) -> bool {
+        self.agents.as_ref().is_none_or(|agents| agents.iter().any(|name| name == agent))
+    }
+
     /// Which requests to its host it is about: rules that are about the same ones say the same here.
     pub(crate) fn about(&self) -> String {
         let sorted = |list: &Vec<String>| list.iter().cloned().collect::<BTreeSet<_>>();
@@ -58,6 +75,21 @@ pub(crate) struct HostPattern {
 }
 
 impl HostPattern {
+    /// Whether there is a host that both stand for.
+    fn meets(&self, other: &Self) -> bool {
+        let under = |name: &str, parent: &str| {
+            name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
+        };
+        let (own, its) = (self.name.as_str(), other.name.as_str());
+        self.port == other.port
+            && match (self.below, other.below) {
+                (false, false) => own == its,
+                (true, false) => under(its, own),
+                (false, true) => under(own, its),
+                (true, true) => own == its || under(own, its) || under(its, own),
+            }
+    }
+
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {

@@ -132,6 +132,16 @@ impl Refusal {
                  https://countersign.local/approvals shows it), then repeat this request; asking for more now changes nothing.",
                 after(detail)
             ),
+            Self::UpgradeRefused { rule, asked: true } => format!(
+                "Not sent: rule \"{rule}\" of the policy asks people about this request, and one answer must not open a \
+                 WebSocket, through which anything could be sent afterwards. Do it with single requests, or ask an operator for \
+                 a rule that allows the WebSocket with a key of its own."
+            ),
+            Self::UpgradeRefused { rule, .. } => format!(
+                "Not sent: under rule \"{rule}\" each request is recorded, or has its key, one at a time, and a WebSocket would \
+                 be many. Do it with single requests, or ask an operator for a rule with `upgrade = \"websocket\"` and a key \
+                 that may be leased."
+            ),
             Self::UpstreamFailed { why } => format!("Not carried out: {why}. Try again later."),
         }
     }

@@ -50,6 +50,19 @@ impl Connection {
         Ok(Self::One(sender))
     }
 
+    /// One that an answer may take out of HTTP.
+    pub(super) async fn to_switch<I>(io: I) -> hyper::Result<Self>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, driver) = http1::Builder::new()
+            .max_header_size(HEAD_LIMIT as usize)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tokio::spawn(driver.with_upgrades());
+        Ok(Self::One(sender))
+    }
+
     pub(super) async fn two<I>(io: I) -> hyper::Result<Self>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::Failure;
 use super::connection::Connection;
@@ -127,6 +128,8 @@ pub(super) struct Dialler {
     connect_to: Vec<ConnectTo>,
     resolver: Arc<dyn Resolve>,
     tls: TlsConnector,
+    /// Offers HTTP/1.1 alone.
+    tls_one: TlsConnector,
 }
 
 impl Dialler {
@@ -150,8 +153,11 @@ impl Dialler {
                 .context("setting up TLS for upstreams")?
                 .with_root_certificates(roots)
                 .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls_one = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { guard, connect_to, resolver, tls: TlsConnector::from(Arc::new(config)) })
+        let tls = TlsConnector::from(Arc::new(config));
+        Ok(Self { guard, connect_to, resolver, tls, tls_one })
     }
 
     pub(super) fn check(&self, destination: &Destination) -> Result<(), Failure> {
@@ -179,29 +185,38 @@ impl Dialler {
     }
 
     pub(super) async fn dial(&self, destination: &Destination) -> Result<Connection, Failure> {
-        tokio::time::timeout(CONNECT_LIMIT, self.connect(destination)).await.unwrap_or_else(|_| {
-            Err(not_sent(
-                destination,
-                format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-            ))
-        })
+        in_time(destination, self.connect(destination)).await
+    }
+
+    /// A connection of HTTP/1.1 that an answer may take out of HTTP.
+    pub(super) async fn dial_to_switch(
+        &self,
+        destination: &Destination,
+    ) -> Result<Connection, Failure> {
+        let connected = async {
+            let tcp = self.connect_tcp(destination).await?;
+            let connection = match destination.scheme() {
+                Scheme::Http => Connection::to_switch(tcp).await,
+                Scheme::Https => {
+                    Connection::to_switch(shake(&self.tls_one, destination, tcp).await?).await
+                }
+            };
+            connection.map_err(|e| not_sent(destination, e))
+        };
+        in_time(destination, connected).await
+    }
+
+    /// A connection without anything on it.
+    pub(super) async fn tcp(&self, destination: &Destination) -> Result<TcpStream, Failure> {
+        in_time(destination, self.connect_tcp(destination)).await
     }
 
     async fn connect(&self, destination: &Destination) -> Result<Connection, Failure> {
-        let addresses = self.addresses(destination).await?;
-        let tcp = race(&addresses).await.map_err(|e| not_sent(destination, e))?;
-        tcp.set_nodelay(true).map_err(|e| not_sent(destination, e))?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(|e| not_sent(destination, e))?;
-
+        let tcp = self.connect_tcp(destination).await?;
         let connection = match destination.scheme() {
             Scheme::Http => Connection::one(tcp).await,
             Scheme::Https => {
-                let name = ServerName::try_from(destination.host().to_owned()).map_err(|_| {
-                    not_sent(destination, "no certificate can be made out to that name")
-                })?;
-                let tls =
-                    self.tls.connect(name, tcp).await.map_err(|e| not_sent(destination, e))?;
+                let tls = shake(&self.tls, destination, tcp).await?;
                 match tls.get_ref().1.alpn_protocol() {
                     Some(b"h2") => Connection::two(tls).await,
                     _ => Connection::one(tls).await,
@@ -209,6 +224,15 @@ impl Dialler {
             }
         };
         connection.map_err(|e| not_sent(destination, e))
+    }
+
+    async fn connect_tcp(&self, destination: &Destination) -> Result<TcpStream, Failure> {
+        let addresses = self.addresses(destination).await?;
+        let tcp = race(&addresses).await.map_err(|e| not_sent(destination, e))?;
+        tcp.set_nodelay(true).map_err(|e| not_sent(destination, e))?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(|e| not_sent(destination, e))?;
+        Ok(tcp)
     }
 
     /// Where to dial: looked up once, and each of them allowed. A name of which one address is closed is closed
@@ -243,6 +267,27 @@ impl Dialler {
         }
         Ok(addresses)
     }
+}
+
+async fn in_time<T>(
+    destination: &Destination,
+    connecting: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(CONNECT_LIMIT, connecting).await.unwrap_or_else(|_| {
+        let why = format!("no connection within {} s", CONNECT_LIMIT.as_secs());
+        Err(not_sent(destination, why))
+    })
+}
+
+/// TLS, with a certificate of the name that was asked for.
+async fn shake(
+    tls: &TlsConnector,
+    destination: &Destination,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let name = ServerName::try_from(destination.host().to_owned())
+        .map_err(|_| not_sent(destination, "no certificate can be made out to that name"))?;
+    tls.connect(name, tcp).await.map_err(|e| not_sent(destination, e))
 }
 
 /// The first address that answers, each given a head start over the next.

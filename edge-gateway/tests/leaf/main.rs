@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod downgrade;
 mod mitm;
 mod redact;
 mod upstream;

@@ -286,7 +286,8 @@ async fn n_echo_12_in_a_trailer() {
         .await
         .unwrap();
     let left = out.trailers().unwrap();
-    assert!(left.len() == 1 && left["grpc-status"] == "0");
+    assert!(left.len() == 2 && left["grpc-status"] == "0");
+    assert_eq!(left["x-key"], "*".repeat(KEY.len()));
     assert_eq!(out.to_bytes(), "tail sk_live_", "what was held back comes before the trailers");
 }
 

@@ -3,7 +3,9 @@
 
 mod agent;
 mod control;
+mod frames;
 mod origin;
+mod stage;
 mod world;
 
 mod binary;
@@ -12,6 +14,8 @@ mod certificate;
 mod door;
 mod eviction;
 mod failover;
+mod fronting;
+mod grpc;
 mod hold;
 mod keys;
 mod local;
@@ -22,5 +26,9 @@ mod park;
 mod process;
 mod session;
 mod signed;
+mod streaming;
 mod target;
 mod trust;
+mod tunnel;
+mod versions;
+mod websocket;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::agent::{Agent, Answer};
 use crate::control::{Control, secret};
 use crate::origin::Origin;
+use crate::stage::Stage;
 
 pub(crate) const POLICY: &str = r#"
 version = 1
@@ -109,6 +110,102 @@ when = "body.text.contains('secret')"
 then = "observe"
 
 [[rule]]
+name = "listen"
+host = "stage.test"
+methods = ["GET"]
+path = "/socket"
+then = "allow"
+credential = "stage"
+upgrade = "websocket"
+max_bytes = "300KiB"
+max_time = "20m"
+
+[[rule]]
+name = "play"
+host = "stage.test"
+path = "/play/{rest...}"
+then = "allow"
+credential = "stage"
+
+[[rule]]
+name = "call"
+host = "stage.test"
+methods = ["POST"]
+path = "/test.Echo/{method}"
+then = "allow"
+credential = "stage"
+
+[[rule]]
+name = "ask first"
+host = "stage.test"
+path = "/asked/{rest...}"
+then = "approve"
+credential = "stage-admin"
+approvers = ["ops"]
+hold = "30s"
+
+[[rule]]
+name = "call what is dangerous"
+host = "stage.test"
+methods = ["POST"]
+path = "/test.Danger/{method}"
+then = "approve"
+credential = "stage-admin"
+approvers = ["ops"]
+hold = "30s"
+
+[[rule]]
+name = "listen to what is watched"
+host = "stage.test"
+path = "/watched"
+then = "allow"
+credential = "stage"
+upgrade = "websocket"
+
+[[rule]]
+name = "watch who listens"
+host = "stage.test"
+path = "/watched"
+then = "observe"
+credential = "stage"
+
+[[rule]]
+name = "listen in turns"
+host = "turns.test"
+then = "allow"
+credential = "one-by-one"
+upgrade = "websocket"
+
+[[rule]]
+name = "listen freely"
+host = "free.test"
+then = "allow"
+upgrade = "websocket"
+
+[[rule]]
+name = "behind a front"
+host = "hidden.test"
+then = "allow"
+
+[[rule]]
+name = "through"
+agents = ["robot"]
+host = "through.test"
+then = "tunnel"
+max_bytes = "300KiB"
+max_time = "20m"
+
+[[rule]]
+name = "through to a key"
+host = "sealed.test"
+then = "tunnel"
+
+[[rule]]
+name = "through to the house"
+host = "192.168.7.7"
+then = "tunnel"
+
+[[rule]]
 name = "clone"
 host = "git.test"
 then = "allow"
@@ -190,10 +287,17 @@ pub(crate) const HOSTS: [&str; 11] = [
     "hook.test",
 ];
 
+/// Every host of [`POLICY`] that is the stage. The front's certificate covers all of them save for `hidden.test`.
+pub(crate) const STAGED: [&str; 6] =
+    ["stage.test", "turns.test", "free.test", "hidden.test", "through.test", "sealed.test"];
+
 pub(crate) struct World {
     pub(crate) edge: Edge,
     pub(crate) control: Control,
     pub(crate) origin: Origin,
+    /// An upstream that the test plays itself.
+    pub(crate) stage: Stage,
+    pub(crate) authority: Authority,
     pub(crate) agent: Agent,
     /// What the edge and the control plane tell the time by.
     pub(crate) clock: Clock,
@@ -287,6 +391,7 @@ impl Setup {
             addresses[0] = format!("localhost:{}", control.addr().port());
         }
         let origin = Origin::start(&authority).await;
+        let stage = Stage::start(&authority).await;
         let (certificate_pem, key_pem) = authority.edge(self.certificate_hours);
         if let Some(file) = &self.certificate_file {
             std::fs::write(file, &certificate_pem).expect("written");
@@ -314,6 +419,7 @@ impl Setup {
                     .iter()
                     .map(|host| format!("{host}::127.0.0.1:{}", origin.addr().port()))
                     .chain(["down.test::127.0.0.1:1".to_owned()])
+                    .chain(STAGED.iter().map(|host| format!("{host}::127.0.0.1:{}", stage.port())))
                     .map(|mapping| mapping.parse().expect("a mapping"))
                     .collect(),
                 allow_private: Vec::new(),
@@ -325,7 +431,7 @@ impl Setup {
         let surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
         let edge = Edge::start_in(config, surroundings).await?;
         let agent = Agent::new(edge.proxy_addr(), edge.ca_pem(), "robot", crate::control::TOKEN);
-        Ok(World { edge, control, origin, agent, clock, hands })
+        Ok(World { edge, control, origin, stage, authority, agent, clock, hands })
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Arrival, Record};
 const ORGANISATION: &str = "default";
 
 /// Headers that may change from one try to the next, as long as nothing else does.
-const VOLATILE: [&str; 16] = [
+const VOLATILE: [&str; 17] = [
     "accept-encoding",
     "amz-sdk-invocation-id",
     "amz-sdk-request",
@@ -17,6 +17,7 @@ const VOLATILE: [&str; 16] = [
     "connection",
     "content-length",
     "date",
+    "grpc-timeout",
     "traceparent",
     "tracestate",
     "user-agent",

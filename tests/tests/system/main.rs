@@ -15,6 +15,7 @@ mod mail;
 mod minting;
 mod operator;
 mod parking;
+mod protocols;
 mod real_components;
 mod request_path;
 mod sdks;

@@ -35,12 +35,13 @@ pub(super) async fn run(
 fn told(comparison: &Comparison) -> Done {
     if !comparison.widens() {
         return print::line(
-            "Nothing passes newly, can be approved newly, or takes less of people.",
+            "Nothing passes newly, opens more than one request newly, can be approved newly, or takes less of people.",
         );
     }
     let headings = [
         (Kind::Passes, "Passes, and did not:"),
         (Kind::Key, "Takes a key that it did not get:"),
+        (Kind::Channel, "May become more than one request:"),
         (Kind::Approvable, "Can be approved, and was refused:"),
         (Kind::Weaker, "Takes less of people:"),
     ];
@@ -130,6 +131,7 @@ impl<'a> Opened<'a> {
         Self {
             kind: match kind {
                 Kind::Approvable => "approvable",
+                Kind::Channel => "channel",
                 Kind::Key => "key",
                 Kind::Passes => "passes",
                 Kind::Weaker => "weaker",

@@ -135,6 +135,7 @@ enum Word {
     Deny,
     Observe,
     Refuse,
+    Tunnel,
 }
 
 /// # Errors
@@ -178,6 +179,7 @@ fn of_line(line: &str) -> Result<(Recorded, Option<Then>), String> {
         Word::Approve => Then::Approve,
         Word::Deny => Then::Deny,
         Word::Observe => Then::Observe,
+        Word::Tunnel => Then::Tunnel,
         Word::Refuse => Then::Unnamed,
     });
     Ok((Recorded::new(&line.agent, &line.method, &line.url, headers, Some(body))?, then))

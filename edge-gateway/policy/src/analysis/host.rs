@@ -6,6 +6,7 @@ use super::solve::{Area, Budget, Clause, Spent, solve};
 use super::space::{PATH, Space};
 use super::{Example, Found, Kind, Witness};
 use crate::Then;
+use crate::channel::Channel;
 use crate::rules::Rule;
 
 /// The rules of one policy that are about the host.
@@ -123,6 +124,15 @@ fn strict(rule: &Rule) -> bool {
     asks(rule) || denies(rule)
 }
 
+fn observes(rule: &Rule) -> bool {
+    rule.then == Then::Observe
+}
+
+/// Whether it judges request by request, so that nothing else is opened where it matches or may.
+fn judges(rule: &Rule) -> bool {
+    strict(rule) || observes(rule)
+}
+
 /// Adds what is opened on this host.
 ///
 /// # Errors
@@ -152,6 +162,8 @@ pub(crate) fn compare(
     hearing.opened(Kind::Approvable, asks, denies)?;
     hearing.keys(passes, strict)?;
     hearing.keys(asks, denies)?;
+    hearing.channels(|channel| channel.max_bytes)?;
+    hearing.channels(|channel| channel.max_time.as_secs())?;
     hearing.weaker()
 }
 
@@ -258,6 +270,53 @@ impl<'a> Hearing<'a> {
                     .and(none_had.into_iter());
                 let how = vec![format!("it takes the key {credential:?}")];
                 self.ask(question, Kind::Key, rule, Some(before), false, how)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What passed before, and may now become more than one request, or more of it by this bound.
+    fn channels(&mut self, bound: fn(&Channel) -> u64) -> Result<(), Spent> {
+        for (index, rule) in self.new.those(|rule| rule.channel.is_some()) {
+            let Some(channel) = &rule.channel else { continue };
+            let had = |old: &Rule| {
+                (old.then == rule.then || old.then == Then::Tunnel)
+                    && old.channel.as_ref().is_some_and(|old| bound(old) >= bound(channel))
+            };
+            let watched = self.old.those(observes).next().is_some();
+            if !watched && self.old.same(&self.new, index, had) {
+                continue;
+            }
+            let how = match rule.then {
+                Then::Tunnel => format!("it is tunnelled, not looked into, {channel}"),
+                _ => format!("it may become a WebSocket, {channel}"),
+            };
+            let (areas, former) = (self.new.areas, self.old.areas);
+            let now = &areas[index];
+            for (other, before) in self.old.those(passes) {
+                self.budget.spend(4)?;
+                let then = &former[other];
+                if !meet((now, true), (then, true))
+                    || !self.found.news(Kind::Channel, rule, Some(before), false)
+                {
+                    continue;
+                }
+                let passed = self
+                    .known()
+                    .yes(now)
+                    .yes(then)
+                    .and(self.new.none(judges))
+                    .and(self.old.none(strict));
+                let question = passed.clone().and(self.old.none_certainly(had));
+                self.ask(question, Kind::Channel, rule, Some(before), false, vec![how.clone()])?;
+                // It would have been opened, save that each request was recorded.
+                for (watching, watcher) in self.old.those(observes) {
+                    if self.found.news(Kind::Channel, rule, Some(watcher), false) {
+                        let question = passed.clone().hit(&former[watching]);
+                        let how = vec![how.clone()];
+                        self.ask(question, Kind::Channel, rule, Some(watcher), false, how)?;
+                    }
+                }
             }
         }
         Ok(())

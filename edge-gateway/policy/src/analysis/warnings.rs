@@ -37,6 +37,7 @@ const BUDGET: u64 = 200_000_000;
 /// about; by line.
 pub fn warnings(policy: &Policy) -> Vec<Warning> {
     let mut warnings = keys(policy);
+    warnings.extend(sockets(policy));
     let mut budget = Budget::of(BUDGET);
     match idle(policy, &mut budget) {
         Ok(idle) => warnings.extend(idle),
@@ -77,6 +78,24 @@ fn keys(policy: &Policy) -> Vec<Warning> {
         }
     }
     warnings
+}
+
+/// Rules that let requests become WebSockets whose keys are handed out one request at a time.
+fn sockets(policy: &Policy) -> impl Iterator<Item = Warning> {
+    let opens =
+        policy.rules().iter().filter(|rule| rule.then == Then::Allow && rule.channel.is_some());
+    opens.filter_map(|rule| {
+        let credential = rule.credential.as_ref()?;
+        let using = policy.credential_use(credential);
+        (using.approve && !using.accept_edge_enforced).then(|| Warning {
+            line: rule.line,
+            rule: rule.name.clone(),
+            message: format!(
+                "never opens a WebSocket: its key {credential:?} is handed out one request at a time, because another rule \
+                 asks before it is used"
+            ),
+        })
+    })
 }
 
 /// What is known of a rule over all of its hosts.
@@ -176,11 +195,13 @@ fn covers(wider: (&Rule, &Area), narrower: (&Rule, &Area)) -> bool {
 /// Whether what a rule says of a request is said by the other one as well, where both are about it.
 fn says_as_much(other: &Rule, rule: &Rule) -> bool {
     let key = rule.credential.is_none() || rule.credential == other.credential;
+    let opens = rule.channel.is_none_or(|own| other.channel.is_some_and(|its| its.or(own) == its));
     other.then == rule.then
         && key
+        && opens
         && match rule.then {
             Then::Approve => weaker(other, rule).is_empty(),
             Then::Observe => false,
-            Then::Allow | Then::Deny | Then::Unnamed => true,
+            Then::Allow | Then::Deny | Then::Tunnel | Then::Unnamed => true,
         }
 }

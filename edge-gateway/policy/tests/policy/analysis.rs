@@ -448,6 +448,7 @@ proptest! {
             let opened = match widening.kind {
                 Kind::Passes => is.passes() && !was.passes(),
                 Kind::Approvable => is == Then::Approve && matches!(was, Then::Deny | Then::Unnamed),
+                Kind::Channel => is.passes() && was.passes(),
                 Kind::Key => is == was || is.passes() && was.passes(),
                 Kind::Weaker => is == Then::Approve && was == Then::Approve,
             };

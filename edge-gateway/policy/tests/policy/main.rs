@@ -4,6 +4,7 @@ mod analysis;
 mod asking;
 mod bodies;
 mod bypass;
+mod channels;
 mod decisions;
 mod fixtures;
 mod mistakes;

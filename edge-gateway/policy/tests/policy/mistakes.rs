@@ -34,7 +34,7 @@ host = "b.example"
         "policy.toml:3: a policy file has no key `colour`: the keys are version, rule, test",
         "policy.toml:5: rule \"one\": `host` is missing: write one host (a rule per host), exact or \"*.example.com\"",
         "policy.toml:7: rule \"one\": a rule has no key `hots`: did you mean `host`?",
-        "policy.toml:10: rule \"one\": `then` is missing: write \"allow\", \"observe\", \"approve\" or \"deny\"",
+        "policy.toml:10: rule \"one\": `then` is missing: write \"allow\", \"observe\", \"approve\", \"deny\" or \"tunnel\"",
         "policy.toml:11: rule \"one\": another rule has this name (line 5)",
         "policy.toml:12: rule \"one\": `host` \"https://a.example/\" is not one: it is a host and perhaps a port, without https:// and without a path",
         "policy.toml:13: rule \"one\": `methods` has \"get\", which is not one: write \"GET\"",
@@ -77,7 +77,7 @@ pub(crate) fn wrong(keys: &str, says: &str) {
 fn each_key_says_what_it_takes() {
     wrong(
         "then = \"block\"",
-        "`then` is \"allow\", \"observe\", \"approve\" or \"deny\", not \"block\"",
+        "`then` is \"allow\", \"observe\", \"approve\", \"deny\" or \"tunnel\", not \"block\"",
     );
     wrong("host = \"*\"", "stands for whole labels");
     wrong("host = \"a.*.example\"", "stands for whole labels");

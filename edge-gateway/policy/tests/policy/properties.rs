@@ -99,7 +99,7 @@ fn openness(then: Then) -> u8 {
     match then {
         Then::Deny | Then::Unnamed => 0,
         Then::Approve => 1,
-        Then::Allow | Then::Observe => 2,
+        Then::Allow | Then::Observe | Then::Tunnel => 2,
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) struct Secret {
     pub(super) leasable: bool,
 }
 
-pub(crate) const SECRETS: [Secret; 11] = [
+pub(crate) const SECRETS: [Secret; 15] = [
     Secret {
         name: "api",
         fake: "tk_fake_api_0123456789",
@@ -95,6 +95,34 @@ pub(crate) const SECRETS: [Secret; 11] = [
         real: "webhook-signature: v1,REALsignature0123456789/+abcdefghij=\nwebhook-timestamp: 1790000000",
         host: "hook.test",
         leasable: false,
+    },
+    Secret {
+        name: "stage",
+        fake: "tk_fake_stage_0123456789",
+        real: "tk_REAL_stage_abcdefghij",
+        host: "stage.test",
+        leasable: true,
+    },
+    Secret {
+        name: "stage-admin",
+        fake: "tk_fake_stagehand_987654",
+        real: "tk_REAL_stagehand_zyxwvu",
+        host: "stage.test",
+        leasable: false,
+    },
+    Secret {
+        name: "one-by-one",
+        fake: "tk_fake_turns_0123456789",
+        real: "tk_REAL_turns_abcdefghij",
+        host: "turns.test",
+        leasable: false,
+    },
+    Secret {
+        name: "sealed",
+        fake: "tk_fake_sealed_012345678",
+        real: "tk_REAL_sealed_abcdefghi",
+        host: "sealed.test",
+        leasable: true,
     },
 ];
 
