@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,21 +23,33 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::Badge;
+use crate::agent::{Badge, Seat};
+use crate::doorway::{Doorway, Stranger};
 use crate::local;
+use crate::names;
+use crate::pace::{Along, Brisk, HEAD_TIME, Turn};
 use crate::refuse::{Refusal, answer, whole};
 use crate::rooms::Rooms;
 use crate::serve::{Entrance, serve};
 use crate::upstream::BoxBody;
 use crate::wait;
 
-/// A client that has not said what it wants by then is sent away.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Behind the door agents are known, and keep connections open between requests for longer than that.
 const IDLE_TIME: Duration = Duration::from_secs(120);
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
+/// Streams that were given up before we had looked at them, and that we gave up because the client broke the protocol.
+const MAX_UNSEEN_RESETS: usize = 20;
+const MAX_BROKEN_STREAMS: usize = 256;
+/// Of a request's body, before we take it: of one stream, and of one connection.
+const WINDOW: u32 = 1024 * 1024;
+/// Of an answer's body, while the client does not take it: of one stream.
+const SEND_BUFFER: usize = 256 * 1024;
+const HEADER_TABLE: u32 = 4096;
+const FRAME: u32 = 16 * 1024;
+/// How long a connection that was told to go stays until it is cut.
+const GOODBYE: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The first byte of TLS (RFC 8446 §5.1: handshake).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -50,6 +62,7 @@ pub(crate) async fn accept(
     open: TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(rooms.limits.max_connections));
+    let doorway = Doorway::new(rooms.limits.max_connections);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -67,8 +80,17 @@ pub(crate) async fn accept(
             continue;
         }
         rooms.metrics.connections.inc();
-        let (rooms, stop, tunnels) = (Arc::clone(&rooms), stop.clone(), open.clone());
-        open.spawn(proxy(stream, Arc::new(Visit { rooms, stop, tunnels, _place: place })));
+        let stranger = doorway.enter();
+        let sent_away = stranger.sent_away();
+        let visit = Visit {
+            rooms: Arc::clone(&rooms),
+            stop: stop.clone(),
+            tunnels: open.clone(),
+            stranger: Mutex::new(Some(stranger)),
+            seat: OnceLock::new(),
+            _place: place,
+        };
+        open.spawn(proxy(stream, Arc::new(visit), sent_away));
     }
 }
 
@@ -97,7 +119,25 @@ struct Visit {
     rooms: Arc<Rooms>,
     stop: CancellationToken,
     tunnels: TaskTracker,
+    /// Until it is known whose it is.
+    stranger: Mutex<Option<Stranger>>,
+    /// Among the connections of the agent whose it is.
+    seat: OnceLock<Seat>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Visit {
+    /// It is this agent's.
+    ///
+    /// # Errors
+    /// When the agent has as many as it may.
+    fn is_of(&self, agent_id: &str) -> Result<(), Refusal> {
+        if self.seat.get().is_none() {
+            let _ = self.seat.set(self.rooms.hall.seats(agent_id).connection()?);
+            self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Visit {
@@ -107,7 +147,7 @@ impl Drop for Visit {
 }
 
 /// One connection to the proxy itself.
-async fn proxy(stream: TcpStream, visit: Arc<Visit>) {
+async fn proxy(stream: TcpStream, visit: Arc<Visit>, sent_away: CancellationToken) {
     let stop = visit.stop.clone();
     let service = service_fn(move |request| {
         let visit = Arc::clone(&visit);
@@ -117,6 +157,10 @@ async fn proxy(stream: TcpStream, visit: Arc<Visit>) {
         pin!(http1(HEAD_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = sent_away.cancelled() => {
+            tracing::debug!("a connection was closed that had not said whose it is: others came");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -133,7 +177,7 @@ async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<
     if to_the_proxy && request.method() == Method::GET && request.uri().path() == "/healthz" {
         return healthz(rooms);
     }
-    let badge = match admitted(rooms, &request) {
+    let badge = match admitted(&visit, &request) {
         Ok(badge) => badge,
         Err(refusal) => return refused(rooms, refusal),
     };
@@ -144,12 +188,10 @@ async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<
     if request.method() != Method::CONNECT {
         return serve(rooms, &badge, &Entrance::Proxy, request).await;
     }
-    match tunnel_to(&request) {
+    let asked = tunnel_to(&request)
+        .and_then(|destination| may_be_minted(rooms, &badge, &destination).map(|()| destination));
+    match asked {
         Err(refusal) => refused(rooms, refusal),
-        Ok(destination) if !may_be_minted(rooms, &badge, &destination) => {
-            let why = Some("and too many such hosts were asked for".into());
-            refused(rooms, Refusal::PolicyDenied { rule: None, detail: why })
-        }
         Ok(destination) => {
             let upgrade = hyper::upgrade::on(request);
             let through = Arc::clone(&visit);
@@ -174,10 +216,12 @@ fn healthz(rooms: &Rooms) -> Response<BoxBody> {
 }
 
 /// Whom the proxy serves. Without a bundle nobody is known, which is not the agent's fault.
-fn admitted(rooms: &Rooms, request: &Request<Incoming>) -> Result<Badge, Refusal> {
-    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
+fn admitted(visit: &Visit, request: &Request<Incoming>) -> Result<Badge, Refusal> {
+    let control = &visit.rooms.control;
+    let force = control.in_force().ok_or_else(|| wait::nothing_in_force(control))?;
     let badge = Badge::read(request.headers()).ok_or(Refusal::ProxyCredential)?;
-    force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
+    let agent = force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
+    visit.is_of(&agent.id)?;
     Ok(badge)
 }
 
@@ -188,6 +232,11 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
         request.uri().authority().ok_or_else(|| bad("CONNECT names no host:port".into()))?;
     let destination = Destination::parse(Scheme::Https, authority.as_str(), None)
         .map_err(|why| bad(format!("CONNECT names {why}")))?;
+    if !names::is_plain(&destination) {
+        return Err(
+            bad("CONNECT names an xn-- host that is not written as its letters are".into()),
+        );
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
     let same = |host: &HeaderValue| {
         let named = host
@@ -205,15 +254,22 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
     }
 }
 
-/// Hosts that no rule names get a certificate too, so that the agent can read why it is refused; but not without
-/// end, since each costs a signature.
-fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
-    let Some(force) = rooms.control.in_force() else { return false };
-    force.bundle.policy.names_host(destination)
-        || local::is(destination)
-        || force.bundle.agent(badge).is_some_and(|agent| {
-            rooms.hall.seats(&agent.id).stray(rooms.control.clock().boottime_ms())
-        })
+/// Each new host costs a signature: an agent has so many a minute. Hosts that no rule names get a certificate too, so
+/// that the agent can read why it is refused, but fewer.
+fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> Result<(), Refusal> {
+    let control = &rooms.control;
+    if rooms.authority.has(destination.host()) {
+        return Ok(());
+    }
+    let force = control.in_force().ok_or_else(|| wait::nothing_in_force(control))?;
+    let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
+    let (seats, now) = (rooms.hall.seats(&agent.id), control.clock().boottime_ms());
+    let named = force.bundle.policy.names_host(destination) || local::is(destination);
+    if !named && !seats.stray(destination.host(), now) {
+        let detail = Some("and too many such hosts were asked for".into());
+        return Err(Refusal::PolicyDenied { rule: None, detail });
+    }
+    seats.new_host(destination.host(), now)
 }
 
 fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
@@ -274,14 +330,19 @@ async fn serve_h1(
     entrance: &Entrance,
     stop: &CancellationToken,
 ) {
-    let service = service_fn(|request| async {
-        let mut response = serve(rooms, badge, entrance, request).await;
-        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let turn = Turn::default();
+    let service = service_fn(|request| {
+        let taken = turn.take();
+        async {
+            let mut response = serve(rooms, badge, entrance, request).await;
+            if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| Along::new(body, taken)))
         }
-        Ok::<_, Infallible>(response)
     });
-    let mut connection = pin!(http1(IDLE_TIME).serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Brisk::one(stream, turn.clone()));
+    let mut connection = pin!(http1(IDLE_TIME).serve_connection(stream, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {
@@ -314,11 +375,25 @@ async fn serve_h2(
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
+        .max_frame_size(FRAME)
+        .header_table_size(HEADER_TABLE)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_BROKEN_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let calm = CancellationToken::new();
+    let stream = TokioIo::new(Brisk::two(stream, calm.clone()));
+    let mut connection = pin!(builder.serve_connection(stream, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = calm.cancelled() => {
+            // GOAWAY, and the end of it: nothing more is read.
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::bundle::Credential;
 use crate::control::{NotLeased, Receipt, RequestId};
-use crate::inject::{Misplaced, Watched};
+use crate::inject::{Misplaced, Stopped, Watched};
 use crate::judge::{Passing, alarmed};
+use crate::pace::Pace;
 use crate::redact::Redactor;
 use crate::refuse::{APPROVAL_ID, Refusal};
 use crate::rooms::Rooms;
@@ -46,20 +47,22 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
             (vec![key], lease.redactor.clone())
         }
     };
+    let pace = Pace::of(released.request().headers());
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
-    let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force)));
-    let tripped = watched.as_ref().map(Watched::tripped);
+    let watched = streamed.map(|body| Watched::new(body, Arc::clone(&force), pace));
+    let stopped = watched.as_ref().map(Watched::stopped);
     let destination = outbound.destination().clone();
     let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
-    let tripped = tripped.and_then(|tripped| tripped.get().copied());
-    if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
-        return Err(alarmed(
-            rooms,
-            &agent,
-            &destination,
-            Misplaced::new(credential, "in the body"),
-        ));
+    match stopped.and_then(|stopped| stopped.get().copied()) {
+        Some(Stopped::FakeKey(index)) => {
+            if let Some(credential) = force.bundle.credentials.get(index) {
+                let misplaced = Misplaced::new(credential, "in the body");
+                return Err(alarmed(rooms, &agent, &destination, misplaced));
+            }
+        }
+        Some(Stopped::Slow) => return Err(Refusal::BodyTooSlow),
+        None => {}
     }
     sent.map(|response| redactor.response(response)).map_err(|failure| match failure {
         Failure::AddressDenied { .. } => Refusal::AddressDenied { why: failure.to_string() },

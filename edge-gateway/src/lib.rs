@@ -8,13 +8,14 @@
 //! ```text
 //! main    config, then run until told to stop
 //! lib     Edge: start, ready, shutdown
-//! accept  listen, bounded connections, CONNECT, drain
+//! accept  listen, bounded connections, CONNECT, drain; doorway: those that have not said whose they are
 //! serve   THE STORY: one request, start to end
 //! judge   policy and keys → pass, hold, refuse; carry: what was released, out and back
 //! park    a held request that outlives its client; local: what an agent may know of its approvals
 //! rooms   everything that a request meets on its way
 //! agent   proxy credential → Agent; unknown is refused
 //! mitm    leaf certificate for the asked name, TLS on the agent's side
+//! pace    how long a client may take over what it sends; frames: what HTTP/2 is flooded with
 //! freeze  what is frozen is what leaves, save the key
 //! inject  where a key goes; tripwire: where a fake key must never be
 //! wait    a held request and signed decisions → Released, or not
@@ -26,16 +27,20 @@
 //! ```
 
 mod accept;
+mod doorway;
 
 mod serve;
 
 mod agent;
 mod carry;
+mod frames;
 mod freeze;
 mod inject;
 mod judge;
 mod local;
 pub mod mitm;
+mod names;
+mod pace;
 mod park;
 pub mod redact;
 mod refuse;
@@ -51,6 +56,8 @@ mod unseal;
 
 pub mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod planted;
 pub mod telemetry;

@@ -22,6 +22,7 @@ use crate::judge::{
     Became, No, Passing, judge, judge_again, misplaced, not_classified, refused_if_it_fails,
 };
 use crate::local;
+use crate::pace::Along;
 use crate::park::{self, Parking};
 use crate::refuse::Refusal;
 use crate::rooms::Rooms;
@@ -85,13 +86,17 @@ async fn story(
     let (mut became, seat) = refused_if_it_fails(judging).await?;
     loop {
         became = match became {
-            Became::Passing(passing) => return Box::pin(pass(rooms, *passing)).await,
+            Became::Passing(passing) => {
+                return Box::pin(pass(rooms, *passing)).await.map(|answer| seated(answer, seat));
+            }
             Became::Waiting(waiting, Some(parking)) => {
                 return park::outlive(rooms, badge, waiting, parking, seat).await;
             }
             Became::Waiting(waiting, None) => match decided(rooms, waiting).await? {
                 Ended::Released { request_id, released, sealed } => {
-                    return released_by_decision(rooms, request_id, *released, sealed).await;
+                    return released_by_decision(rooms, request_id, *released, sealed)
+                        .await
+                        .map(|answer| seated(answer, seat));
                 }
                 Ended::Reopened(waiting) => {
                     refused_if_it_fails(async { judge_again(rooms, badge, waiting) }).await?
@@ -99,6 +104,12 @@ async fn story(
             },
         }
     }
+}
+
+/// A request has its seat until its answer is over.
+fn seated(answer: Response<BoxBody>, seat: Seat) -> Response<BoxBody> {
+    answer
+        .map(|body| if body.is_end_stream() { body } else { BoxBody::new(Along::new(body, seat)) })
 }
 
 /// From a request's head to what becomes of it.
@@ -112,7 +123,7 @@ async fn judged(
     let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
     let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
     let seats = rooms.hall.seats(&agent.id);
-    let seat = seats.moving()?;
+    let seat = seats.moving().await?;
 
     // What is asked.
     let (parts, body) = request.into_parts();
@@ -136,16 +147,16 @@ async fn judged(
         draft.detach();
     }
     let streams = !body.is_end_stream() && need != Need::Body && !per_request;
-    let (payload, streamed) = if streams {
-        (Payload::Streamed, Some(body))
+    let (payload, streamed, spooled) = if streams {
+        (Payload::Streamed, Some(body), None)
     } else {
-        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
+        let (whole, spooled) = freeze::spool(body, rooms.limits.max_held_body, &seats).await?;
         if let Some(credential) =
             force.bundle.tripwire.find(&whole).and_then(|i| force.bundle.credentials.get(i))
         {
             return Err(misplaced(rooms, agent, &draft, Misplaced::new(credential, "in the body")));
         }
-        (Payload::Whole(whole), None)
+        (Payload::Whole(whole), None, spooled)
     };
 
     // What the policy says.
@@ -177,12 +188,12 @@ async fn judged(
             }
             let agent = agent.clone();
             let passing = Passing { force, agent, released, credential, streamed };
-            Ok((Became::Passing(Box::new(passing)), seat))
+            Ok((Became::Passing(Box::new(passing)), seat.with(spooled)))
         }
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
-            let waiting_seat = seats.held()?;
+            let seat = if judgement.allowed { seat } else { seats.held()? };
             let hold = wait::hold_for(judgement.hold, wait);
             let place = judgement.park.map(|_| rooms.shelf.place(&agent.id, judged.body().len()));
             let parking = place.flatten().map(|place| Parking { place, hold });
@@ -203,7 +214,7 @@ async fn judged(
                 Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
             let mut waiting = Waiting::open(&rooms.control, judged, circumstances, why);
             waiting.parks = parking.is_some();
-            Ok((Became::Waiting(Box::new(waiting), parking), waiting_seat))
+            Ok((Became::Waiting(Box::new(waiting), parking), seat.with(spooled)))
         }
     }
 }

@@ -7,6 +7,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod silence;
 #[cfg(feature = "planted-bugs")]
 mod twice;
 
@@ -32,6 +33,7 @@ use crate::addresses::{Guard, Network};
 use connection::NotAnswered;
 use dial::Dialler;
 use pool::Pool;
+use silence::Silence;
 
 /// A body on its way in either direction.
 pub type BoxBody = http_body_util::combinators::BoxBody<Bytes, BodyError>;
@@ -50,7 +52,8 @@ pub struct Settings {
     pub allow_private: Vec<Network>,
     /// Our own listeners: never dialled.
     pub forbidden: Vec<SocketAddr>,
-    /// How long an upstream may be silent between the last of the request and the head of its answer.
+    /// How long an upstream may be silent between the last of the request and the head of its answer, and within the
+    /// body of its answer.
     pub response_header_timeout: Duration,
 }
 
@@ -142,7 +145,7 @@ impl Upstream {
                 {
                     Ok((answer, connection)) => {
                         self.pool.keep(destination, pool_key, connection);
-                        return receive(answer);
+                        return receive(answer, self.response_header_timeout);
                     }
                     Err(NotAnswered::Unwritten(returned, _)) => request = *returned,
                     Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
@@ -161,7 +164,7 @@ impl Upstream {
                 if !alone {
                     self.pool.keep(destination, pool_key, connection);
                 }
-                receive(answer)
+                receive(answer, self.response_header_timeout)
             }
             Err(NotAnswered::Unwritten(_, why)) => Err(Failure::NotSent { why }),
             Err(NotAnswered::Written(why)) => Err(Failure::Unknown { why }),
@@ -226,7 +229,7 @@ fn prepare(sent: Sent, streamed: Option<BoxBody>) -> Result<(Request<()>, BoxBod
 
 /// The answer as it may go on: without what belonged to the one connection, and without what would lead the
 /// agent's client around us.
-fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
+fn receive(answer: Response<Incoming>, patience: Duration) -> Result<Response<BoxBody>, Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::Unknown {
             why: "the upstream switched to another protocol unasked".into(),
@@ -245,7 +248,7 @@ fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
     head.headers.remove(header::ALT_SVC);
     // The reason phrase travels in here, and so would an upgrade: neither is the agent's.
     head.extensions.clear();
-    Ok(Response::from_parts(head, body.map_err(BodyError::from).boxed()))
+    Ok(Response::from_parts(head, Silence::new(body, patience).boxed()))
 }
 
 /// RFC 9110 §7.6.1: what Connection names, and what is hop-by-hop without being named.

@@ -3,14 +3,19 @@
 
 mod agent;
 mod control;
+mod frames;
 mod origin;
+mod raw;
 mod world;
 
+mod answers;
 mod binary;
 mod certificate;
 mod door;
 mod eviction;
 mod failover;
+mod floods;
+mod framing;
 mod hold;
 mod keys;
 mod local;
