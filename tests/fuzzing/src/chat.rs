@@ -203,6 +203,9 @@ fn chat_answers(data: &[u8]) {
 /// Nothing that cannot be seen leaves, no secret does, and what is cut is said to be.
 fn chat_cards(data: &[u8]) {
     let Some((platform, adapter, rest)) = chosen(data) else { return };
+    if contains(rest, SECRET) {
+        return; // the fuzzer has guessed it, and says it itself
+    }
     let text = String::from_utf8_lossy(rest);
     let (path, body) = text.split_once('\n').unwrap_or((&text, ""));
     let card = Card {
