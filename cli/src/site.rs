@@ -151,6 +151,8 @@ async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), F
         limits: Limits {
             max_in_flight_per_agent: 4096,
             max_held_per_agent: 4096,
+            max_spooled_bytes_per_agent: 1024 * 1024 * 1024,
+            max_connections_per_agent: 20_000,
             ..Limits::default()
         },
     })

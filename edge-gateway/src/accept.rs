@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Badge;
+use crate::bundle::InForce;
+use crate::doorway::{Doorway, Stranger};
 use crate::local;
+use crate::names;
+use crate::pace::{Along, Brisk, HEAD_TIME, Turn};
 use crate::refuse::{Refusal, answer, whole};
 use crate::rooms::{Place, Rooms};
 use crate::serve::{Entrance, may_be_reached, serve};
@@ -32,13 +36,22 @@ use crate::tunnel;
 use crate::upstream::BoxBody;
 use crate::wait;
 
-/// A client that has not said what it wants by then is sent away.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Behind the door agents are known, and keep connections open between requests for longer than that.
 const IDLE_TIME: Duration = Duration::from_secs(120);
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
+/// Streams that were given up before we had looked at them, and that we gave up because the client broke the protocol.
+const MAX_UNSEEN_RESETS: usize = 20;
+const MAX_BROKEN_STREAMS: usize = 256;
+/// Of a request's body, before we take it: of one stream, and of one connection.
+const WINDOW: u32 = 1024 * 1024;
+/// Of an answer's body, while the client does not take it: of one stream.
+const SEND_BUFFER: usize = 256 * 1024;
+const HEADER_TABLE: u32 = 4096;
+const FRAME: u32 = 16 * 1024;
+/// How long a connection that was told to go stays until it is cut.
+const GOODBYE: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The first byte of TLS (RFC 8446 §5.1: handshake).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -51,6 +64,7 @@ pub(crate) async fn accept(
     open: TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(rooms.limits.max_connections));
+    let doorway = Doorway::new(rooms.limits.max_connections);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -67,9 +81,16 @@ pub(crate) async fn accept(
             tracing::debug!(%why, "a connection was gone before it began");
             continue;
         }
-        let place = Arc::new(Place::new(Arc::clone(&rooms.metrics), place));
-        let (rooms, stop, tunnels) = (Arc::clone(&rooms), stop.clone(), open.clone());
-        open.spawn(proxy(stream, Arc::new(Visit { rooms, stop, tunnels, place })));
+        let stranger = doorway.enter();
+        let sent_away = stranger.sent_away();
+        let visit = Visit {
+            rooms: Arc::clone(&rooms),
+            stop: stop.clone(),
+            tunnels: open.clone(),
+            stranger: Mutex::new(Some(stranger)),
+            place: Arc::new(Place::new(Arc::clone(&rooms.metrics), place)),
+        };
+        open.spawn(proxy(stream, Arc::new(visit), sent_away));
     }
 }
 
@@ -98,11 +119,27 @@ struct Visit {
     rooms: Arc<Rooms>,
     stop: CancellationToken,
     tunnels: TaskTracker,
+    /// Until it is known whose it is.
+    stranger: Mutex<Option<Stranger>>,
     place: Arc<Place>,
 }
 
+impl Visit {
+    /// It is this agent's.
+    ///
+    /// # Errors
+    /// When the agent has as many as it may.
+    fn is_of(&self, agent_id: &str) -> Result<(), Refusal> {
+        if self.place.seat.get().is_none() {
+            let _ = self.place.seat.set(self.rooms.hall.seats(agent_id).connection()?);
+            self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        Ok(())
+    }
+}
+
 /// One connection to the proxy itself.
-async fn proxy(stream: TcpStream, visit: Arc<Visit>) {
+async fn proxy(stream: TcpStream, visit: Arc<Visit>, sent_away: CancellationToken) {
     let stop = visit.stop.clone();
     let service = service_fn(move |request| {
         let visit = Arc::clone(&visit);
@@ -112,6 +149,10 @@ async fn proxy(stream: TcpStream, visit: Arc<Visit>) {
         pin!(http1(HEAD_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = sent_away.cancelled() => {
+            tracing::debug!("a connection was closed that had not said whose it is: others came");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -128,7 +169,7 @@ async fn at_the_door(visit: Arc<Visit>, request: Request<Incoming>) -> Response<
     if to_the_proxy && request.method() == Method::GET && request.uri().path() == "/healthz" {
         return healthz(rooms);
     }
-    let badge = match admitted(rooms, &request) {
+    let badge = match admitted(&visit, &request) {
         Ok(badge) => badge,
         Err(refusal) => return refused(rooms, refusal),
     };
@@ -170,11 +211,7 @@ async fn passage(
         rooms.metrics.requests.with_label_values(&["tunnelled"]).inc();
         return Ok(Some(allowed));
     }
-    if !may_be_minted(rooms, badge, destination) {
-        let detail = Some("and too many such hosts were asked for".into());
-        return Err(Refusal::PolicyDenied { rule: None, detail });
-    }
-    Ok(None)
+    may_be_minted(rooms, &force, badge, destination).map(|()| None)
 }
 
 fn healthz(rooms: &Rooms) -> Response<BoxBody> {
@@ -190,10 +227,12 @@ fn healthz(rooms: &Rooms) -> Response<BoxBody> {
 }
 
 /// Whom the proxy serves. Without a bundle nobody is known, which is not the agent's fault.
-fn admitted(rooms: &Rooms, request: &Request<Incoming>) -> Result<Badge, Refusal> {
-    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
+fn admitted(visit: &Visit, request: &Request<Incoming>) -> Result<Badge, Refusal> {
+    let control = &visit.rooms.control;
+    let force = control.in_force().ok_or_else(|| wait::nothing_in_force(control))?;
     let badge = Badge::read(request.headers()).ok_or(Refusal::ProxyCredential)?;
-    force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
+    let agent = force.bundle.agent(&badge).ok_or(Refusal::ProxyCredential)?;
+    visit.is_of(&agent.id)?;
     Ok(badge)
 }
 
@@ -204,6 +243,11 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
         request.uri().authority().ok_or_else(|| bad("CONNECT names no host:port".into()))?;
     let destination = Destination::parse(Scheme::Https, authority.as_str(), None)
         .map_err(|why| bad(format!("CONNECT names {why}")))?;
+    if !names::is_plain(&destination) {
+        return Err(
+            bad("CONNECT names an xn-- host that is not written as its letters are".into()),
+        );
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
     let same = |host: &HeaderValue| {
         let named = host
@@ -221,16 +265,27 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
     }
 }
 
-/// Hosts that no rule names get a certificate too, so that the agent can read why it is refused; but not without
-/// end, since each costs a signature.
-fn may_be_minted(rooms: &Rooms, badge: &Badge, destination: &Destination) -> bool {
-    let Some(force) = rooms.control.in_force() else { return false };
-    force.bundle.policy.names_host(destination)
+/// Each new host costs a signature: an agent has so many a minute. Hosts that nothing names get a certificate too, so
+/// that the agent can read why it is refused, but fewer.
+fn may_be_minted(
+    rooms: &Rooms,
+    force: &InForce,
+    badge: &Badge,
+    destination: &Destination,
+) -> Result<(), Refusal> {
+    if rooms.authority.has(destination.host()) {
+        return Ok(());
+    }
+    let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
+    let (seats, now) = (rooms.hall.seats(&agent.id), rooms.control.clock().boottime_ms());
+    let named = force.bundle.policy.names_host(destination)
         || force.bundle.issues_tokens(destination)
-        || local::is(destination)
-        || force.bundle.agent(badge).is_some_and(|agent| {
-            rooms.hall.seats(&agent.id).stray(rooms.control.clock().boottime_ms())
-        })
+        || local::is(destination);
+    if !named && !seats.stray(destination.host(), now) {
+        let detail = Some("and too many such hosts were asked for".into());
+        return Err(Refusal::PolicyDenied { rule: None, detail });
+    }
+    seats.new_host(destination.host(), now)
 }
 
 fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {
@@ -286,17 +341,25 @@ async fn intercepted(
 
 async fn serve_h1(stream: TlsStream<Prefixed>, visit: &Visit, badge: &Badge, entrance: &Entrance) {
     let Visit { rooms, stop, place, .. } = visit;
-    let service = service_fn(|mut request: Request<Incoming>| async {
+    let turn = Turn::default();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let taken = turn.take();
         // What the connection becomes, should it become something else, keeps its place.
         request.extensions_mut().insert(Arc::clone(place));
-        let mut response = serve(rooms, badge, entrance, request).await;
-        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        async {
+            let mut response = serve(rooms, badge, entrance, request).await;
+            if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                taken.for_good();
+                return Ok(response);
+            }
+            Ok::<_, Infallible>(response.map(|body| BoxBody::new(Along::new(body, taken))))
         }
-        Ok::<_, Infallible>(response)
     });
-    let mut connection =
-        pin!(http1(IDLE_TIME).serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let stream = TokioIo::new(Brisk::one(stream, turn.clone()));
+    let mut connection = pin!(http1(IDLE_TIME).serve_connection(stream, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = stop.cancelled() => {
@@ -329,11 +392,25 @@ async fn serve_h2(
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
+        .max_frame_size(FRAME)
+        .header_table_size(HEADER_TABLE)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_BROKEN_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let calm = CancellationToken::new();
+    let stream = TokioIo::new(Brisk::two(stream, calm.clone()));
+    let mut connection = pin!(builder.serve_connection(stream, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = calm.cancelled() => {
+            // GOAWAY, and the end of it: nothing more is read.
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

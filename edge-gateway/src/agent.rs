@@ -1,7 +1,8 @@
 //! Who is asking: the proxy credential, and the seats that one agent may take at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -43,11 +44,18 @@ pub(crate) struct Hall {
 
 /// How much of this edge one agent has taken.
 pub(crate) struct Seats {
+    connections: Arc<Semaphore>,
     moving: Arc<Semaphore>,
+    /// Requests that wait for one of those.
+    queue: Arc<Semaphore>,
     held: Arc<Semaphore>,
+    /// Bytes of bodies that are kept until they are sent.
+    spool: Arc<Semaphore>,
     asking: Arc<Semaphore>,
-    /// Tunnels to hosts that no rule names.
-    strays: Mutex<Counted>,
+    /// Hosts that no rule names.
+    strays: Mutex<Hosts>,
+    /// Hosts that no leaf was at hand for.
+    new_hosts: Mutex<Hosts>,
     /// Questions about approvals.
     asked: Mutex<Counted>,
 }
@@ -59,8 +67,21 @@ struct Counted {
     count: u32,
 }
 
+/// Which hosts were asked for in the minute that began on the boot-time clock at `since` (milliseconds).
+#[derive(Default)]
+struct Hosts {
+    since: u64,
+    asked: HashSet<Box<str>>,
+}
+
+const MINUTE_MS: u64 = 60_000;
 /// So many of them a minute.
-const STRAYS: u32 = 60;
+const STRAYS: usize = 60;
+/// So many of them a minute: each costs a signature.
+const NEW_HOSTS: usize = 600;
+/// How many requests of one agent wait for a seat, beside those that have one, and for how long.
+const QUEUE: usize = 256;
+const QUEUE_TIME: Duration = Duration::from_secs(10);
 /// Questions about its own approvals that one agent may have waiting.
 const ASKING: usize = 16;
 /// And so many a minute, each of which makes the control plane read its state.
@@ -69,7 +90,11 @@ const ASKED: u32 = 600;
 /// One request's seat; free again when dropped.
 pub(crate) struct Seat {
     _permit: OwnedSemaphorePermit,
+    _spooled: Option<Spooled>,
 }
+
+/// So much of an agent's spool; free again when dropped.
+pub(crate) struct Spooled(OwnedSemaphorePermit);
 
 impl Hall {
     pub(crate) fn new(limits: Limits) -> Self {
@@ -87,10 +112,14 @@ impl Hall {
             seats.retain(|_, seats| Arc::strong_count(seats) > 1);
         }
         let fresh = Arc::new(Seats {
+            connections: Arc::new(Semaphore::new(self.limits.max_connections_per_agent)),
             moving: Arc::new(Semaphore::new(self.limits.max_in_flight_per_agent)),
+            queue: Arc::new(Semaphore::new(QUEUE)),
             held: Arc::new(Semaphore::new(self.limits.max_held_per_agent)),
+            spool: Arc::new(Semaphore::new(self.limits.max_spooled_bytes_per_agent)),
             asking: Arc::new(Semaphore::new(ASKING)),
             strays: Mutex::default(),
+            new_hosts: Mutex::default(),
             asked: Mutex::default(),
         });
         seats.insert(agent_id.to_owned(), Arc::clone(&fresh));
@@ -102,7 +131,7 @@ impl Counted {
     /// Whether one more is within what a minute may have.
     fn one_more(counted: &Mutex<Self>, now_ms: u64, most: u32) -> bool {
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if now_ms >= counted.since + 60_000 {
+        if now_ms >= counted.since + MINUTE_MS {
             *counted = Self { since: now_ms, count: 0 };
         }
         counted.count = counted.count.saturating_add(1);
@@ -110,10 +139,55 @@ impl Counted {
     }
 }
 
+impl Hosts {
+    /// Whether this one is among as many as a minute may have.
+    fn among(hosts: &Mutex<Self>, host: &str, now_ms: u64, most: usize) -> bool {
+        let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= hosts.since + MINUTE_MS {
+            *hosts = Self { since: now_ms, asked: HashSet::new() };
+        }
+        if hosts.asked.contains(host) {
+            return true;
+        }
+        let room = hosts.asked.len() < most;
+        if room {
+            hosts.asked.insert(host.into());
+        }
+        room
+    }
+}
+
 impl Seats {
-    /// A seat for a request that is being read, judged or forwarded.
-    pub(crate) fn moving(&self) -> Result<Seat, Refusal> {
-        Self::take(&self.moving, "requests in flight")
+    /// A seat for a connection.
+    pub(crate) fn connection(&self) -> Result<Seat, Refusal> {
+        Self::take(&self.connections, "connections")
+    }
+
+    /// A seat for a request that is being read, judged or forwarded, and for its answer. It waits for its turn, for a
+    /// while and behind so many others.
+    pub(crate) async fn moving(&self) -> Result<Seat, Refusal> {
+        const OF: &str = "requests in flight";
+        if let Ok(seat) = Self::take(&self.moving, OF) {
+            return Ok(seat);
+        }
+        let _standing = Self::take(&self.queue, OF)?;
+        let seat = tokio::time::timeout(QUEUE_TIME, Arc::clone(&self.moving).acquire_owned()).await;
+        match seat {
+            Ok(Ok(permit)) => Ok(Seat { _permit: permit, _spooled: None }),
+            Ok(Err(_)) | Err(_) => Err(Refusal::Overloaded { of: OF }),
+        }
+    }
+
+    /// Room for so many bytes more of a body, added to what it has.
+    pub(crate) fn spool(&self, bytes: usize, spooled: &mut Option<Spooled>) -> Result<(), Refusal> {
+        let full = Refusal::Overloaded { of: "bytes of request bodies" };
+        let Ok(count) = u32::try_from(bytes) else { return Err(full) };
+        let more = Arc::clone(&self.spool).try_acquire_many_owned(count).map_err(|_| full)?;
+        match spooled {
+            Some(spooled) => spooled.0.merge(more),
+            None => *spooled = Some(Spooled(more)),
+        }
+        Ok(())
     }
 
     /// A seat for a request that waits for people.
@@ -130,15 +204,28 @@ impl Seats {
         Self::take(&self.asking, OF)
     }
 
-    /// Counts a tunnel to a host that no rule names, by the boot-time clock; false when there were too many within the
-    /// minute.
-    pub(crate) fn stray(&self, now_ms: u64) -> bool {
-        Counted::one_more(&self.strays, now_ms, STRAYS)
+    /// Counts a host that no rule names, by the boot-time clock; false when there were too many within the minute.
+    pub(crate) fn stray(&self, host: &str, now_ms: u64) -> bool {
+        Hosts::among(&self.strays, host, now_ms, STRAYS)
+    }
+
+    /// Counts a host for which a leaf has to be signed, by the boot-time clock.
+    pub(crate) fn new_host(&self, host: &str, now_ms: u64) -> Result<(), Refusal> {
+        const OF: &str = "hosts that were not asked for before";
+        let among = Hosts::among(&self.new_hosts, host, now_ms, NEW_HOSTS);
+        among.then_some(()).ok_or(Refusal::Overloaded { of: OF })
     }
 
     fn take(seats: &Arc<Semaphore>, of: &'static str) -> Result<Seat, Refusal> {
         let permit =
             Arc::clone(seats).try_acquire_owned().map_err(|_| Refusal::Overloaded { of })?;
-        Ok(Seat { _permit: permit })
+        Ok(Seat { _permit: permit, _spooled: None })
+    }
+}
+
+impl Seat {
+    /// Keeps what was spooled for as long as the seat is taken.
+    pub(crate) fn with(self, spooled: Option<Spooled>) -> Self {
+        Self { _spooled: spooled, ..self }
     }
 }

@@ -6,14 +6,17 @@ use bytes::Bytes;
 use countersign_gate::{Injection, Key, Payload, Released, Slot, seal_context, seal_info};
 use http::Response;
 use http::header::HeaderValue;
+use http_body::Body as _;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
+use crate::agent::Seat;
 use crate::bounded::Bounds;
 use crate::bundle::{Agent, Credential, InForce};
 use crate::control::{NotLeased, Receipt, RequestId};
-use crate::inject::{Misplaced, Watched};
+use crate::inject::{Misplaced, Stopped, Watched};
 use crate::judge::{Passing, alarmed};
+use crate::pace::{Along, Pace};
 use crate::redact::Redactor;
 use crate::refuse::{APPROVAL_ID, Refusal};
 use crate::rooms::Rooms;
@@ -27,23 +30,29 @@ pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<Box
     let Passing { force, agent, released, credential, streamed, .. } = passing;
     let (keys, redactor, pool_key) = lent(rooms, credential.as_ref(), &agent).await?;
     let issuer = credential.is_some() && goes_to_an_issuer(&force, &released);
+    let pace = Pace::of(released.request().headers());
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
     let watched = streamed.map(|body| {
         let (control, under) = (Arc::clone(&rooms.control), Arc::clone(&force));
         let (agent_id, destination) = (agent.id.clone(), outbound.destination().clone());
-        Watched::new(body, Arc::clone(&force), move |owner| {
+        Watched::new(body, Arc::clone(&force), pace, move |owner| {
             if let Some(credential) = under.bundle.credentials.get(owner) {
                 alarmed(&control, &agent_id, &destination, Misplaced::new(credential, IN_THE_BODY));
             }
         })
     });
-    let tripped = watched.as_ref().map(Watched::tripped);
+    let stopped = watched.as_ref().map(Watched::stopped);
     let sent = rooms.upstream.send(outbound, watched.map(BoxBody::new), &pool_key).await;
-    let tripped = tripped.and_then(|tripped| tripped.get().copied());
-    if let Some(credential) = tripped.and_then(|index| force.bundle.credentials.get(index)) {
-        let Misplaced { why, .. } = Misplaced::new(credential, IN_THE_BODY);
-        return Err(Refusal::FakeKeyMisplaced { why });
+    match stopped.and_then(|stopped| stopped.get().copied()) {
+        Some(Stopped::FakeKey(index)) => {
+            if let Some(credential) = force.bundle.credentials.get(index) {
+                let Misplaced { why, .. } = Misplaced::new(credential, IN_THE_BODY);
+                return Err(Refusal::FakeKeyMisplaced { why });
+            }
+        }
+        Some(Stopped::Slow) => return Err(Refusal::BodyTooSlow),
+        None => {}
     }
     let response = redactor.response(sent.map_err(not_sent)?);
     if issuer { token::without_tokens(response).await } else { Ok(response) }
@@ -77,6 +86,12 @@ pub(crate) async fn lent(
     let key =
         Key::new(id.clone(), *version, destination.clone(), lease.sealed, lease.secret.clone());
     Ok((vec![key], lease.redactor.clone(), format!("{}\0{id}", agent.id)))
+}
+
+/// A request has its seat until its answer is over.
+pub(crate) fn seated(answer: Response<BoxBody>, seat: Seat) -> Response<BoxBody> {
+    answer
+        .map(|body| if body.is_end_stream() { body } else { BoxBody::new(Along::new(body, seat)) })
 }
 
 /// The refusal for what the policy alone released and that got no answer.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::addresses::Network;
@@ -51,10 +52,14 @@ pub struct Gateway {
 pub struct Limits {
     /// Bytes of a body that is inspected or held.
     pub max_held_body: usize,
-    /// Requests of one agent that are read, judged or forwarded at a time.
+    /// Requests of one agent that are read, judged, forwarded or answered at a time. Others wait for their turn.
     pub max_in_flight_per_agent: usize,
     /// Requests of one agent that wait for people at a time.
     pub max_held_per_agent: usize,
+    /// Bytes of bodies of one agent's requests that are kept until they are sent.
+    pub max_spooled_bytes_per_agent: usize,
+    /// Connections of one agent.
+    pub max_connections_per_agent: usize,
     /// Requests that are kept without their client until they are approved, and answers to such; all together.
     pub max_parked: usize,
     /// Bytes of these, all together.
@@ -71,8 +76,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_held_body: 8 * 1024 * 1024,
-            max_in_flight_per_agent: 256,
-            max_held_per_agent: 256,
+            max_in_flight_per_agent: 32,
+            max_held_per_agent: 16,
+            max_spooled_bytes_per_agent: 64 * 1024 * 1024,
+            max_connections_per_agent: 1_024,
             max_parked: 256,
             max_parked_bytes: 64 * 1024 * 1024,
             max_connections: 20_000,
@@ -166,6 +173,8 @@ struct LimitsText {
     max_held_body: Option<usize>,
     max_in_flight_per_agent: Option<usize>,
     max_held_per_agent: Option<usize>,
+    max_spooled_bytes_per_agent: Option<usize>,
+    max_connections_per_agent: Option<usize>,
     max_parked: Option<usize>,
     max_parked_bytes: Option<usize>,
     max_connections: Option<usize>,
@@ -195,13 +204,13 @@ impl Text {
         }
         let limits = &mut self.limits;
         number(&variable, "LIMITS_MAX_HELD_BODY", &mut limits.max_held_body, reading);
-        number(
-            &variable,
-            "LIMITS_MAX_IN_FLIGHT_PER_AGENT",
-            &mut limits.max_in_flight_per_agent,
-            reading,
-        );
+        let key = "LIMITS_MAX_IN_FLIGHT_PER_AGENT";
+        number(&variable, key, &mut limits.max_in_flight_per_agent, reading);
         number(&variable, "LIMITS_MAX_HELD_PER_AGENT", &mut limits.max_held_per_agent, reading);
+        let key = "LIMITS_MAX_SPOOLED_BYTES_PER_AGENT";
+        number(&variable, key, &mut limits.max_spooled_bytes_per_agent, reading);
+        let key = "LIMITS_MAX_CONNECTIONS_PER_AGENT";
+        number(&variable, key, &mut limits.max_connections_per_agent, reading);
         number(&variable, "LIMITS_MAX_PARKED", &mut limits.max_parked, reading);
         number(&variable, "LIMITS_MAX_PARKED_BYTES", &mut limits.max_parked_bytes, reading);
         number(&variable, "LIMITS_MAX_CONNECTIONS", &mut limits.max_connections, reading);
@@ -298,6 +307,15 @@ impl Reading {
                 .limits
                 .max_held_per_agent
                 .unwrap_or(defaults.max_held_per_agent),
+            max_spooled_bytes_per_agent: text
+                .limits
+                .max_spooled_bytes_per_agent
+                .unwrap_or(defaults.max_spooled_bytes_per_agent)
+                .min(Semaphore::MAX_PERMITS),
+            max_connections_per_agent: text
+                .limits
+                .max_connections_per_agent
+                .unwrap_or(defaults.max_connections_per_agent),
             max_parked: text.limits.max_parked.unwrap_or(defaults.max_parked),
             max_parked_bytes: text.limits.max_parked_bytes.unwrap_or(defaults.max_parked_bytes),
             max_connections: text.limits.max_connections.unwrap_or(defaults.max_connections),

@@ -1,6 +1,9 @@
 //! From what a client sent to what will leave, save for the key: the request's head is read strictly, what belongs
 //! to the connection is taken off, and what may be held is taken in whole.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,10 +14,12 @@ use countersign_policy::{Head, Policy};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version, request};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
+use crate::agent::{Seats, Spooled};
+use crate::names;
+use crate::pace::Pace;
 use crate::refuse::Refusal;
 use crate::upstream::strip_hop_by_hop;
 
@@ -38,6 +43,11 @@ const APPROVAL_WAIT: &str = "countersign-approval-wait";
 /// The whole body must be here by then.
 const BODY_TIME: Duration = Duration::from_secs(30);
 const SMALL: usize = 16 * 1024;
+/// The largest target and the largest header, and how many of these.
+const LONGEST_LINE: usize = 8 * 1024;
+const MOST_HEADERS: usize = 100;
+/// All headers together.
+const LARGEST_HEAD: usize = 64 * 1024;
 
 impl Draft {
     /// Reads a head that came through the tunnel to `tunnel`.
@@ -81,6 +91,9 @@ impl Draft {
             parts.uri.authority().ok_or_else(|| bad("an absolute URL without a host"))?;
         let destination = Destination::parse(Scheme::Http, authority.as_str(), Some(80))
             .map_err(|why| Refusal::BadRequest { why: format!("the URL's host is {why}") })?;
+        if !names::is_plain(&destination) {
+            return Err(bad("a URL with an xn-- host that is not written as its letters are"));
+        }
         hosts(&parts, &destination, false)?;
         Self::read(parts, destination, policy)
     }
@@ -103,6 +116,7 @@ impl Draft {
         if !METHODS.contains(&method) {
             return Err(Refusal::MethodNotAllowed);
         }
+        small_enough(&uri, &headers)?;
         framing(&headers)?;
         if matches!(method, Method::GET | Method::HEAD) && announces_body(&headers) {
             return Err(bad("a GET or HEAD with a body, which servers read in different ways"));
@@ -160,26 +174,45 @@ impl Draft {
     }
 }
 
-/// Takes the whole body in, without its trailers.
+/// Takes the whole body in, without its trailers, and what it takes of the agent's room for bodies.
 ///
 /// # Errors
-/// When it is larger than `limit`, does not arrive in time, or breaks off.
-pub(crate) async fn spool(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+/// When it is larger than `limit` or than what is left of that room, does not arrive in time, or breaks off.
+pub(crate) async fn spool(
+    body: Incoming,
+    limit: usize,
+    seats: &Seats,
+) -> Result<(Bytes, Option<Spooled>), Refusal> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Refusal::BodyTooLarge { limit });
     }
-    let spooled = tokio::time::timeout(BODY_TIME, take_in(body, limit));
-    spooled.await.unwrap_or(Err(Refusal::BodyTooSlow))
+    let mut spooled = None;
+    let taking = tokio::time::timeout(BODY_TIME, take_in(body, limit, seats, &mut spooled));
+    let whole = taking.await.unwrap_or(Err(Refusal::BodyTooSlow))?;
+    Ok((whole, spooled))
 }
 
-async fn take_in(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+async fn take_in(
+    mut body: Incoming,
+    limit: usize,
+    seats: &Seats,
+    spooled: &mut Option<Spooled>,
+) -> Result<Bytes, Refusal> {
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let mut pace = Pace::default();
+    loop {
+        let next = poll_fn(|context| match Pin::new(&mut body).poll_frame(context) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => pace.waits(context).map(|()| Err(Refusal::BodyTooSlow)),
+        });
+        let Some(frame) = next.await? else { break };
         let frame = frame.map_err(|_| bad("the body broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
+        pace.came(data.len());
         if whole.len() + data.len() > limit {
             return Err(Refusal::BodyTooLarge { limit });
         }
+        seats.spool(data.len(), spooled)?;
         if whole.is_empty() && body.is_end_stream() {
             // A small one is a slice of a read buffer that is larger than it.
             return Ok(if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data });
@@ -220,6 +253,29 @@ fn names(authority: &str, destination: &Destination) -> bool {
     };
     Destination::parse(destination.scheme(), authority, Some(default_port))
         .is_ok_and(|named| named == *destination)
+}
+
+/// Nothing in a head is larger than servers take. What is far larger was refused by our HTTP library.
+fn small_enough(uri: &http::Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    let too_large = |what| Err(Refusal::HeadTooLarge { what });
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > LONGEST_LINE) {
+        return too_large("a path and query of more than 8 KiB");
+    }
+    if headers.len() > MOST_HEADERS {
+        return too_large("more than 100 headers");
+    }
+    let mut all = 0;
+    for (name, value) in headers {
+        let line = name.as_str().len() + value.len();
+        if line > LONGEST_LINE {
+            return too_large("a header of more than 8 KiB");
+        }
+        all += line;
+    }
+    if all > LARGEST_HEAD {
+        return too_large("more than 64 KiB of headers");
+    }
+    Ok(())
 }
 
 /// The only transfer coding is `chunked`, once. Anything else was read in one way by our HTTP library and could be

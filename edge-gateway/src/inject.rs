@@ -22,6 +22,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::bundle::{Around, Bundle, Credential, InForce, Pair, Place};
 use crate::freeze::Draft;
+use crate::pace::Pace;
 use crate::tripwire::{Tripwire, Watch};
 use crate::upstream::BodyError;
 
@@ -370,29 +371,39 @@ fn elsewhere(draft: &Draft, wire: &Tripwire) -> Option<Elsewhere> {
         })
 }
 
-/// A body that streams past, without its trailers. It breaks off when a fake key is in it.
+/// A body that streams past, without its trailers. It breaks off when a fake key is in it, and when it comes too slowly.
 pub(crate) struct Watched {
     body: Incoming,
     force: Arc<InForce>,
     watch: Watch,
-    tripped: Arc<OnceLock<usize>>,
+    pace: Option<Pace>,
+    stopped: Arc<OnceLock<Stopped>>,
     /// Told the index of the credential, when a fake key goes by.
     alarm: Box<dyn Fn(usize) + Send + Sync>,
+}
+
+/// Why a body that streamed past was broken off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stopped {
+    /// The index of the credential whose fake key was in it.
+    FakeKey(usize),
+    Slow,
 }
 
 impl Watched {
     pub(crate) fn new(
         body: Incoming,
         force: Arc<InForce>,
+        pace: Option<Pace>,
         alarm: impl Fn(usize) + Send + Sync + 'static,
     ) -> Self {
-        let (watch, tripped) = (Watch::default(), Arc::default());
-        Self { body, force, watch, tripped, alarm: Box::new(alarm) }
+        let (watch, stopped) = (Watch::default(), Arc::default());
+        Self { body, force, watch, pace, stopped, alarm: Box::new(alarm) }
     }
 
-    /// Where the index of the credential is found whose fake key it was.
-    pub(crate) fn tripped(&self) -> Arc<OnceLock<usize>> {
-        Arc::clone(&self.tripped)
+    /// Where it is found why it was broken off.
+    pub(crate) fn stopped(&self) -> Arc<OnceLock<Stopped>> {
+        Arc::clone(&self.stopped)
     }
 }
 
@@ -406,18 +417,28 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         loop {
-            let frame = match std::task::ready!(Pin::new(&mut this.body).poll_frame(context)) {
-                None => return Poll::Ready(None),
-                Some(Err(why)) => return Poll::Ready(Some(Err(why.into()))),
-                Some(Ok(frame)) => frame,
+            let frame = match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Pending => {
+                    let slow = this.pace.as_mut().map_or(Poll::Pending, |pace| pace.waits(context));
+                    return slow.map(|()| {
+                        let _ = this.stopped.set(Stopped::Slow);
+                        Some(Err("it came too slowly".into()))
+                    });
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(why))) => return Poll::Ready(Some(Err(why.into()))),
+                Poll::Ready(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
+            if let Some(pace) = &mut this.pace {
+                pace.came(data.len());
+            }
             return Poll::Ready(Some(match this.watch.feed(&this.force.bundle.tripwire, &data) {
                 None => Ok(Frame::data(data)),
                 Some(owner) => {
                     // An answer may be on its way already: the alarm does not wait for it.
                     (this.alarm)(owner);
-                    let _ = this.tripped.set(owner);
+                    let _ = this.stopped.set(Stopped::FakeKey(owner));
                     Err("a key where none is replaced".into())
                 }
             }));

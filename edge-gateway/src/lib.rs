@@ -8,7 +8,7 @@
 //! ```text
 //! main    config, then run until told to stop
 //! lib     Edge: start, ready, shutdown
-//! accept  listen, bounded connections, CONNECT, drain
+//! accept  listen, bounded connections, CONNECT, drain; doorway: those that have not said whose they are
 //! serve   THE STORY: one request, start to end
 //! judge   policy and keys → pass, hold, refuse; carry, bounded: what was released, out and back
 //! socket, tunnel  what is more than one request; channel: its bounds and its end
@@ -16,6 +16,7 @@
 //! rooms   everything that a request meets on its way
 //! agent   proxy credential → Agent; unknown is refused
 //! mitm    leaf certificate for the asked name, TLS on the agent's side
+//! pace    how long a client may take over what it sends; frames: what HTTP/2 is flooded with
 //! freeze  what is frozen is what leaves, save the key
 //! inject  where a key goes; tripwire: where a fake key must never be
 //! wait    a held request and signed decisions → Released, or not
@@ -27,6 +28,7 @@
 //! ```
 
 mod accept;
+mod doorway;
 
 mod serve;
 
@@ -34,11 +36,14 @@ mod agent;
 mod bounded;
 mod carry;
 mod channel;
+mod frames;
 mod freeze;
 mod inject;
 mod judge;
 mod local;
 pub mod mitm;
+mod names;
+mod pace;
 mod park;
 pub mod redact;
 mod refuse;
@@ -57,6 +62,8 @@ mod unseal;
 
 pub mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod planted;
 pub mod telemetry;

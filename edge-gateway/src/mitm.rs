@@ -95,6 +95,11 @@ impl Authority {
         self.minter.minted.load(Ordering::Relaxed)
     }
 
+    /// Whether a leaf for this host is at hand, so that none has to be signed.
+    pub(crate) fn has(&self, host: &str) -> bool {
+        self.leaves.contains_key(host)
+    }
+
     /// How many leaves are at hand. An exact figure, for which pending evictions are carried out first.
     pub async fn cached(&self) -> u64 {
         self.leaves.run_pending_tasks().await;

@@ -81,6 +81,9 @@ pub(crate) enum Refusal {
         basic: bool,
         why: &'static str,
     },
+    HeadTooLarge {
+        what: &'static str,
+    },
     LeaseRefused {
         credential: String,
         detail: String,
@@ -189,6 +192,11 @@ impl Refusal {
             Self::FakeKeyMissing { .. } => {
                 (S::UNAUTHORIZED, "fake_key_missing", "The key is missing")
             }
+            Self::HeadTooLarge { .. } => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The request's head is too large",
+            ),
             Self::LeaseRefused { .. } => {
                 (S::FORBIDDEN, "credential_refused", "The key may not be used")
             }

@@ -1,12 +1,12 @@
 //! Everything that a request meets on its way, made once at the start.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::Hall;
+use crate::agent::{Hall, Seat};
 use crate::config::Limits;
 use crate::control::Control;
 use crate::mitm::Authority;
@@ -17,13 +17,15 @@ use crate::upstream::Upstream;
 /// A connection's place among all of them, as long as it or what became of it is open.
 pub(crate) struct Place {
     metrics: Arc<Metrics>,
+    /// Among the connections of the agent whose it is, once that is known.
+    pub(crate) seat: OnceLock<Seat>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     pub(crate) fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Self {
         metrics.connections.inc();
-        Self { metrics, _permit: permit }
+        Self { metrics, seat: OnceLock::new(), _permit: permit }
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::agent::{Badge, Seat};
 use crate::bundle::{Credential, InForce};
-use crate::carry::{pass, released_by_decision};
+use crate::carry::{pass, released_by_decision, seated};
 use crate::control::Why;
 use crate::freeze::{self, Draft};
 use crate::inject;
@@ -94,10 +94,12 @@ async fn story(
     let (mut became, seat) = refused_if_it_fails(judging).await?;
     loop {
         became = match became {
-            Became::Answered(answer) => return Ok(*answer),
+            Became::Answered(answer) => return Ok(seated(*answer, seat)),
             Became::Passing(mut passing) => {
                 return match passing.socket.take() {
-                    None => Box::pin(pass(rooms, *passing)).await,
+                    None => {
+                        Box::pin(pass(rooms, *passing)).await.map(|answer| seated(answer, seat))
+                    }
                     Some(socket) => {
                         Box::pin(socket::open(rooms, badge, *passing, socket, seat)).await
                     }
@@ -108,7 +110,9 @@ async fn story(
             }
             Became::Waiting(waiting, None) => match decided(rooms, waiting).await? {
                 Ended::Released { request_id, released, sealed } => {
-                    return released_by_decision(rooms, request_id, *released, sealed).await;
+                    return released_by_decision(rooms, request_id, *released, sealed)
+                        .await
+                        .map(|answer| seated(answer, seat));
                 }
                 Ended::Reopened(waiting) => {
                     refused_if_it_fails(async { judge_again(rooms, badge, waiting) }).await?
@@ -129,7 +133,7 @@ async fn judged(
     let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
     let agent = force.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?;
     let seats = rooms.hall.seats(&agent.id);
-    let seat = seats.moving()?;
+    let seat = seats.moving().await?;
 
     // What is asked.
     let (mut parts, body) = request.into_parts();
@@ -145,14 +149,14 @@ async fn judged(
 
     // A token may be asked for, with a fake key: nobody but us answers that.
     let (body, taken) = if token::issues(&force.bundle, &draft.destination, &draft.path) {
-        let whole = freeze::spool(body, rooms.limits.max_held_body).await?;
-        let answered = token::answered(&force.bundle, agent, &draft, &whole);
+        let taken = freeze::spool(body, rooms.limits.max_held_body, &seats).await?;
+        let answered = token::answered(&force.bundle, agent, &draft, &taken.0);
         if let Some(answer) = answered.map_err(|m| misplaced(rooms, agent, &draft, m))? {
             return Ok((Became::Answered(Box::new(answer)), seat));
         }
-        (None, whole)
+        (None, taken)
     } else {
-        (Some(body), Bytes::new())
+        (Some(body), (Bytes::new(), None))
     };
 
     // Which key it wants.
@@ -170,17 +174,17 @@ async fn judged(
     if whole {
         draft.detach();
     }
-    let (streamed, spooled) = match body {
+    let (streamed, taken) = match body {
         Some(body) if !whole && !body.is_end_stream() => (Some(body), None),
-        Some(body) => (None, Some(freeze::spool(body, rooms.limits.max_held_body).await?)),
+        Some(body) => (None, Some(freeze::spool(body, rooms.limits.max_held_body, &seats).await?)),
         None => (None, Some(taken)),
     };
-    let (payload, found) = match spooled {
-        None => (Payload::Streamed, found),
-        Some(mut whole) => {
+    let (payload, found, spooled) = match taken {
+        None => (Payload::Streamed, found, None),
+        Some((mut whole, spooled)) => {
             let found = inject::find_in_body(&mut draft, &force.bundle, &mut whole, found)
                 .map_err(|no| unfound(rooms, agent, &draft, no))?;
-            (Payload::Whole(whole), found)
+            (Payload::Whole(whole), found, spooled)
         }
     };
 
@@ -218,7 +222,7 @@ async fn judged(
             let rule = judgement.rule;
             let socket = socket.map(|(channel, upgrade)| Socket { upgrade, channel, rule, place });
             let passing = Passing { force, agent, released, credential, streamed, socket };
-            Ok((Became::Passing(Box::new(passing)), seat))
+            Ok((Became::Passing(Box::new(passing)), seat.with(spooled)))
         }
         Class::Hold(judged) if asks_for_socket => Err(Refusal::UpgradeRefused {
             rule: judged.rule().to_owned(),
@@ -227,7 +231,7 @@ async fn judged(
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
-            let waiting_seat = seats.held()?;
+            let seat = if judgement.allowed { seat } else { seats.held()? };
             let hold = wait::hold_for(judgement.hold, wait);
             let place = judgement.park.map(|_| rooms.shelf.place(&agent.id, judged.body().len()));
             let parking = place.flatten().map(|place| Parking { place, hold });
@@ -248,7 +252,7 @@ async fn judged(
                 Why { rule: judged.rule().to_owned(), allowed: judgement.allowed, traceparent };
             let mut waiting = Waiting::open(&rooms.control, judged, circumstances, why);
             waiting.parks = parking.is_some();
-            Ok((Became::Waiting(Box::new(waiting), parking), waiting_seat))
+            Ok((Became::Waiting(Box::new(waiting), parking), seat.with(spooled)))
         }
     }
 }

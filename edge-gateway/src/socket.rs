@@ -25,7 +25,7 @@ use tracing::Instrument as _;
 
 use crate::agent::{Badge, Seat};
 use crate::bundle::{Credential, InForce};
-use crate::carry::{lent, not_sent};
+use crate::carry::{lent, not_sent, seated};
 use crate::channel::{End, Kind, Open};
 use crate::control::Alarm;
 use crate::inject::Misplaced;
@@ -56,7 +56,7 @@ pub(crate) async fn open(
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
     let (mut head, upstream, extended) =
         match rooms.upstream.switch(outbound).await.map_err(not_sent)? {
-            Switched::Answer(answer) => return Ok(redactor.response(answer)),
+            Switched::Answer(answer) => return Ok(seated(redactor.response(answer), seat)),
             Switched::Socket { head, upstream, extended } => (head, upstream, extended),
         };
     redactor.headers(&mut head.headers);

@@ -54,7 +54,7 @@ pub(crate) async fn allowed(
         return Err(Refusal::PolicyDenied { rule: Some(tunnel.rule), detail });
     }
     rooms.control.lets_through().await.map_err(wait::unreachable)?;
-    let seat = rooms.hall.seats(&agent.id).moving()?;
+    let seat = rooms.hall.seats(&agent.id).moving().await?;
     let (badge, destination) = (badge.clone(), destination.clone());
     Ok(Some(Allowed { tunnel, badge, destination, _seat: seat }))
 }

@@ -7,6 +7,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod silence;
 mod switch;
 #[cfg(feature = "planted-bugs")]
 mod twice;
@@ -35,6 +36,7 @@ use crate::addresses::{Guard, Network};
 use connection::NotAnswered;
 use dial::Dialler;
 use pool::Pool;
+use silence::Silence;
 
 /// A body on its way in either direction.
 pub type BoxBody = http_body_util::combinators::BoxBody<Bytes, BodyError>;
@@ -53,7 +55,8 @@ pub struct Settings {
     pub allow_private: Vec<Network>,
     /// Our own listeners: never dialled.
     pub forbidden: Vec<SocketAddr>,
-    /// How long an upstream may be silent between the last of the request and the head of its answer.
+    /// How long an upstream may be silent between the last of the request and the head of its answer, and within the
+    /// body of its answer.
     pub response_header_timeout: Duration,
 }
 
@@ -153,7 +156,7 @@ impl Upstream {
                 {
                     Ok((answer, connection)) => {
                         self.pool.keep(destination, pool_key, connection);
-                        return receive(answer);
+                        return receive(answer, self.response_header_timeout);
                     }
                     Err(NotAnswered::Unwritten(returned, _)) => request = *returned,
                     Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
@@ -172,7 +175,7 @@ impl Upstream {
                 if !alone {
                     self.pool.keep(destination, pool_key, connection);
                 }
-                receive(answer)
+                receive(answer, self.response_header_timeout)
             }
             Err(NotAnswered::Unwritten(_, why)) => Err(Failure::NotSent { why }),
             Err(NotAnswered::Written(why)) => Err(Failure::Unknown { why }),
@@ -237,7 +240,7 @@ fn prepare(sent: Sent, streamed: Option<BoxBody>) -> Result<(Request<()>, BoxBod
 
 /// The answer as it may go on: without what belonged to the one connection, and without what would lead the
 /// agent's client around us.
-fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
+fn receive(answer: Response<Incoming>, patience: Duration) -> Result<Response<BoxBody>, Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::Unknown {
             why: "the upstream switched to another protocol unasked".into(),
@@ -251,7 +254,7 @@ fn receive(answer: Response<Incoming>) -> Result<Response<BoxBody>, Failure> {
             why: "the answer came in a transfer coding that nobody asked for".into(),
         });
     }
-    Ok(without_hops(answer).map(|body| body.map_err(BodyError::from).boxed()))
+    Ok(without_hops(answer).map(|body| Silence::new(body, patience).boxed()))
 }
 
 fn without_hops(mut answer: Response<Incoming>) -> Response<Incoming> {

@@ -14,6 +14,9 @@ use crate::upstream::{BodyError, BoxBody};
 
 /// How much is given to a decoder at once: deflate makes at most 1,032 times as much of it.
 const SIP: usize = 512;
+/// A body that comes out larger than this, and so many times larger than it came, is made to exhaust whoever opens it.
+const LARGE: u64 = 8 * 1024 * 1024;
+const BOMB: u64 = 100;
 
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +127,9 @@ pub(super) struct Decoded {
     decoder: Option<Decoder>,
     /// What has come and is still encoded.
     encoded: Bytes,
+    /// Bytes that went into the decoder, and that came out of it.
+    went_in: u64,
+    came_out: u64,
     after: VecDeque<Frame<Bytes>>,
     ended: bool,
 }
@@ -135,6 +141,8 @@ impl Decoded {
             coding,
             decoder: None,
             encoded: Bytes::new(),
+            went_in: 0,
+            came_out: 0,
             after: VecDeque::new(),
             ended: false,
         }
@@ -176,6 +184,15 @@ impl Body for Decoded {
                         return Poll::Ready(Some(Err(error.into())));
                     }
                 };
+                this.went_in += sip.len() as u64;
+                this.came_out += decoded.len() as u64;
+                if this.came_out > LARGE && this.came_out > BOMB * this.went_in {
+                    this.ended = true;
+                    this.encoded.clear();
+                    this.decoder = None;
+                    let why = "the answer was broken off: it is many times larger than it came";
+                    return Poll::Ready(Some(Err(why.into())));
+                }
                 if !decoded.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(decoded))));
                 }

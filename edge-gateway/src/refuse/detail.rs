@@ -51,8 +51,9 @@ impl Refusal {
                 "Not sent: the body is larger than {limit} bytes, which is the most that can be inspected or shown to \
                  a person. Split the request, or send less."
             ),
-            Self::BodyTooSlow => "Not sent: the body did not arrive whole within 30 seconds. Nothing was opened for \
-                 approval. Send it again."
+            Self::BodyTooSlow => "Not carried out: the body came too slowly. What is inspected or shown to a person has to be \
+                 here whole within 30 seconds, and any other has to come at a kibibyte a second. Send it again, without \
+                 pauses."
                 .into(),
             Self::ClockOff => "Not sent: the clock of this gateway and that of the control plane are more than 30 seconds \
                  apart, so that it cannot be told whether an approval still holds. An operator has to set the clock \
@@ -77,6 +78,9 @@ impl Refusal {
             Self::FakeKeyMissing { credentials, why, .. } => format!(
                 "Not sent: {why}. Send the key that you were given for {} in its usual place.",
                 quoted(credentials)
+            ),
+            Self::HeadTooLarge { what } => format!(
+                "Not sent: there is {what}, which servers do not take. Put what is large into the body, or send less."
             ),
             Self::LeaseRefused { credential, detail } => format!(
                 "Not sent: the control plane does not give out the key of \"{credential}\"{}. Ask an operator.",

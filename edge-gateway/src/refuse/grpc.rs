@@ -48,16 +48,20 @@ impl Refusal {
             | Self::ControlPlaneUnavailable
             | Self::Draining { .. }
             | Self::Evicted
+            | Self::NoToken { .. }
             | Self::Overloaded { .. }
             | Self::Sealed
             | Self::UpstreamFailed { .. } => Code::Unavailable,
-            Self::BodyTooLarge { .. } | Self::TooManyPending { .. } => Code::ResourceExhausted,
+            Self::BodyTooLarge { .. } | Self::HeadTooLarge { .. } | Self::TooManyPending { .. } => {
+                Code::ResourceExhausted
+            }
             Self::BodyTooSlow => Code::DeadlineExceeded,
             Self::FakeKeyMissing { .. } | Self::ProxyCredential => Code::Unauthenticated,
             Self::LookOnly | Self::MethodNotAllowed => Code::Unimplemented,
             Self::NoResult { .. } | Self::NoSuchApproval | Self::NothingHere => Code::NotFound,
             // Whether it happened is what is not known.
             Self::OutcomeUnknown { .. } => Code::Unknown,
+            Self::TokensWithheld => Code::DataLoss,
         }
     }
 

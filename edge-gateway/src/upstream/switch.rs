@@ -63,7 +63,7 @@ impl Upstream {
             Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
         };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return receive(answer).map(Switched::Answer);
+            return receive(answer, patience).map(Switched::Answer);
         }
         let extended = offer.agrees(answer.headers()).map_err(|why| Failure::Unknown {
             why: format!("the upstream's 101 is not the answer to this handshake: {why}"),

@@ -33,7 +33,7 @@ impl Upstream {
                 )
                 .await;
             last = match answered {
-                Ok((answer, _)) => return receive(answer),
+                Ok((answer, _)) => return receive(answer, self.response_header_timeout),
                 Err(NotAnswered::Unwritten(_, why)) => return Err(Failure::NotSent { why }),
                 Err(NotAnswered::Written(why)) => Failure::Unknown { why },
             };

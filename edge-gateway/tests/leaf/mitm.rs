@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use countersign_edge_gateway::mitm::{Authority, NotIntercepted};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{EchConfig, EchGreaseConfig, EchMode};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, EchConfigListBytes, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -97,6 +98,57 @@ async fn n_3_without_a_server_name_the_tunnels_host_is_served() {
     let (client, server) = shake(&authority, config, "api.example.com", "api.example.com").await;
     client.unwrap();
     server.unwrap();
+}
+
+/// A list of one configuration for Encrypted Client Hello (RFC 9849 §4) whose outer name is `public`.
+fn ech_list(public: &str) -> Vec<u8> {
+    let mut contents = vec![7, 0x00, 0x20, 0, 32];
+    contents.extend([9; 32]); // an X25519 key that nobody has the other half of
+    contents.extend([0, 4, 0x00, 0x01, 0x00, 0x01, 0]);
+    contents.push(public.len() as u8);
+    contents.extend(public.bytes());
+    contents.extend([0, 0]);
+    let mut config = vec![0xfe, 0x0d];
+    config.extend((contents.len() as u16).to_be_bytes());
+    config.extend(contents);
+    let mut list = (config.len() as u16).to_be_bytes().to_vec();
+    list.extend(config);
+    list
+}
+
+#[tokio::test]
+async fn n_3_a_hello_that_is_encrypted_for_somebody_else_hides_no_name() {
+    let suites = aws_lc_rs::hpke::ALL_SUPPORTED_SUITES;
+    let hiding = |authority: &Authority, mode: EchMode| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.ca_pem().as_bytes()).unwrap()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_ech(mode)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    };
+    // GREASE: it looks like one and is none. The name in the open is the tunnel's.
+    let authority = Authority::generate("edge-1").unwrap();
+    let (public, _) = suites[0].generate_key_pair().unwrap();
+    let grease = EchMode::Grease(EchGreaseConfig::new(suites[0], public));
+    let (client, server) =
+        shake(&authority, hiding(&authority, grease), "api.example.com", "api.example.com").await;
+    client.unwrap();
+    server.unwrap();
+    // A real one: whatever is inside, the name in the open counts, and the client does not accept it in its place.
+    for (outer, inner) in [("evil.tld", "api.allowed"), ("api.allowed", "evil.tld")] {
+        let authority = Authority::generate("edge-1").unwrap();
+        let list = EchConfigListBytes::from(ech_list(outer));
+        let mode = EchMode::Enable(EchConfig::new(list, suites).unwrap());
+        let (client, server) =
+            shake(&authority, hiding(&authority, mode), inner, "api.allowed").await;
+        assert!(client.is_err(), "{outer} in front of {inner}");
+        if outer == "evil.tld" {
+            assert!(matches!(server, Err(NotIntercepted::ServerName { .. })), "{server:?}");
+            assert_eq!(authority.minted(), 0);
+        }
+    }
 }
 
 #[tokio::test]

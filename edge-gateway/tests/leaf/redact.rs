@@ -275,6 +275,30 @@ async fn n_echo_11_a_cut_or_wrong_coding_fails_the_body() {
 }
 
 #[tokio::test]
+async fn d_resp_1_a_coding_that_is_a_bomb_is_broken_off() {
+    let bomb = encoded("gzip", &" ".repeat(64 * 1024 * 1024));
+    assert!(bomb.len() < 100_000);
+    let mut body =
+        redactor().response(answer("gzip", chunks(bomb.chunks(1_000)), bomb.len())).into_body();
+    let mut came = 0;
+    let broken = loop {
+        match body.frame().await.expect("it does not end well") {
+            Ok(frame) => came += frame.into_data().unwrap().len(),
+            Err(why) => break why,
+        }
+    };
+    assert!((7 << 20..9 << 20).contains(&came), "{came}");
+    assert!(broken.to_string().contains("larger than it came"), "{broken}");
+    assert!(body.frame().await.is_none(), "and nothing more of it");
+    // What is large without being a bomb comes whole.
+    let text: String =
+        (0..1_000_000).map(|n: u32| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let honest = encoded("gzip", &text);
+    let body = redactor().response(answer("gzip", chunks(honest.chunks(64 * 1024)), honest.len()));
+    assert!(collected(body.into_body()).await.unwrap() == text.as_bytes());
+}
+
+#[tokio::test]
 async fn n_echo_12_in_a_trailer() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-key", HeaderValue::from_str(KEY).unwrap());

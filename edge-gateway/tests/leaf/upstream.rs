@@ -528,6 +528,49 @@ async fn n_17_a_certificate_that_is_not_right_gets_no_request() {
         .unwrap();
 }
 
+/// Says that it speaks an old TLS, whatever is asked (RFC 5246 §7.4.1.3).
+#[tokio::test]
+async fn n_17_an_old_tls_gets_no_request() {
+    for minor in [0, 1, 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut hello = vec![2, 0, 0, 38, 3, minor];
+            hello.extend([7; 32]);
+            hello.extend([0, 0xc0, 0x2f, 0]);
+            let mut record = vec![22, 3, minor, 0, hello.len() as u8];
+            record.extend(hello);
+            let mut first = [0; 5];
+            tcp.read_exact(&mut first).await.unwrap();
+            tcp.write_all(&record).await.unwrap();
+            let mut rest = Vec::new();
+            let _ = tcp.read_to_end(&mut rest).await;
+            rest
+        });
+        let failure =
+            to(address, None).send(Ask::to(&api()).allowed(), None, "").await.unwrap_err();
+        assert!(matches!(failure, Failure::NotSent { .. }), "3.{minor}: {failure}");
+        let rest = heard.await.unwrap();
+        assert!(!String::from_utf8_lossy(&rest).contains("GET "), "3.{minor}");
+    }
+}
+
+#[tokio::test]
+async fn u_8_what_an_upstream_says_too_much_is_nobodys_answer() {
+    let said = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+    let (address, heard, _) = raw(said).await;
+    let upstream = to(address, None);
+    for _ in 0..3 {
+        match upstream.send(Ask::to(&http("a.example")).allowed(), None, "agent-1").await {
+            Ok(answer) => assert_eq!(text(answer).await.unwrap(), "ok"),
+            Err(failure) => assert!(!failure.to_string().contains("poison")),
+        }
+        settle().await;
+    }
+    assert_eq!(heard.lock().unwrap().len(), 3, "each on a connection of its own");
+}
+
 #[tokio::test]
 async fn n_10_a_closed_address_is_refused_before_anything_is_looked_up() {
     let resolver = Arc::new(Script::new(&[]));

@@ -102,6 +102,15 @@ impl Agent {
     ) -> std::io::Result<Tunnel> {
         let (answer, stream) = self.ask_for(&format!("{host}:443")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
+        self.shake(stream, sni, alpn).await
+    }
+
+    /// TLS through a tunnel that is there, HTTP/1.1 inside.
+    pub(crate) async fn over(&self, stream: TcpStream, sni: &str) -> std::io::Result<Tunnel> {
+        self.shake(stream, sni, &[]).await
+    }
+
+    async fn shake(&self, stream: TcpStream, sni: &str, alpn: &[&[u8]]) -> std::io::Result<Tunnel> {
         let mut config = ClientConfig::builder()
             .with_root_certificates(Arc::clone(&self.roots))
             .with_no_client_auth();

@@ -77,7 +77,7 @@ fn variables_win_over_the_file() {
     assert_eq!(config.gateway.server_name, None);
     assert!(config.gateway.passthrough_when_disconnected);
     assert_eq!(config.gateway.root_key, [0xab; 32]);
-    assert_eq!(config.limits.max_held_per_agent, 256);
+    assert_eq!(config.limits.max_held_per_agent, 16);
 }
 
 #[test]

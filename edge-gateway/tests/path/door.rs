@@ -1,11 +1,12 @@
 //! Who gets in, and through to what: the proxy's credential, the authority, the framing.
 
 use countersign_edge_gateway::config::Limits;
+use countersign_edge_gateway::upstream::Resolve;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{read, request, send};
 use crate::control::secret;
-use crate::world::World;
+use crate::world::{Setup, World};
 
 fn key(name: &str) -> String {
     format!("Authorization: Bearer {}\r\n", secret(name).fake)
@@ -120,6 +121,151 @@ async fn n_4_absolute_form_inside_a_tunnel_names_the_tunnel() {
     let user = world.agent.send("open.test", "GET https://open.test@api.test/x", "", "").await;
     assert_eq!(user.status, 400);
     assert_eq!(world.origin.got().len(), 1);
+}
+
+#[tokio::test]
+async fn n_4_absolute_form_at_the_proxy_is_judged_by_its_url() {
+    let rules = "[[rule]]\nname = \"plain\"\nhost = \"plain.test:80\"\nmethods = [\"GET\"]\npath = \"/allowed\"\nthen = \"allow\"\n";
+    let (plain, heard) = plain_origin().await;
+    let resolver = Some(std::sync::Arc::new(Found(plain)) as std::sync::Arc<dyn Resolve>);
+    let allow_private = vec!["127.0.0.0/8".parse().expect("a range")];
+    let setup = Setup { rules: rules.into(), resolver, allow_private, ..Setup::default() };
+    let world = setup.start().await;
+    let ask = async |line: &str, host: &str| {
+        let head = format!("{line} HTTP/1.1\r\n{host}{}\r\n", world.agent.authorization());
+        world.agent.to_proxy(&head).await
+    };
+    for (host, status) in [
+        ("Host: plain.test\r\n", 200),
+        ("", 200),
+        ("Host: PLAIN.test.:80\r\n", 200),
+        ("Host: open.test\r\n", 421),
+        ("Host: plain.test:8080\r\n", 421),
+        ("Host: plain.test\r\nHost: plain.test\r\n", 400),
+        ("Host: user@plain.test\r\n", 400),
+    ] {
+        assert_eq!(ask("GET http://plain.test/allowed", host).await.status, status, "{host:?}");
+    }
+    for (line, status) in [
+        ("GET http://plain.test/other", 403),
+        ("DELETE http://plain.test/allowed", 403),
+        ("GET http://other.test/allowed", 403),
+        ("GET http://plain.test:8080/allowed", 403),
+        ("GET http://user@plain.test/allowed", 400),
+        ("GET http://plain.test@evil.test/allowed", 400),
+        ("GET https://plain.test/allowed", 400),
+        ("GET ftp://plain.test/allowed", 400),
+        ("GET http://plain.test/../allowed", 400),
+    ] {
+        assert_eq!(ask(line, "").await.status, status, "{line}");
+    }
+    let heard = heard.lock().expect("no panic").clone();
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    for head in heard {
+        assert!(
+            head.starts_with("GET /allowed HTTP/1.1\r\n")
+                && head.contains("\r\nhost: plain.test\r\n"),
+            "{head}"
+        );
+        assert!(!head.to_ascii_lowercase().contains("proxy-"), "{head}");
+    }
+}
+
+/// An upstream without TLS, and the heads that it got.
+async fn plain_origin() -> (std::net::SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let heard: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
+    let all = std::sync::Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { break };
+                head.push(byte);
+            }
+            all.lock().expect("no panic").push(String::from_utf8_lossy(&head).into_owned());
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    (addr, heard)
+}
+
+/// Every name is at this address.
+struct Found(std::net::SocketAddr);
+
+impl Resolve for Found {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a str,
+        _: u16,
+    ) -> futures::future::BoxFuture<'a, std::io::Result<Vec<std::net::SocketAddr>>> {
+        Box::pin(async { Ok(vec![self.0]) })
+    }
+}
+
+#[tokio::test]
+async fn n_10_n_11_n_12_a_name_leads_to_no_address_that_is_closed() {
+    let rules = "[[rule]]\nname = \"named\"\nhost = \"*.named.test\"\nthen = \"allow\"\n";
+    for address in [
+        "169.254.169.254:443",
+        "127.0.0.1:443",
+        "[::1]:443",
+        "[::ffff:10.0.0.1]:443",
+        "[64:ff9b::a00:1]:443",
+    ] {
+        let resolver = std::sync::Arc::new(Found(address.parse().expect("an address")));
+        let setup = Setup { rules: rules.into(), resolver: Some(resolver), ..Setup::default() };
+        let world = setup.start().await;
+        let answer = world.agent.send("a.named.test", "GET /", "", "").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (403, "address_denied"),
+            "{address}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn n_6_a_key_is_for_its_port_and_a_rule_too() {
+    let rules = "[[rule]]\nname = \"another port\"\nhost = \"api.test:8443\"\nthen = \"allow\"\n";
+    let world = Setup { rules: rules.into(), ..Setup::default() }.start().await;
+    let at = async |port: &str, key: &str| {
+        let (answer, stream) = world.agent.ask_for(&format!("api.test:{port}")).await;
+        assert_eq!(answer.status, 200);
+        let mut tunnel = world.agent.over(stream, "api.test").await.expect("TLS");
+        send(&mut tunnel, &format!("api.test:{port}"), "GET /things/1", key, "").await
+    };
+    assert_eq!(at("8443", "").await.status, 200, "it is there");
+    let keyed = at("8443", &key("api")).await;
+    assert_eq!((keyed.status, keyed.code().as_str()), (403, "fake_key_misplaced"));
+    let other = at("22", "").await;
+    assert_eq!((other.status, other.code().as_str()), (403, "policy_denied"));
+    assert_eq!(world.origin.got().len(), 1);
+    assert!(!format!("{:?}", world.origin.got()).contains(secret("api").real));
+}
+
+#[tokio::test]
+async fn n_8_n_14_no_byte_that_is_no_name_gets_through_connect() {
+    let world = World::start().await;
+    for byte in (0u8..=255).filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._:".contains(byte))
+    {
+        let mut stream = world.agent.connect().await;
+        let host = [b"evil.tld".as_slice(), &[byte], b".google.com:443"].concat();
+        let rest = format!(" HTTP/1.1\r\n{}\r\n", world.agent.authorization());
+        stream
+            .write_all(&[b"CONNECT ", host.as_slice(), rest.as_bytes()].concat())
+            .await
+            .expect("written");
+        if let Ok(answer) = read(&mut stream).await {
+            assert_eq!(answer.status, 400, "{byte:#x}: {answer:?}");
+        }
+    }
+    for host in ["xn--a.test", "xn--dca.test"] {
+        let (answer, _) = world.agent.ask_for(&format!("{host}:443")).await;
+        assert_eq!(answer.status, 400, "{host}: it does not say what it means");
+    }
 }
 
 #[tokio::test]

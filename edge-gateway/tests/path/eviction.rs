@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use countersign_edge_gateway::config::Limits;
 use tonic::Status;
 
 use crate::world::{Setup, World, no};
@@ -18,7 +19,7 @@ async fn forwards_nothing(world: &World) {
 
 #[tokio::test]
 async fn t3_evict_fifty_held_requests_are_refused_at_once_and_nothing_is_injected_after() {
-    let world = World::start().await;
+    let world = World::with(Limits { max_held_per_agent: 50, ..Limits::default() }).await;
     world.borrow().await;
     let mut tunnel = world.agent.tunnel("api.test").await;
     let held: Vec<_> = (0..50).map(|_| world.ask(30)).collect();

@@ -41,7 +41,7 @@ async fn n_16_a_certificate_that_does_not_cover_the_host_gets_no_request() {
     let nothing = match shaken {
         Err(_) => true,
         // TLS 1.3's server is done before the client has looked at its certificate.
-        Ok(mut line) => crate::frames::next(&mut line).await.is_none(),
+        Ok(mut line) => crate::messages::next(&mut line).await.is_none(),
     };
     assert!(nothing, "no byte of a request came");
 }

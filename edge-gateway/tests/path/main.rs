@@ -3,17 +3,22 @@
 
 mod agent;
 mod control;
-mod frames;
+mod messages;
 mod origin;
+mod raw;
 mod stage;
+mod wire;
 mod world;
 
+mod answers;
 mod binary;
 mod bodies;
 mod certificate;
 mod door;
 mod eviction;
 mod failover;
+mod floods;
+mod framing;
 mod fronting;
 mod grpc;
 mod hold;

@@ -13,15 +13,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::agent::Agent;
 use crate::control::{Control, TOKEN, secret};
 use crate::origin::Origin;
+use crate::raw::{Raw, Script};
 use crate::world::{Authority, HOSTS};
 
-struct Process {
+pub(crate) struct Process {
     child: Running,
     log: std::thread::JoinHandle<String>,
-    control: Control,
+    pub(crate) control: Control,
     origin: Origin,
-    agent: Agent,
-    _dir: tempfile::TempDir,
+    pub(crate) agent: Agent,
+    dir: tempfile::TempDir,
+    _raw: Option<Raw>,
 }
 
 /// Killed when dropped.
@@ -41,10 +43,23 @@ impl Drop for Running {
 }
 
 impl Process {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// An upstream that does what the test says.
+    pub(crate) async fn against(script: Script) -> Self {
+        Self::with(Some(script)).await
+    }
+
+    async fn with(script: Option<Script>) -> Self {
         let authority = Authority::new();
         let control = Control::start(&authority).await;
         let origin = Origin::start(&authority).await;
+        let raw = match script {
+            None => None,
+            Some(script) => Some(Raw::start(&authority, script).await),
+        };
         let (certificate, key) = authority.leaf("edge-1", ExtendedKeyUsagePurpose::ClientAuth);
         let dir = tempfile::tempdir().expect("a folder");
         let file = |name: &str, text: &str| {
@@ -52,7 +67,7 @@ impl Process {
             std::fs::write(&path, text).expect("written");
             path
         };
-        let port = origin.addr().port();
+        let port = raw.as_ref().map_or_else(|| origin.addr(), Raw::addr).port();
         let connect_to: Vec<String> =
             HOSTS.iter().map(|host| format!("{host}::127.0.0.1:{port}")).collect();
         let variables = [
@@ -71,7 +86,10 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_countersign-edge-gateway"))
             .env_clear()
             .env("RUST_LOG", "trace,h2=info,hyper=info,tower=info")
+            .env("TMPDIR", dir.path())
             .envs(variables.map(|(key, value)| (format!("COUNTERSIGN_EDGE_{key}"), value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
@@ -91,7 +109,25 @@ impl Process {
         while agent.ask_for("open.test:443").await.0.status != 200 {
             assert!(attached.elapsed() < Duration::from_secs(20), "it attaches");
         }
-        Self { child: Running(child), log, control, origin, agent, _dir: dir }
+        Self { child: Running(child), log, control, origin, agent, dir, _raw: raw }
+    }
+
+    /// Memory that is in use, bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.0.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+        1024 * line.split_whitespace().nth(1).expect("a figure").parse::<u64>().expect("a number")
+    }
+
+    /// Files, of any kind but sockets, pipes and the kernel's own, that it has open.
+    fn open_files(&self) -> Vec<std::path::PathBuf> {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.0.id()));
+        let targets = descriptors
+            .expect("it runs")
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        let file = |path: &std::path::PathBuf| path.is_absolute() && !path.starts_with("/dev");
+        targets.filter(file).collect()
     }
 
     /// One request that is held, released and answered.
@@ -163,6 +199,33 @@ async fn n_errleak_nothing_secret_is_logged_and_it_goes_down_when_told() {
         assert!(!log.contains(secret.fake) && !log.contains(secret.real), "{}", secret.name);
     }
     assert!(!log.contains(TOKEN) && !log.contains("in-the-query"));
+}
+
+/// There is no spool on any disk: what is held is in memory, and what is in memory is what was hashed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b_2_what_is_held_is_in_no_file() {
+    let process = Process::start().await;
+    let before: Vec<_> = std::fs::read_dir(process.dir.path())
+        .expect("a folder")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    let body = "a body that nobody can change ".repeat(100_000);
+    let key = format!("Authorization: Bearer {}\r\n", secret("api-admin").fake);
+    let (agent, sent) = (process.agent.clone(), body.clone());
+    let waiting =
+        tokio::spawn(async move { agent.send("api.test", "POST /refunds", &key, &sent).await });
+    let open = process.control.open().await;
+    assert_eq!(process.open_files(), Vec::<std::path::PathBuf>::new());
+    let during: Vec<_> = std::fs::read_dir(process.dir.path())
+        .expect("a folder")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    assert_eq!(before, during, "nor in one that was closed again");
+    process.control.release(&open).await;
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+    assert_eq!(process.origin.got()[0].body, body, "byte for byte");
 }
 
 /// Addresses at which one of the patterns is in writable memory.

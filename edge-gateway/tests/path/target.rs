@@ -1,7 +1,7 @@
 //! Paths, methods and headers that are read in two ways.
 
 use crate::control::secret;
-use crate::world::World;
+use crate::world::{Setup, World};
 
 #[tokio::test]
 async fn p_1_p_2_p_4_p_5_ambiguous_paths_are_400() {
@@ -43,6 +43,11 @@ async fn p_8_p_9_methods_in_disguise_are_refused() {
     let answer =
         world.agent.send("open.test", "POST /x", "X-HTTP-Method-Override: DELETE\r\n", "").await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"));
+    for name in ["X-HTTP-Method", "X-Method-Override", "x-http-method-override"] {
+        let rest = format!("{name}: GET\r\n");
+        let answer = world.agent.send("open.test", "POST /x", &rest, "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"), "{name}");
+    }
     let answer = world.agent.send("open.test", "POST /x?a=1&%5fmethod=DELETE", "", "").await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_target"));
     let answer = world.agent.send("open.test", "GET /x", "", "a body").await;
@@ -73,5 +78,73 @@ async fn p_11_connection_cannot_name_the_key_away() {
         format!("Connection: Authorization\r\nAuthorization: Bearer {}\r\n", secret("api").fake);
     let answer = world.agent.send("api.test", "GET /things/1", &rest, "").await;
     assert_eq!((answer.status, answer.code().as_str()), (401, "fake_key_missing"));
+    assert!(world.origin.got().is_empty());
+}
+
+#[tokio::test]
+async fn p_4_p_6_p_7_another_spelling_meets_the_rule_that_is_stricter() {
+    let rules = r#"
+[[rule]]
+name = "fetch"
+host = "open.test"
+path = "/info/refs"
+query = { service = "git-receive-pack" }
+then = "deny"
+"#;
+    let world = Setup { rules: rules.into(), ..Setup::default() }.start().await;
+    let key = format!("Authorization: Bearer {}\r\n", secret("api").fake);
+    for target in [
+        "/NEVER/1",
+        "/Never/1",
+        "/never/1/",
+        "/never/1;x=1",
+        "/never;x/1",
+        "/%6eEver/1",
+        "/never./1",
+        // Nor does one that is nearly the path of a rule get what that rule allows.
+        "/Things/1",
+        "/things;x/1",
+        "/%74hings/1",
+    ] {
+        let answer = world.agent.send("api.test", &format!("GET {target}"), &key, "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "policy_denied"), "{target}");
+    }
+    for query in [
+        "service=git-receive-pack",
+        "service=git-upload-pack&service=git-receive-pack",
+        "service=git-receive-pack&service=git-upload-pack",
+        "%73ervice=git%2Dreceive-pack",
+        "a=b;service=git-receive-pack",
+        "Service=git-receive-pack",
+        "service[]=git-receive-pack",
+    ] {
+        let answer =
+            world.agent.send("open.test", &format!("GET /info/refs?{query}"), "", "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "policy_denied"), "{query}");
+    }
+    assert!(world.origin.got().is_empty());
+    let fetched =
+        world.agent.send("open.test", "GET /info/refs?service=git-upload-pack", "", "").await;
+    assert_eq!(fetched.status, 200);
+}
+
+#[tokio::test]
+async fn p_15_an_alias_that_no_rule_names_is_refused() {
+    let world = World::start().await;
+    for (host, line) in [
+        ("uploads.api.test", "POST /things/1"),
+        ("www.api.test", "POST /batch/things"),
+        ("api.test", "POST /graphql"),
+        ("api.test", "POST /$batch"),
+        ("api.test", "POST /v2/things/1"),
+        ("things.api.test", "DELETE /1"),
+    ] {
+        let answer = world.agent.send(host, line, "", "").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (403, "policy_denied"),
+            "{host} {line}"
+        );
+    }
     assert!(world.origin.got().is_empty());
 }

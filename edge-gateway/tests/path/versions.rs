@@ -3,8 +3,9 @@
 use tokio::io::AsyncWriteExt as _;
 
 use crate::agent::Tunnel;
-use crate::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, Two, block, preface,
+use crate::wire::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, RST_STREAM, SETTINGS, block, frame,
+    preface,
 };
 use crate::world::World;
 
@@ -13,9 +14,9 @@ async fn connected(world: &World) -> (Tunnel, Vec<u8>) {
     let mut tunnel =
         world.agent.tunnel_with("open.test", "open.test", &[b"h2"]).await.expect("a tunnel");
     tunnel.write_all(&preface()).await.expect("written");
-    let settings = Two::next(&mut tunnel).await.expect("settings");
+    let settings = Frame::next(&mut tunnel).await.expect("settings");
     assert_eq!((settings.kind, settings.flags & ACK), (SETTINGS, 0));
-    tunnel.write_all(&Two::bytes(SETTINGS, ACK, 0, &[])).await.expect("written");
+    tunnel.write_all(&frame(SETTINGS, ACK, 0, &[])).await.expect("written");
     (tunnel, settings.payload)
 }
 
@@ -28,7 +29,7 @@ enum Became {
 
 async fn became(tunnel: &mut Tunnel) -> Became {
     loop {
-        match Two::next(tunnel).await {
+        match Frame::next(tunnel).await {
             None => return Became::Refused,
             Some(frame) => match frame.kind {
                 GOAWAY => return Became::Refused,
@@ -48,9 +49,9 @@ async fn became(tunnel: &mut Tunnel) -> Became {
 async fn ask(world: &World, fields: &[(&str, &str)], body: Option<&[u8]>) -> Became {
     let (mut tunnel, _) = connected(world).await;
     let end = if body.is_none() { END_STREAM } else { 0 };
-    let mut bytes = Two::bytes(HEADERS, END_HEADERS | end, 1, &block(fields));
+    let mut bytes = frame(HEADERS, END_HEADERS | end, 1, &block(fields));
     if let Some(body) = body {
-        bytes.extend(Two::bytes(DATA, END_STREAM, 1, body));
+        bytes.extend(frame(DATA, END_STREAM, 1, body));
     }
     tunnel.write_all(&bytes).await.expect("written");
     became(&mut tunnel).await
@@ -86,14 +87,14 @@ async fn u_3_extended_connect_is_neither_offered_nor_taken() {
             (":path", "/socket"),
             ("sec-websocket-version", "13"),
         ];
-        let bytes = Two::bytes(HEADERS, END_HEADERS, 1, &block(&fields));
+        let bytes = frame(HEADERS, END_HEADERS, 1, &block(&fields));
         tunnel.write_all(&bytes).await.expect("written");
         assert_eq!(became(&mut tunnel).await, Became::Refused, "{protocol}");
         (tunnel, _) = connected(&world).await;
     }
     // A plain CONNECT within the tunnel is no request that can be forwarded either.
     let plain = [(":method", "CONNECT"), (":authority", "open.test:443")];
-    let bytes = Two::bytes(HEADERS, END_HEADERS, 1, &block(&plain));
+    let bytes = frame(HEADERS, END_HEADERS, 1, &block(&plain));
     tunnel.write_all(&bytes).await.expect("written");
     let _ = became(&mut tunnel).await;
     assert!(world.origin.got().is_empty());
@@ -170,9 +171,9 @@ async fn b_6_trailers_of_a_request_over_http_2_stay_here() {
     let post = with(&[(":method", "POST"), ("trailer", "authorization")]);
     let trailers = [("authorization", "Bearer smuggled"), ("x-late", "1")];
     let bytes = [
-        Two::bytes(HEADERS, END_HEADERS, 1, &block(&post)),
-        Two::bytes(DATA, 0, 1, b"body"),
-        Two::bytes(HEADERS, END_HEADERS | END_STREAM, 1, &block(&trailers)),
+        frame(HEADERS, END_HEADERS, 1, &block(&post)),
+        frame(DATA, 0, 1, b"body"),
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&trailers)),
     ];
     tunnel.write_all(&bytes.concat()).await.expect("written");
     assert_eq!(became(&mut tunnel).await, Became::Answered);

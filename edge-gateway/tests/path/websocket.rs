@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{Answer, Tunnel, read, read_head, request};
 use crate::control::secret;
-use crate::frames::{BINARY, CLOSE, PING, PONG, TEXT, code, masked, message, next, plain};
+use crate::messages::{BINARY, CLOSE, PING, PONG, TEXT, code, masked, message, next, plain};
 use crate::stage::{Line, head, say};
 use crate::world::{World, bearer, no};
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use countersign_edge_gateway::addresses::Network;
 use countersign_edge_gateway::clock::{Clock, Hands};
 use countersign_edge_gateway::config::{Config, Gateway, Identity, Limits};
-use countersign_edge_gateway::upstream::Settings;
+use countersign_edge_gateway::upstream::{Resolve, Settings};
 use countersign_edge_gateway::{Edge, Surroundings};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::agent::{Agent, Answer};
 use crate::control::{Control, secret};
 use crate::origin::Origin;
+use crate::raw::{Raw, Script};
 use crate::stage::Stage;
 
 pub(crate) const POLICY: &str = r#"
@@ -295,6 +297,8 @@ pub(crate) struct World {
     pub(crate) edge: Edge,
     pub(crate) control: Control,
     pub(crate) origin: Origin,
+    /// The upstream instead of `origin`, where the test wants one.
+    pub(crate) raw: Option<Raw>,
     /// An upstream that the test plays itself.
     pub(crate) stage: Stage,
     pub(crate) authority: Authority,
@@ -329,6 +333,16 @@ pub(crate) struct Setup {
     pub(crate) certificate_hours: i64,
     /// Where the edge's certificate is kept.
     pub(crate) certificate_file: Option<PathBuf>,
+    /// What the upstream of every host does, if it is not the one that writes down what it got.
+    pub(crate) raw: Option<Script>,
+    /// Finds the addresses of names that are none of [`HOSTS`].
+    pub(crate) resolver: Option<Arc<dyn Resolve>>,
+    /// Ranges that are dialled although they are private.
+    pub(crate) allow_private: Vec<Network>,
+    /// How long the upstream may be silent.
+    pub(crate) patience: Duration,
+    /// Rules besides those of [`POLICY`].
+    pub(crate) rules: String,
 }
 
 impl Default for Setup {
@@ -343,6 +357,11 @@ impl Default for Setup {
             passthrough_when_disconnected: true,
             certificate_hours: 24,
             certificate_file: None,
+            raw: None,
+            resolver: None,
+            allow_private: Vec::new(),
+            patience: Duration::from_secs(20),
+            rules: String::new(),
         }
     }
 }
@@ -355,6 +374,11 @@ impl World {
 
     pub(crate) async fn with(limits: Limits) -> Self {
         Setup { limits, ..Setup::default() }.start().await
+    }
+
+    /// An upstream that does what the test says.
+    pub(crate) async fn against(script: Script) -> Self {
+        Setup { raw: Some(script), ..Setup::default() }.start().await
     }
 
     /// The same before the edge is ready.
@@ -384,6 +408,7 @@ impl Setup {
         let authority = Authority::new();
         let (clock, hands) = Clock::with_hands();
         let control = Control::cluster(&authority, self.nodes, self.threshold, clock.clone()).await;
+        control.prepare(|state| state.policy.push_str(&self.rules));
         prepare(&control);
         let mut addresses = control.addresses();
         addresses.truncate(self.configured);
@@ -391,6 +416,11 @@ impl Setup {
             addresses[0] = format!("localhost:{}", control.addr().port());
         }
         let origin = Origin::start(&authority).await;
+        let raw = match self.raw {
+            None => None,
+            Some(script) => Some(Raw::start(&authority, script).await),
+        };
+        let upstream = raw.as_ref().map_or_else(|| origin.addr(), Raw::addr);
         let stage = Stage::start(&authority).await;
         let (certificate_pem, key_pem) = authority.edge(self.certificate_hours);
         if let Some(file) = &self.certificate_file {
@@ -417,25 +447,36 @@ impl Setup {
                 extra_roots: vec![authority.0.der().clone()],
                 connect_to: HOSTS
                     .iter()
-                    .map(|host| format!("{host}::127.0.0.1:{}", origin.addr().port()))
+                    .map(|host| format!("{host}::127.0.0.1:{}", upstream.port()))
                     .chain(["down.test::127.0.0.1:1".to_owned()])
                     .chain(STAGED.iter().map(|host| format!("{host}::127.0.0.1:{}", stage.port())))
                     .map(|mapping| mapping.parse().expect("a mapping"))
                     .collect(),
-                allow_private: Vec::new(),
+                allow_private: self.allow_private,
                 forbidden: Vec::new(),
-                response_header_timeout: Duration::from_secs(20),
+                response_header_timeout: self.patience,
             },
             limits: self.limits,
         };
-        let surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
+        let mut surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
+        if let Some(resolver) = self.resolver {
+            surroundings.resolver = resolver;
+        }
         let edge = Edge::start_in(config, surroundings).await?;
         let agent = Agent::new(edge.proxy_addr(), edge.ca_pem(), "robot", crate::control::TOKEN);
-        Ok(World { edge, control, origin, stage, authority, agent, clock, hands })
+        Ok(World { edge, control, origin, raw, stage, authority, agent, clock, hands })
     }
 }
 
 impl World {
+    /// Another agent is served, whatever else goes on.
+    pub(crate) async fn another_is_served(&self) {
+        let other = self.agent.pretending("other", crate::control::OTHER_TOKEN);
+        let served = other.send("open.test", "GET /of-another", "", "");
+        let answer = tokio::time::timeout(Duration::from_secs(5), served).await;
+        assert_eq!(answer.expect("in time").status, 200, "another agent is served meanwhile");
+    }
+
     /// The first bundle is in force.
     pub(crate) async fn ready(&self) {
         tokio::time::timeout(Duration::from_secs(20), self.edge.ready())

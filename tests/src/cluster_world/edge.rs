@@ -44,6 +44,9 @@ impl Edge {
             ("CONTROL_PLANE_ADDRESSES", doors.join(",")),
             ("UPSTREAM_CA_FILES", "upstream.pem".into()),
             ("UPSTREAM_CONNECT_TO", upstream),
+            // One robot stands for many agents here.
+            ("LIMITS_MAX_IN_FLIGHT_PER_AGENT", "256".into()),
+            ("LIMITS_MAX_HELD_PER_AGENT", "256".into()),
         ] {
             process.variable(&format!("COUNTERSIGN_EDGE_{variable}"), &value);
         }

@@ -348,6 +348,32 @@ fn a_streamed_body_stays_streamed_and_headers_stay_in_order() {
     );
 }
 
+/// Nothing is hashed anew before it is sent, since nothing could have changed: it is the very memory that was hashed, and
+/// nobody else can write to it.
+#[test]
+fn b_2_the_bytes_that_leave_are_those_that_were_hashed() {
+    let body = Bytes::from(vec![b'x'; 100_000]);
+    let at = body.as_ptr();
+    let parts = Parts { payload: Payload::Whole(body), ..Parts::default() };
+    let Class::Hold(judged) =
+        classify(parts.request().unwrap(), Verdict::Approve { rule: "rule".into() })
+    else {
+        panic!("not held")
+    };
+    assert_eq!(judged.body().as_ptr(), at);
+    let held = judged.hold(crate::support::circumstances(9, 50_000), 0);
+    let mut decision = decision(held.ticket());
+    decision.sealed.clear();
+    let now = Now { boottime_ms: 1, wall_ms: WALL };
+    let Outcome::Release(released) = verify(held, &signed(&decision, &[1, 2]), &trust(), now)
+    else {
+        panic!("not released")
+    };
+    let sent = released.with_keys(Vec::new()).unwrap().into_parts();
+    let Payload::Whole(sent) = sent.payload else { panic!("not whole") };
+    assert_eq!((sent.as_ptr(), sent.len()), (at, 100_000));
+}
+
 #[test]
 fn errors_name_no_value() {
     for error in [SwapError::Destination, SwapError::Missing, SwapError::Unfit] {

@@ -85,7 +85,12 @@ pub(crate) fn http(authority: &str) -> Destination {
 pub(crate) fn held(serial: u8, body: &[u8], boottime_ms: u64, hold_ms: u64) -> Held {
     let verdict = Verdict::Approve { rule: "charges need a person".into() };
     let Class::Hold(judged) = classify(request(body), verdict) else { panic!("not held") };
-    let circumstances = Circumstances {
+    judged.hold(circumstances(serial, hold_ms), boottime_ms)
+}
+
+/// Those of one request; `serial` makes its id and nonce.
+pub(crate) fn circumstances(serial: u8, hold_ms: u64) -> Circumstances {
+    Circumstances {
         request_id: [serial; 16],
         edge: EDGE.into(),
         edge_key: [0xaa; 32],
@@ -95,8 +100,7 @@ pub(crate) fn held(serial: u8, body: &[u8], boottime_ms: u64, hold_ms: u64) -> H
         started_ms: WALL,
         hold_ms,
         nonce: [serial; 32],
-    };
-    judged.hold(circumstances, boottime_ms)
+    }
 }
 
 /// The decision that releases exactly this ticket.

@@ -326,6 +326,146 @@ fn p_9_methods_that_are_not_known_match_no_allow_rule() {
     }
 }
 
+/// What a policy has to name: every host and path by which its provider does the same thing. POLICY.md lists them.
+#[test]
+fn p_15_one_action_meets_its_rule_by_every_name_of_its_provider() {
+    let rules = policy(
+        r#"
+[[rule]]
+name = "read GitHub"
+host = "api.github.com"
+methods = ["GET"]
+then = "allow"
+
+[[rule]]
+name = "delete an asset"
+host = "api.github.com"
+methods = ["DELETE"]
+path = "/repos/{owner}/{repo}/releases/assets/{asset}"
+then = "approve"
+
+[[rule]]
+name = "upload an asset"
+host = "uploads.github.com"
+then = "approve"
+
+[[rule]]
+name = "anything by GraphQL"
+host = "api.github.com"
+path = "/graphql"
+when = "body.graphql.operation != 'query'"
+then = "approve"
+
+[[rule]]
+name = "ask by GraphQL"
+host = "api.github.com"
+path = "/graphql"
+when = "body.graphql.operation == 'query'"
+then = "allow"
+
+[[rule]]
+name = "send mail"
+host = "gmail.googleapis.com"
+methods = ["POST"]
+path = "/gmail/v1/users/{user}/messages/send"
+then = "approve"
+
+[[rule]]
+name = "send mail, uploading"
+host = "gmail.googleapis.com"
+path = "/upload/gmail/v1/users/{user}/messages/send"
+then = "approve"
+
+[[rule]]
+name = "send mail by the old host"
+host = "www.googleapis.com"
+path = "/gmail/v1/users/{user}/messages/send"
+then = "approve"
+
+[[rule]]
+name = "batches of anything"
+host = "gmail.googleapis.com"
+path = "/batch/{rest...}"
+then = "deny"
+
+[[rule]]
+name = "batches of anything by the old host"
+host = "www.googleapis.com"
+path = "/batch/{rest...}"
+then = "deny"
+
+[[rule]]
+name = "batches as OData has them"
+host = "graph.microsoft.com"
+path = "/v1.0/$batch"
+then = "deny"
+
+[[rule]]
+name = "delete an invoice, path style"
+host = "s3.amazonaws.com"
+methods = ["DELETE"]
+path = "/invoices/{rest...}"
+then = "approve"
+
+[[rule]]
+name = "delete an invoice, virtual host"
+host = "invoices.s3.amazonaws.com"
+methods = ["DELETE"]
+then = "approve"
+
+[[rule]]
+name = "delete an invoice, regional"
+host = "invoices.s3.eu-central-1.amazonaws.com"
+methods = ["DELETE"]
+then = "approve"
+"#,
+    );
+    let then = |method: &str, url: &str| ask(method, url).then(&rules);
+    let asked = [
+        ("DELETE", "https://api.github.com/repos/o/r/releases/assets/1"),
+        ("POST", "https://uploads.github.com/repos/o/r/releases/1/assets?name=x"),
+        ("POST", "https://gmail.googleapis.com/gmail/v1/users/me/messages/send"),
+        (
+            "POST",
+            "https://gmail.googleapis.com/upload/gmail/v1/users/me/messages/send?uploadType=media",
+        ),
+        ("PUT", "https://gmail.googleapis.com/upload/gmail/v1/users/me/messages/send?upload_id=x"),
+        ("POST", "https://www.googleapis.com/gmail/v1/users/me/messages/send"),
+        ("DELETE", "https://s3.amazonaws.com/invoices/2026/1.pdf"),
+        ("DELETE", "https://invoices.s3.amazonaws.com/2026/1.pdf"),
+        ("DELETE", "https://INVOICES.s3.eu-central-1.amazonaws.com./2026/1.pdf"),
+    ];
+    for (method, url) in asked {
+        assert_eq!(then(method, url), Then::Approve, "{method} {url}");
+    }
+    for url in [
+        "https://gmail.googleapis.com/batch/gmail/v1",
+        "https://www.googleapis.com/batch/gmail/v1",
+        "https://graph.microsoft.com/v1.0/$batch",
+        "https://graph.microsoft.com/v1.0/%24batch",
+        "https://graph.microsoft.com/v1.0/$BATCH",
+    ] {
+        assert_eq!(then("POST", url), Then::Deny, "{url}");
+    }
+    let graphql = |text: &str| {
+        ask("POST", "https://api.github.com/graphql")
+            .json(&format!("{{\"query\":{text:?}}}"))
+            .then(&rules)
+    };
+    assert_eq!(graphql("mutation { deleteRef(input: {}) { x } }"), Then::Approve);
+    assert_eq!(graphql("query { a } mutation { b }"), Then::Approve, "whichever is meant");
+    assert_eq!(graphql("{ viewer { login } }"), Then::Allow);
+    // What is not named is refused, so an alias that was forgotten opens nothing.
+    for (method, url) in [
+        ("POST", "https://content.googleapis.com/gmail/v1/users/me/messages/send"),
+        ("DELETE", "https://s3.dualstack.eu-central-1.amazonaws.com/invoices/1"),
+        ("DELETE", "https://s3.amazonaws.com/other/1"),
+        ("POST", "https://gmail.googleapis.com/gmail/v1/users/me/drafts/send"),
+    ] {
+        assert_eq!(then(method, url), Then::Unnamed, "{method} {url}");
+    }
+}
+
 #[test]
 fn n_6_a_rule_is_about_one_port() {
     let rules = policy(

@@ -93,6 +93,11 @@ impl Control {
         Self { inner, nodes: Arc::new(started) }
     }
 
+    /// Changes what edges decide with before anybody has heard it.
+    pub(crate) fn prepare(&self, change: impl FnOnce(&mut pb::EdgeState)) {
+        change(&mut self.inner.state.lock().expect("no panic"));
+    }
+
     /// Where edges reach the first node.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.nodes[0].addr

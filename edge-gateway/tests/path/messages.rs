@@ -1,4 +1,4 @@
-//! Frames as bytes: those of WebSockets (RFC 6455 §5.2) and those of HTTP/2 (RFC 9113 §4.1), good ones and bad ones.
+//! Frames of WebSockets as bytes (RFC 6455 §5.2), good ones and bad ones.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -83,68 +83,4 @@ pub(crate) fn code(frame: Option<(u8, Vec<u8>)>) -> Option<u16> {
     let (first, payload) = frame?;
     assert_eq!(first, CLOSE, "a close frame, not {payload:?}");
     payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]))
-}
-
-/// A frame of HTTP/2.
-#[derive(Debug)]
-pub(crate) struct Two {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
-}
-
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const GOAWAY: u8 = 7;
-/// For SETTINGS, DATA and HEADERS.
-pub(crate) const ACK: u8 = 1;
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
-
-impl Two {
-    pub(crate) fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    }
-
-    /// The next one; none when the connection is over.
-    pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<Self> {
-        let reading = async {
-            let mut head = [0; 9];
-            stream.read_exact(&mut head).await.ok()?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; length as usize];
-            stream.read_exact(&mut payload).await.ok()?;
-            let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            Some(Self { kind: head[3], flags: head[4], stream: number, payload })
-        };
-        in_time("a frame", reading).await
-    }
-}
-
-/// What a client says first, with empty settings.
-pub(crate) fn preface() -> Vec<u8> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(Two::bytes(SETTINGS, 0, 0, &[]));
-    bytes
-}
-
-/// A header block: every field a literal that is never indexed (RFC 7541 §6.2.3), so that anything can be written.
-pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, value) in fields {
-        bytes.push(0x10);
-        for text in [name, value] {
-            assert!(text.len() < 127, "one byte of length");
-            bytes.push(text.len() as u8);
-            bytes.extend(text.as_bytes());
-        }
-    }
-    bytes
 }

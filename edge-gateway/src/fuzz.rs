@@ -1,0 +1,151 @@
+//! Doors for fuzzers (`tests/fuzzing`) to what is private here. Nothing else uses them, and nothing is decided by them.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use bytes::Bytes;
+use countersign_gate::{Destination, Injection, Origin, Payload, Request as Frozen, Scheme};
+use http::{Response, request};
+
+use crate::bundle::{Around, Bundle, Credential, Pair, Parts, Place};
+use crate::frames::Frames;
+use crate::freeze::Draft;
+use crate::inject;
+use crate::names;
+use crate::refuse::Refusal;
+use crate::tripwire::{Tripwire, Watch};
+use crate::upstream::BoxBody;
+
+/// The fake keys of what [`freeze`] knows.
+pub const FAKE_KEYS: [&str; 8] = [
+    "tk_fake_bearer_0123456789",
+    "tk_fake_exact_0123456789",
+    "ghp_fake_basic_0123456789",
+    "qk_fake_query_0123456789",
+    "123456:FAKEpath0123456789",
+    "ck_fake_cookie_0123456789",
+    "fk_fake_form_0123456789",
+    "jk_fake_json_0123456789",
+];
+pub const HOST: &str = "api.test";
+
+/// From a head that came through a tunnel to [`HOST`], or to the proxy itself, to what would leave: read strictly, its
+/// fake key taken out. None for what is refused.
+pub fn freeze(parts: request::Parts, tunnelled: bool, mut body: Bytes) -> Option<Frozen> {
+    let bundle = bundle();
+    let tunnel = Destination::parse(Scheme::Https, HOST, Some(443)).ok()?;
+    let mut draft = match tunnelled {
+        true => Draft::tunnelled(parts, &tunnel, &bundle.policy).ok()?,
+        false => Draft::proxied(parts, &bundle.policy).ok()?,
+    };
+    let found = inject::find(&mut draft, bundle).ok()?;
+    let found = inject::find_in_body(&mut draft, bundle, &mut body, found).ok()?;
+    let injections: Vec<Injection> = found.map(inject::Found::into_injection).into_iter().collect();
+    let origin = Origin { cluster: "c".into(), org: "o".into(), agent: "a".into() };
+    let Draft { destination, method, path, query, headers, .. } = draft;
+    let payload = Payload::Whole(body);
+    Frozen::new(origin, destination, method, path, query, headers, payload, injections).ok()
+}
+
+fn bundle() -> &'static Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let authorization = http::header::AUTHORIZATION;
+        let places = [
+            Place::Header { name: authorization, around: Around::Scheme },
+            Place::Header {
+                name: http::HeaderName::from_static("x-api-key"),
+                around: Around::Exact { before: "<".into(), after: ">".into() },
+            },
+            Place::Basic(Pair::Either),
+            Place::Query { name: "key".into() },
+            Place::Path { before: "bot".into(), after: String::new() },
+            Place::Cookie { name: "session".into() },
+            Place::Form { name: "token".into() },
+            Place::Json { pointer: "/login/key".into() },
+        ];
+        let credential = |(fake, place): (&&str, Place)| Credential {
+            id: (*fake).into(),
+            name: (*fake).into(),
+            version: 1,
+            destination: api(),
+            place,
+            fake_keys: vec![(*fake).into()],
+            leasable: true,
+            token_endpoint: None,
+        };
+        let parts = Parts {
+            revision: 1,
+            policy_version: 1,
+            policy: format!(
+                "version = 1\n[[rule]]\nname = \"all\"\nhost = \"{HOST}\"\nthen = \"allow\"\n"
+            ),
+            agents: Vec::new(),
+            credentials: FAKE_KEYS.iter().zip(places).map(credential).collect(),
+            forbidden: Vec::new(),
+        };
+        #[allow(clippy::unwrap_used)] // it is always the same
+        Bundle::new(parts).unwrap()
+    })
+}
+
+#[allow(clippy::unwrap_used)] // it is always the same
+fn api() -> Destination {
+    Destination::parse(Scheme::Https, HOST, Some(443)).unwrap()
+}
+
+/// Whether a host says what it means.
+pub fn is_plain(destination: &Destination) -> bool {
+    names::is_plain(destination)
+}
+
+/// Whether a fake key is found in the pieces as they stream past, and in the whole.
+pub fn tripwire(keys: &[&str], pieces: &[&[u8]]) -> (bool, bool) {
+    let Ok(wire) = Tripwire::new(keys.iter().copied().enumerate()) else { return (false, false) };
+    let mut watch = Watch::default();
+    let streamed = pieces.iter().any(|piece| watch.feed(&wire, piece).is_some());
+    (streamed, wire.find(&pieces.concat()).is_some())
+}
+
+/// What the pieces of an HTTP/2 connection come to: the number of the head that is half there, or that it is a flood.
+pub fn frames(pieces: &[&[u8]]) -> Result<Option<u64>, String> {
+    let now = Instant::now();
+    let mut frames = Frames::new(now);
+    for piece in pieces {
+        frames.feed(piece, || now).map_err(|flood| flood.to_string())?;
+    }
+    Ok(frames.head())
+}
+
+/// Refusals with this text wherever text goes.
+pub fn refusals(text: &str) -> Vec<Response<BoxBody>> {
+    let (why, detail) = (text.to_owned(), text.to_owned());
+    let approval_id = Some(text.to_owned());
+    let all = vec![
+        Refusal::AddressDenied { why: why.clone() },
+        Refusal::AlreadyExecuted { approval_id: approval_id.clone(), kept: true },
+        Refusal::AmbiguousTarget { why: why.clone() },
+        Refusal::ApprovalCancelled { approval_id: approval_id.clone(), detail: detail.clone() },
+        Refusal::ApprovalDenied { approval_id: approval_id.clone(), detail: detail.clone() },
+        Refusal::ApprovalPending { approval_id: why.clone(), request: why.clone(), parked: true },
+        Refusal::BadRequest { why: why.clone() },
+        Refusal::DestinationMismatch { why: why.clone() },
+        Refusal::Draining { approval_id: approval_id.clone() },
+        Refusal::FakeKeyMisplaced { why: why.clone() },
+        Refusal::FakeKeyMissing {
+            credentials: vec![why.clone(), why.clone()],
+            basic: true,
+            why: "it",
+        },
+        Refusal::LeaseRefused { credential: why.clone(), detail: detail.clone() },
+        Refusal::NoToken { approval_id: approval_id.clone(), detail: detail.clone() },
+        Refusal::NoResult { approval_id: why.clone(), code: "result_pending", why: why.clone() },
+        Refusal::OutcomeUnknown { approval_id },
+        Refusal::PolicyDenied { rule: Some(why.clone()), detail: Some(detail.clone()) },
+        Refusal::PolicyDenied { rule: None, detail: Some(detail.clone()) },
+        Refusal::TooManyPending { detail },
+        Refusal::UpgradeRefused { rule: why.clone(), asked: true },
+        Refusal::UpstreamFailed { why },
+    ];
+    all.into_iter().map(Refusal::into_response).collect()
+}
