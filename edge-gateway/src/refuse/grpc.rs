@@ -48,6 +48,7 @@ impl Refusal {
             | Self::ControlPlaneUnavailable
             | Self::Draining { .. }
             | Self::Evicted
+            | Self::NoToken { .. }
             | Self::Overloaded { .. }
             | Self::Sealed
             | Self::UpstreamFailed { .. } => Code::Unavailable,
@@ -58,6 +59,7 @@ impl Refusal {
             Self::NoResult { .. } | Self::NoSuchApproval | Self::NothingHere => Code::NotFound,
             // Whether it happened is what is not known.
             Self::OutcomeUnknown { .. } => Code::Unknown,
+            Self::TokensWithheld => Code::DataLoss,
         }
     }
 
