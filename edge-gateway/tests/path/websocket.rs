@@ -427,3 +427,31 @@ async fn it_keeps_its_agents_seat_and_its_connections_place() {
     world.until("countersign_edge_connections", 0.0).await;
     assert_eq!(world.agent.send("open.test", "GET /", "", "").await.status, 200);
 }
+
+/// Ten seconds are what a request's head may take once it has begun.
+#[tokio::test]
+async fn d_neither_silence_nor_half_a_frame_is_taken_for_a_head_that_dawdles() {
+    let world = World::start().await;
+    let Open { mut agent, mut line, .. } = open(&world).await;
+    let (whole, later) = (masked(TEXT, "whole"), masked(TEXT, "the rest of it comes later"));
+    let (begun, rest) = later.split_at(9);
+    say(&mut agent, [&whole, begun].concat()).await;
+    assert_eq!(next(&mut line).await, Some((TEXT, b"whole".to_vec())));
+    let heard = tokio::time::timeout(Duration::from_secs(12), next(&mut agent)).await;
+    assert!(heard.is_err(), "it is still open: {heard:?}");
+    say(&mut agent, rest).await;
+    assert_eq!(next(&mut line).await, Some((TEXT, b"the rest of it comes later".to_vec())));
+}
+
+#[tokio::test]
+async fn d_it_stays_one_of_its_agents_connections() {
+    let limits = Limits { max_connections_per_agent: 1, ..Limits::default() };
+    let world = World::with(limits).await;
+    let Open { agent, line, .. } = open(&world).await;
+    let (refused, _) = world.agent.ask_for("open.test:443").await;
+    assert_eq!(refused.status, 503);
+    world.another_is_served().await;
+    drop((agent, line));
+    world.until("countersign_edge_connections", 0.0).await;
+    assert_eq!(world.agent.ask_for("open.test:443").await.0.status, 200);
+}
