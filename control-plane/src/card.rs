@@ -11,10 +11,10 @@ use crate::state::{
     Approval, ApprovalState, Effect, Millis, ReportedOutcome, Shown, State, Strength, VoteWord,
 };
 
-/// Facts of what a request would do on a card, the bytes of each, and of the rest: a card has to fit into a message.
-const CARD_FACTS: usize = 6;
-const CARD_FACT: usize = 160;
-const CARD_ALSO: usize = 240;
+/// Of what a request would do, on a card, bytes: some platforms' messages hold a thousand in all.
+const CARD_SENTENCE: usize = 240;
+const CARD_FACTS: usize = 400;
+const CARD_FACT: usize = 120;
 
 /// The whole of it, for where an answer is worth so much.
 pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
@@ -26,7 +26,9 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
     let usual = matches!((shown.scheme.as_str(), shown.port), ("https", 443) | ("http", 80));
     let port = if usual { String::new() } else { format!(":{}", shown.port) };
     let sentence = match &shown.effect {
-        Effect::Described(described) => format!("{who} asks for this: {}", described.sentence),
+        Effect::Described(described) => {
+            format!("{who} asks for this: {}", cut(&described.sentence, CARD_SENTENCE))
+        }
         _ => format!("{who} wants to {} {}{port}{}", shown.method, shown.host, shown.path),
     };
     let keys: Vec<_> = approval
@@ -84,6 +86,11 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
     }
 }
 
+/// As much of it as there is room for, and how much that is; in which everything can be seen.
+fn cut(text: &str, room: usize) -> String {
+    Text::of(text).within(room).to_string()
+}
+
 /// Of what it would do, as much as every platform has room for; how much more there is, it says.
 fn effect(effect: &Effect) -> Vec<(Cow<'static, str>, String)> {
     let described = match effect {
@@ -94,17 +101,23 @@ fn effect(effect: &Effect) -> Vec<(Cow<'static, str>, String)> {
         }
         Effect::Described(described) => described,
     };
-    let cut = |text: &str, room: usize| Text::of(text).within(room).to_string();
     let mut facts = vec![("Risk".into(), described.risk.word().to_owned())];
-    let (shown, more) = described.facts.split_at(described.facts.len().min(CARD_FACTS));
-    facts.extend(shown.iter().map(|it| (it.name.clone().into(), cut(&it.value, CARD_FACT))));
-    if !more.is_empty() {
-        let names: Vec<_> = more.iter().map(|fact| fact.name.as_str()).collect();
-        let rest = format!("{} more of these, not shown here: {}", more.len(), names.join(", "));
-        facts.push(("And".into(), cut(&rest, CARD_FACT)));
+    let (mut room, mut unsaid) = (CARD_FACTS, 0);
+    for fact in &described.facts {
+        let value = cut(&fact.value, CARD_FACT);
+        match room.checked_sub(fact.name.len() + value.len()) {
+            Some(left) => {
+                room = left;
+                facts.push((fact.name.clone().into(), value));
+            }
+            None => unsaid += 1,
+        }
     }
     if let Some(line) = described.also.line() {
-        facts.push(("Also contains".into(), cut(&line, CARD_ALSO)));
+        facts.push(("Also contains".into(), cut(&line, CARD_FACT)));
+    }
+    if unsaid > 0 {
+        facts.push(("Facts not shown here".into(), unsaid.to_string()));
     }
     facts
 }
@@ -261,4 +274,33 @@ fn decoded(text: &str) -> String {
 fn time(at: Millis) -> String {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at / 1000);
     humantime::format_rfc3339_seconds(at).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_describe::{Also, Description, Fact, Risk};
+
+    use super::*;
+
+    #[test]
+    fn a_5_a_card_says_how_much_of_what_it_would_do_has_no_room() {
+        let fact = |number: usize| Fact { name: format!("Fact {number}"), value: "x".repeat(400) };
+        let also = Also { listed: vec![("note".into(), "\u{202e}".repeat(200))], more: 7 };
+        let described = Description {
+            sentence: "Do it".into(),
+            risk: Risk::Money,
+            facts: (0..40).map(fact).collect(),
+            also,
+        };
+        let facts = effect(&Effect::Described(described));
+        let size: usize = facts.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(size < 700, "{size}: {facts:?}");
+        let value = |wanted: &str| facts.iter().find(|(name, _)| name == wanted).map(|it| &*it.1);
+        assert_eq!(value("Risk"), Some("money"));
+        assert!(value("Fact 0").is_some_and(|it| it.ends_with("of 400 bytes)")), "{facts:?}");
+        assert!(value("Also contains").is_some_and(|it| !it.contains('\u{202e}')), "{facts:?}");
+        let shown = facts.iter().filter(|(name, _)| name.starts_with("Fact ")).count();
+        assert_eq!(value("Facts not shown here"), Some((40 - shown).to_string().as_str()));
+        assert!(effect(&Effect::Unknown).is_empty());
+    }
 }

@@ -45,7 +45,7 @@ fn card(state: &str) -> Value {
         "rule": "delete a repository", "credentials": ["github"], "created_at": "2023-11-14T22:13:20.000Z",
         "expires_at": "2023-11-14T22:28:20.000Z",
         "votes": [{"approver": "ana", "decision": "approve", "channel": "api", "at": "2023-11-14T22:14:20.000Z", "reason": "agreed"}],
-        "outcome": null
+        "outcome": null, "summary": null, "risk": null, "facts": [], "also_contains": null
     })
 }
 

@@ -193,12 +193,14 @@ fn at_the_edge_only_control_and_the_bundle_know_proto_and_only_upstream_dials() 
 }
 
 #[test]
-fn in_the_control_plane_only_the_client_of_notify_calls_out_and_only_peers_and_it_dial() {
+fn in_the_control_plane_only_the_clients_of_notify_and_mint_call_out_and_only_peers_and_they_dial()
+{
     let client = ["control-plane/src/notify/client.rs", "control-plane/src/notify/client"];
     for word in ["reqwest::", "lettre::", "tungstenite::client"] {
         assert_eq!(mentions("control-plane/src", word, &client), Vec::<PathBuf>::new(), "{word}");
     }
-    let dialling = [&client[..], &["control-plane/src/peers"]].concat();
+    let dialling =
+        [&client[..], &["control-plane/src/mint/client.rs", "control-plane/src/peers"]].concat();
     let found = mentions("control-plane/src", "TcpStream::connect", &dialling);
     assert_eq!(found, Vec::<PathBuf>::new());
 }

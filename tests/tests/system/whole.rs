@@ -238,7 +238,14 @@ fn a_5_a_reaction_to_a_card_that_does_not_show_all_of_it_is_no_vote_where_the_ru
     let base = format!("base_url=http://127.0.0.1:{}", room.start());
     let settings = [base, "user=@bot:matrix.example".into(), "per_second=50".into()];
     connect(&team, "matrix", &settings, &[("access_token", "canary")], ROOM);
-    let refused = || team.actions().iter().filter(|action| *action == "vote.refused").count();
+    let count = |action: &str| team.actions().iter().filter(|it| *it == action).count();
+    let refused = || count("vote.refused");
+    // A reaction is one to a message that is known to be a card.
+    let delivered = |cards: usize| {
+        eventually("that it is known as which message", || {
+            (count("card.deliver") >= cards).then_some(())
+        });
+    };
 
     // An id with a slash in it is somebody's.
     eventually("that the room is listened to", || room.is_heard().then_some(()));
@@ -256,6 +263,7 @@ fn a_5_a_reaction_to_a_card_that_does_not_show_all_of_it_is_no_vote_where_the_ru
         shown.contains("the rule wants it seen whole") && !shown.contains("approve "),
         "{shown}"
     );
+    delivered(1);
     room.reacts(&card);
     room.event("wants all of the request to be seen, and the card here does not show it");
     assert_eq!((team.state(&id).as_str(), votes(&team, &id), refused()), ("pending", 0, 1));
@@ -265,6 +273,7 @@ fn a_5_a_reaction_to_a_card_that_does_not_show_all_of_it_is_no_vote_where_the_ru
     // On one that shows all of it, the code counts, and a reaction does not: it does not tell what was seen.
     let (waiting, id) = post(&team, "/whole/short", "text/plain", b"all of it");
     let (card, shown) = room.event(&id);
+    delivered(2);
     room.reacts(&card);
     room.event("a reaction does not tell what was seen");
     assert_eq!((team.state(&id).as_str(), votes(&team, &id), refused()), ("pending", 0, 2));
@@ -274,7 +283,9 @@ fn a_5_a_reaction_to_a_card_that_does_not_show_all_of_it_is_no_vote_where_the_ru
 
     // Where the rule does not want it, a reaction to a card in part counts.
     let (waiting, id) = post(&team, "/part/long", "text/plain", long.as_bytes());
-    room.reacts(&room.event(&id).0);
+    let (card, _) = room.event(&id);
+    delivered(3);
+    room.reacts(&card);
     assert_eq!(waiting.answer().status, 200);
     assert_eq!(team.requests(), 3);
 }
