@@ -1,382 +1,272 @@
-//! The edge as a process: `./tests/bench`. Prints ratios beside a plain CONNECT tunnel of the same run, the time from
-//! a vote to bytes at the upstream, and memory per held request. It asserts only that the work was really done.
+//! What the edge costs beside others that do its work or a part of it: `./tests/bench`, or
+//! `cargo bench -p countersign-tests --bench edge`.
+//!
+//! Everything under measure runs on one core, client and upstream on the other. The upstream answers 401 unless the real
+//! key arrives, so every counted answer had its key swapped. Peers take turns, in another order each round; what is
+//! printed is the median of the rounds, with the least and the most of the edge's own. CPU is that of a process and its
+//! children, per request. Nothing is asserted but that the work was done.
 
 #![allow(clippy::unwrap_used)] // a bench that cannot measure stops
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+mod held;
+mod load;
+mod process;
+mod rivals;
+mod upstream;
+mod votes;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine as _;
-use bytes::Bytes;
-use countersign_proto::v1;
-use countersign_proto::v1::admin_service_client::AdminServiceClient;
-use countersign_tests::{Agent, Credential, Origin, REAL_KEY, World, eventually, peers};
-use http::Response;
-use http_body_util::Full;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use countersign_tests::cluster_world::{
+    ClusterWorld, Edge, HOST, POLICY, Plan, READ_KEY, Robot, http_get,
+};
 
-/// oha looks names up itself, proxy or not, so it is one that every machine knows.
-const HOST: &str = "localhost";
-const POLICY: &str = r#"
-version = 1
-[[rule]]
-name = "read"
-host = "localhost"
-methods = ["GET"]
-then = "allow"
-credential = "read"
-[[rule]]
-name = "change"
-host = "localhost"
-methods = ["POST"]
-then = "approve"
-credential = "change"
-hold = "280s"
-"#;
+use load::{Each, Protocol, Route, Served, Work};
+use rivals::Rival;
+use upstream::Upstream;
+
+const ROUNDS: usize = 3;
+/// Where what is measured runs, and where the rest does.
+const MEASURED: usize = 0;
+const OTHERS: usize = 1;
+
+const WORKS: [Work; 10] = [
+    kept("keep-alive, 1 connection", 1, 4_000),
+    kept("keep-alive, 16 connections", 16, 12_000),
+    kept("keep-alive, 64 connections", 64, 12_000),
+    Work { protocol: Protocol::Http2(1), ..kept("HTTP/2, 1 stream", 1, 4_000) },
+    Work { protocol: Protocol::Http2(16), ..kept("HTTP/2, 16 streams", 1, 12_000) },
+    Work { each: Each::New, ..kept("a new connection each, 16", 16, 1_600) },
+    Work { each: Each::Resumed, ..kept("a new connection each, resumed, 16", 16, 1_600) },
+    Work { size: 64 << 10, ..kept("64 KiB answers, 16", 16, 3_000) },
+    Work { size: 10 << 20, ..kept("10 MiB answers, 2", 2, 24) },
+    kept("keep-alive, 16 connections, again", 16, 12_000),
+];
+
+const fn kept(name: &'static str, connections: usize, requests: usize) -> Work {
+    Work { name, protocol: Protocol::Http1, connections, requests, size: 1024, each: Each::Kept }
+}
 
 fn main() {
-    let arrivals: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let arrived = Arc::clone(&arrivals);
-    let origin = Origin::with(&[HOST], move |seen| {
-        if seen.method == http::Method::POST {
-            arrived.lock().unwrap().push(Instant::now());
-        }
-        let real =
-            seen.headers.get("authorization").is_some_and(|v| v == &format!("Bearer {REAL_KEY}"));
-        let status = if real { 200 } else { 401 };
-        Response::builder()
-            .status(status)
-            .body(Full::new(Bytes::from_static(&[b'x'; 1024])))
-            .unwrap()
-    });
-    let world = World::start(&origin, &[HOST], POLICY);
-    let agent = world.agent("robot");
-    let read = world.credential("read", REAL_KEY, &["--host", HOST, "--slot", "header"]);
-    let change = world.credential("change", REAL_KEY, &["--host", HOST, "--slot", "header"]);
+    build();
+    process::pin(std::process::id(), OTHERS);
     println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
-
-    vote_to_upstream(&world, &agent, &change, &arrivals);
-    pass_path(&world, &origin, &agent, &read);
-    held(&world, &agent, &change);
-}
-
-/// One vote at a time, from the call of VoteApproval to the request's arrival at the upstream.
-fn vote_to_upstream(
-    world: &World,
-    agent: &Agent,
-    credential: &Credential,
-    arrivals: &Mutex<Vec<Instant>>,
-) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut client = runtime.block_on(admin(world));
-    let mut times = Vec::new();
-    for round in 0..60 {
-        let tunnel = Tunnel::open(world, agent);
-        let tunnel = tunnel.post(credential, &format!("/v1/round/{round}"));
-        let id = runtime.block_on(async {
-            loop {
-                let request = v1::ListApprovalsRequest {
-                    state: v1::ApprovalState::Pending as i32,
-                    ..Default::default()
-                };
-                let list = client.list_approvals(request).await.unwrap().into_inner();
-                if let Some(approval) = list.approvals.first() {
-                    return approval.approval_id.clone();
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        });
-        let before = arrivals.lock().unwrap().len();
-        let start = Instant::now();
-        let vote = v1::VoteApprovalRequest {
-            approval_id: id,
-            decision: v1::VoteDecision::Approve as i32,
-            ..Default::default()
-        };
-        runtime.block_on(client.vote_approval(vote)).unwrap();
-        let arrival = eventually("the request at the upstream", || {
-            arrivals.lock().unwrap().get(before).copied()
-        });
-        times.push(arrival.saturating_duration_since(start));
-        assert!(tunnel.answer().starts_with("HTTP/1.1 200"));
+    votes::measure();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let upstream = runtime.block_on(Upstream::start());
+    let mut world =
+        ClusterWorld::with(Plan { nodes: 1, edges: 0, policy: policy(), ..Plan::default() });
+    let edge = edge_before(&mut world, &upstream);
+    let robot = world.robot("load");
+    let route = through(&world, edge, &robot);
+    let pid = world.edges[edge].process.id().unwrap();
+    process::pin(pid, MEASURED);
+    let rivals = rivals::start(&upstream);
+    for rival in &rivals {
+        process::pin(rival.pid(), MEASURED);
     }
-    times.sort();
-    println!(
-        "vote -> bytes at the upstream, ms: p50 {:.2}  p90 {:.2}  max {:.2}",
-        ms(times[30]),
-        ms(times[54]),
-        ms(times[59])
-    );
-}
-
-/// The same load through the edge and through a plain tunnel, in turns: CPU per request of the proxy's process.
-fn pass_path(world: &World, origin: &Origin, agent: &Agent, credential: &Credential) {
-    let Some(oha) = program("oha") else {
-        println!("pass path: not measured, oha is not installed (cargo install oha --locked)");
-        return;
+    let direct = Route {
+        address: upstream.address,
+        connect: None,
+        ca_pem: upstream.ca_pem.clone(),
+        key: format!("Bearer {READ_KEY}"),
     };
-    let tinyproxy = program("tinyproxy").map(|path| Tinyproxy::start(&path, origin));
-    for connections in [1, 16, 64] {
-        let mut edge = Vec::new();
-        let mut plain = Vec::new();
-        for _ in 0..3 {
-            edge.push(load(
-                &oha,
-                world.pid(),
-                connections,
-                &[
-                    "-x",
-                    &format!("http://{}", world.edge_address()),
-                    "--proxy-header",
-                    &format!("proxy-authorization: Basic {}", basic(agent)),
-                    "-H",
-                    &format!("authorization: Bearer {}", credential.fake_key),
-                    "--cacert",
-                    &world.edge_ca(),
-                    "https://localhost/v1/things",
-                ],
-            ));
-            if let Some(tinyproxy) = &tinyproxy {
-                plain.push(load(
-                    &oha,
-                    tinyproxy.child.id(),
-                    connections,
-                    &[
-                        "-x",
-                        &format!("http://127.0.0.1:{}", tinyproxy.port),
-                        "-H",
-                        &format!("authorization: Bearer {REAL_KEY}"),
-                        "--insecure",
-                        &format!("https://127.0.0.1:{}/v1/things", origin.address().port()),
-                    ],
-                ));
-            }
-        }
-        let median = |mut all: Vec<Load>| {
-            all.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
-            all.into_iter().nth(1)
-        };
-        let edge = median(edge).unwrap();
-        print!(
-            "pass path, {connections:2} connections: edge process {:.0} µs CPU/request, {:.0} requests/s, RSS {} MiB",
-            edge.cpu_us, edge.rate, edge.rss_mib
-        );
-        match median(plain) {
-            Some(plain) => println!(
-                "; plain tunnel {:.0} µs, {:.0}/s; CPU ratio {:.2}",
-                plain.cpu_us,
-                plain.rate,
-                edge.cpu_us / plain.cpu_us
-            ),
-            None => println!("; no plain tunnel beside it (tinyproxy is not installed)"),
-        }
+    for work in WORKS {
+        table(&runtime, work, (pid, &route), &rivals, &direct);
+    }
+    thousand_rules(&runtime, &world, (pid, &route));
+    held::measure(&runtime, &world, pid, &route, &robot.fake_keys.1);
+}
+
+/// What is held stays held until everything was measured.
+fn policy() -> String {
+    POLICY
+        .replace("approvers = [\"ana\", \"bo\"]", "approvers = [\"ana\", \"bo\"]\nhold = \"280s\"")
+}
+
+/// The programs under measure, unless the environment says where they are.
+fn build() {
+    if std::env::var_os("COUNTERSIGN_BIN_DIR").is_some() {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["build", "--release", "--locked"]);
+    for package in ["cli", "control-plane", "edge-gateway"] {
+        cargo.args(["-p", &format!("countersign-{package}")]);
+    }
+    assert!(cargo.status().unwrap().success());
+    let own = std::env::current_exe().unwrap();
+    let built: PathBuf = own.ancestors().nth(2).unwrap().into();
+    // This process has one thread still.
+    let again = Command::new(own)
+        .args(std::env::args_os().skip(1))
+        .env("COUNTERSIGN_BIN_DIR", &built)
+        .env("COUNTERSIGN_BIN", built.join("countersign"))
+        .status()
+        .unwrap();
+    std::process::exit(again.code().unwrap_or(1));
+}
+
+/// An edge that is sent to the bench's own upstream.
+fn edge_before(world: &mut ClusterWorld, upstream: &Upstream) -> usize {
+    let mut edge = Edge::enroll(world, "e1");
+    std::fs::write(edge.process.dir().join("upstream.pem"), &upstream.ca_pem).unwrap();
+    for (variable, value) in [
+        ("UPSTREAM_CONNECT_TO", format!("{HOST}:443:{}", upstream.address)),
+        ("LIMITS_MAX_HELD_PER_AGENT", "50000".into()),
+        ("LIMITS_MAX_IN_FLIGHT_PER_AGENT", "50000".into()),
+        ("LIMITS_MAX_CONNECTIONS", "50000".into()),
+    ] {
+        edge.process.variable(&format!("COUNTERSIGN_EDGE_{variable}"), &value);
+    }
+    world.edges.push(edge);
+    let place = world.edges.len() - 1;
+    world.start_edge(place);
+    place
+}
+
+fn through(world: &ClusterWorld, edge: usize, robot: &Robot) -> Route {
+    let way = world.edges[edge].way().unwrap();
+    let login = base64::prelude::BASE64_STANDARD.encode(format!("{}:{}", robot.name, robot.token));
+    let authority = format!("{}:443", HOST);
+    Route {
+        address: way.proxy,
+        connect: Some((authority, format!("Proxy-Authorization: Basic {login}\r\n"))),
+        ca_pem: way.ca_pem,
+        key: format!("Bearer {}", robot.fake_keys.0),
     }
 }
 
-struct Load {
-    cpu_us: f64,
+/// What one round gave for one peer.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// CPU seconds per 10,000 requests, times 1,000.
+    cpu_ms: f64,
     rate: f64,
-    rss_mib: u64,
+    median: Duration,
+    rss_mib: f64,
 }
 
-fn load(oha: &PathBuf, pid: u32, connections: u32, arguments: &[&str]) -> Load {
-    let before = cpu(pid);
-    let output = Command::new(oha)
-        .args(["--no-tui", "--output-format", "json", "-n", "6000", "-c", &connections.to_string()])
-        .args(arguments)
-        .output()
-        .unwrap();
-    let used = cpu(pid) - before;
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
-    let good = report["statusCodeDistribution"]["200"].as_u64().unwrap_or(0);
-    assert_eq!(good, 6000, "every request reached the upstream with the real key: {report}");
-    Load {
-        cpu_us: used * 1e6 / 6000.0,
-        rate: report["summary"]["requestsPerSec"].as_f64().unwrap(),
-        rss_mib: rss_kib(pid) / 1024,
+fn once(runtime: &tokio::runtime::Runtime, pid: u32, route: &Route, work: Work) -> Cost {
+    let before = process::cpu(pid);
+    let mut served: Served = runtime.block_on(load::run(route, work));
+    let cpu = process::cpu(pid) - before;
+    Cost {
+        cpu_ms: cpu * 1e3 * 1e4 / work.requests as f64,
+        rate: work.requests as f64 / served.took.as_secs_f64(),
+        median: served.median(),
+        rss_mib: process::rss_mib(pid),
     }
 }
 
-/// Holds 2,000 different requests at once and looks at what they cost.
-fn held(world: &World, agent: &Agent, credential: &Credential) {
-    const COUNT: usize = 2000;
-    let before = rss_kib(world.pid());
-    let tunnels: Vec<Posted> = (0..COUNT)
-        .map(|number| Tunnel::open(world, agent).post(credential, &format!("/v1/held/{number}")))
-        .collect();
-    eventually("all of them held", || {
-        let output = Command::new("curl")
-            .args(["-sS", &format!("{}/metrics", world.web())])
-            .output()
-            .ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines()
-            .any(|l| {
-                l.starts_with("countersign_held_requests") && l.ends_with(&format!(" {COUNT}"))
-            })
-            .then_some(())
-    });
-    let each = (rss_kib(world.pid()) - before) as f64 / COUNT as f64;
-    println!(
-        "held: {COUNT} at once, {each:.1} KiB each of the whole process (edge, control plane and both TLS sides)"
-    );
-    drop(tunnels);
-}
-
-/// A client's own tunnel through the edge, blocking, one request.
-struct Tunnel(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
-struct Posted(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
-
-impl Tunnel {
-    fn open(world: &World, agent: &Agent) -> Self {
-        let mut stream = TcpStream::connect(world.edge_address()).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let connect = format!(
-            "CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\nProxy-Authorization: Basic {}\r\n\r\n",
-            basic(agent)
-        );
-        stream.write_all(connect.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
+/// Everybody does the same work, in turns.
+fn table(
+    runtime: &tokio::runtime::Runtime,
+    work: Work,
+    edge: (u32, &Route),
+    rivals: &[Rival],
+    direct: &Route,
+) {
+    let http2 = work.protocol != Protocol::Http1;
+    let mut all: Vec<(&str, u32, &Route, Work)> = vec![("edge", edge.0, edge.1, work)];
+    for rival in rivals.iter().filter(|rival| rival.http2 || !http2) {
+        let requests = (work.requests / rival.slower).max(work.connections);
+        all.push((rival.name, rival.pid(), &rival.route, Work { requests, ..work }));
+    }
+    // A tunnel's HTTP/2 is the upstream's, which has none.
+    all.retain(|(name, ..)| !(http2 && (name.contains("tunnel") || *name == "tinyproxy")));
+    for (_, pid, route, work) in &all {
+        let few = (work.requests / 20).max(work.connections);
+        once(runtime, *pid, route, Work { requests: few, ..*work });
+    }
+    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); all.len()];
+    let mut straight = Vec::new();
+    for round in 0..ROUNDS {
+        for turn in 0..all.len() {
+            let (_, pid, route, work) = &all[(turn + round) % all.len()];
+            costs[(turn + round) % all.len()].push(once(runtime, *pid, route, *work));
         }
-        assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(world.edge_ca()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from(HOST).unwrap();
-        let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        Self(rustls::StreamOwned::new(connection, stream))
+        if !http2 {
+            straight.push(once(runtime, std::process::id(), direct, work).median);
+        }
     }
-
-    fn post(mut self, credential: &Credential, path: &str) -> Posted {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nContent-Length: 3\r\n\r\na=1",
-            credential.fake_key
+    straight.sort_unstable();
+    let straight = straight.get(ROUNDS / 2).copied();
+    println!("\n{}, {} requests for {}", work.name, work.requests, size(work.size));
+    println!(
+        "  {:<16}{:>14}{:>9}{:>12}{:>9}{:>14}{:>9}",
+        "", "CPU ms/10,000", "edge ÷", "requests/s", "p50 ms", "over direct", "RSS MiB"
+    );
+    let edge_cpu = middle(&costs[0], |cost| cost.cpu_ms);
+    for ((name, ..), costs) in all.iter().zip(&costs) {
+        let cpu = middle(costs, |cost| cost.cpu_ms);
+        let median = middle(costs, |cost| cost.median.as_secs_f64() * 1e3);
+        let added = straight
+            .map_or_else(String::new, |s| format!("{:+.3}", median - s.as_secs_f64() * 1e3));
+        println!(
+            "  {name:<16}{cpu:>14.0}{:>9.2}{:>12.0}{median:>9.3}{added:>14}{:>9.1}",
+            edge_cpu / cpu,
+            middle(costs, |cost| cost.rate),
+            middle(costs, |cost| cost.rss_mib),
         );
-        self.0.write_all(request.as_bytes()).unwrap();
-        self.0.flush().unwrap();
-        Posted(self.0)
     }
+    let own = |pick: fn(f64, f64) -> f64, from: f64| {
+        costs[0].iter().map(|cost| cost.cpu_ms).fold(from, pick)
+    };
+    println!("  the edge's rounds: {:.0} to {:.0}", own(f64::min, f64::MAX), own(f64::max, 0.0));
 }
 
-impl Posted {
-    fn answer(mut self) -> String {
-        let mut buffer = [0; 64];
-        let count = self.0.read(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..count]).into_owned()
-    }
-}
-
-type Authorised =
-    AdminServiceClient<tonic::service::interceptor::InterceptedService<Channel, Bearer>>;
-
-#[derive(Clone)]
-struct Bearer(MetadataValue<tonic::metadata::Ascii>);
-
-impl tonic::service::Interceptor for Bearer {
-    fn call(
-        &mut self,
-        mut request: tonic::Request<()>,
-    ) -> Result<tonic::Request<()>, tonic::Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-async fn admin(world: &World) -> Authorised {
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(std::fs::read(world.api_ca()).unwrap()));
-    let channel = Channel::from_shared(world.api_address())
-        .unwrap()
-        .tls_config(tls)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    AdminServiceClient::with_interceptor(
-        channel,
-        Bearer(format!("Bearer {}", world.admin_token()).parse().unwrap()),
-    )
-}
-
-/// A plain CONNECT tunnel that others wrote.
-struct Tinyproxy {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Tinyproxy {
-    fn start(path: &PathBuf, origin: &Origin) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = dir.path().join("tinyproxy.conf");
-        let text = format!(
-            "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 200\nConnectPort {}\nLogLevel Error\n",
-            origin.address().port()
+/// A policy of a thousand rules beside one of a few.
+fn thousand_rules(runtime: &tokio::runtime::Runtime, world: &ClusterWorld, edge: (u32, &Route)) {
+    let work = kept("", 16, 8_000);
+    let few = policy();
+    let mut many = few.clone();
+    for n in 0..1_000 {
+        many += &format!(
+            "\n[[rule]]\nname = \"rule {n}\"\nhost = \"api.example.test\"\nmethods = [\"DELETE\"]\npath = \"/v1/things/{n}/{{part}}\"\nthen = \"deny\"\n"
         );
-        std::fs::write(&config, text).unwrap();
-        let child = Command::new(path)
-            .arg("-d")
-            .arg("-c")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("tinyproxy", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self { child, port, _dir: dir }
     }
-}
-
-impl Drop for Tinyproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    let (mut with_few, mut with_many) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for (policy, costs) in [(many.as_str(), &mut with_many), (few.as_str(), &mut with_few)] {
+            let before = metric(world, "bundle_revision");
+            world.set_policy(policy);
+            world.eventually("the policy at the edge", || {
+                (metric(world, "bundle_revision") > before).then_some(())
+            });
+            once(runtime, edge.0, edge.1, Work { requests: 400, ..work });
+            costs.push(once(runtime, edge.0, edge.1, work));
+        }
     }
+    let (few, many) = (middle(&with_few, |c| c.cpu_ms), middle(&with_many, |c| c.cpu_ms));
+    println!(
+        "\n1,000 more rules: {many:.0} CPU ms per 10,000 requests, {few:.0} without; the one ÷ the other {:.2}",
+        many / few
+    );
 }
 
-fn program(name: &str) -> Option<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-    folders.push(peers::tools().join("bin"));
-    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.exists())
+/// What the edge says of itself.
+fn metric(world: &ClusterWorld, name: &str) -> f64 {
+    let text =
+        http_get(world.edges[0].metrics, "/metrics").map(|(_, text)| text).unwrap_or_default();
+    let line = format!("countersign_edge_{name} ");
+    text.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).unwrap_or(-1.0)
 }
 
-fn basic(agent: &Agent) -> String {
-    base64::prelude::BASE64_STANDARD.encode(format!("{}:{}", agent.name, agent.token))
+fn middle(costs: &[Cost], figure: impl Fn(&Cost) -> f64) -> f64 {
+    let mut all: Vec<f64> = costs.iter().map(figure).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }
 
-/// User and system time, seconds (proc(5): fields 14 and 15, in ticks of 10 ms).
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after = stat.rsplit_once(')').unwrap().1;
-    let fields: Vec<u64> =
-        after.split_whitespace().skip(11).take(2).map(|f| f.parse().unwrap()).collect();
-    (fields[0] + fields[1]) as f64 / 100.0
-}
-
-fn rss_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+fn size(bytes: usize) -> String {
+    match bytes {
+        b if b >= 1 << 20 => format!("{} MiB", b >> 20),
+        b => format!("{} KiB", b >> 10),
+    }
 }
