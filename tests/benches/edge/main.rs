@@ -68,6 +68,7 @@ fn main() {
     let rivals = rivals::start(&upstream);
     for rival in &rivals {
         process::pin(rival.pid(), MEASURED);
+        println!("{} at {}", rival.name, rival.route.address);
     }
     let direct = Route {
         address: upstream.address,

@@ -218,12 +218,24 @@ fn mitmproxy(upstream: &Upstream) -> Option<Rival> {
     let at = |name: &str| dir.path().join(name).display().to_string();
     let address = free();
     write(&dir, "origin.pem", &upstream.ca_pem);
-    let port = upstream.address.port();
-    write(
-        &dir,
-        "route.py",
-        &format!("def server_connect(data):\n    data.server.address = (\"127.0.0.1\", {port})\n"),
+    // It counts connections by the address that it was told, so the name has to lead there by itself.
+    let route = format!(
+        r#"import socket
+
+found = socket.getaddrinfo
+
+
+def getaddrinfo(host, port, *more, **named):
+    if host == "{HOST}":
+        host, port = "127.0.0.1", {}
+    return found(host, port, *more, **named)
+
+
+socket.getaddrinfo = getaddrinfo
+"#,
+        upstream.address.port()
     );
+    write(&dir, "route.py", &route);
     let child = spawn(
         Command::new(program)
             .args(["--quiet", "--listen-host", "127.0.0.1", "--listen-port"])
