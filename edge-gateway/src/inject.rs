@@ -366,7 +366,8 @@ fn elsewhere(draft: &Draft, wire: &Tripwire) -> Option<Elsewhere> {
                 } else {
                     "in a header"
                 };
-                wire.find(value.as_bytes()).map(at(place))
+                let named = || wire.find(name.as_str().as_bytes()).map(at("in a header's name"));
+                wire.find(value.as_bytes()).map(at(place)).or_else(named)
             })
         })
 }

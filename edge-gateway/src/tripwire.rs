@@ -85,9 +85,11 @@ fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     percent_encoding::percent_decode(bytes).into()
 }
 
-/// The key, and what of it is certain to be seen when it is inside something that is base64-encoded.
+/// The key, as it is in a header's name, and what of it is certain to be seen when it is inside something that is base64-encoded.
 fn spellings(key: &str) -> Vec<Vec<u8>> {
-    let mut all = vec![key.as_bytes().to_vec()];
+    // A header's name arrives in lower case.
+    let mut all = vec![key.as_bytes().to_vec(), key.to_ascii_lowercase().into_bytes()];
+    all.dedup();
     for lead in 0..3 {
         let mut text = vec![0; lead];
         text.extend(key.as_bytes());
@@ -122,6 +124,8 @@ mod tests {
         assert_eq!(wire().find(escaped.as_bytes()), Some(7));
         assert_eq!(wire().find(KEY.replace('_', "%5F").as_bytes()), Some(7));
         assert_eq!(wire().find(b"sk_live_fake_0123456789abcdeX"), None);
+        let mixed = Tripwire::new([(3, "ghp_FAKE0123456789aBcD")].into_iter()).unwrap();
+        assert_eq!(mixed.find(b"x-ghp_fake0123456789abcd"), Some(3), "as a header's name has it");
     }
 
     #[test]

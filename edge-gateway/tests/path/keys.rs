@@ -120,6 +120,13 @@ async fn p_14_a_fake_key_anywhere_else_is_refused_and_reported() {
     for (host, line, rest, body) in [
         ("api.test", "GET /things/1".to_owned(), format!("{own}X-Copy: {fake}\r\n"), String::new()),
         ("api.test", "GET /things/1".into(), format!("{own}Cookie: a={fake}\r\n"), String::new()),
+        ("api.test", "GET /things/1".into(), format!("{own}X-{fake}: 1\r\n"), String::new()),
+        (
+            "open.test",
+            "GET /".into(),
+            format!("{}: 1\r\n", fake.to_ascii_uppercase()),
+            String::new(),
+        ),
         ("api.test", format!("GET /things/{fake}"), own.clone(), String::new()),
         ("api.test", format!("GET /things/1?copy={fake}"), own.clone(), String::new()),
         ("api.test", format!("GET /things/1?copy={percent}"), own.clone(), String::new()),
