@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-/// CPU seconds, user and system, of this process and all that descend from it. Nanoseconds where the kernel counts
-/// them (schedstat of each thread), else ticks of 10 ms (proc(5), stat, fields 14 and 15).
+/// CPU seconds, user and system, of this process and all that descend from it: by nanoseconds (schedstat of each thread)
+/// or by ticks of 10 ms (proc(5), stat, fields 14 and 15), whichever is more.
 pub(crate) fn cpu(pid: u32) -> f64 {
     family(pid).into_iter().map(own_cpu).sum()
 }
@@ -37,7 +37,8 @@ fn own_cpu(pid: u32) -> f64 {
     };
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let nanoseconds: f64 = tasks.filter_map(counted).sum();
-    if nanoseconds > 0.0 { nanoseconds / 1e9 } else { ticks(pid) / 100.0 }
+    // Of threads that have ended, only the ticks remember.
+    f64::max(nanoseconds / 1e9, ticks(pid) / 100.0)
 }
 
 fn ticks(pid: u32) -> f64 {
