@@ -54,7 +54,9 @@ fn main() {
     build();
     process::pin(std::process::id(), OTHERS);
     println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
-    votes::measure();
+    if wanted("votes") {
+        votes::measure();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let upstream = runtime.block_on(Upstream::start());
@@ -76,11 +78,21 @@ fn main() {
         ca_pem: upstream.ca_pem.clone(),
         key: format!("Bearer {READ_KEY}"),
     };
-    for work in WORKS {
+    for work in WORKS.into_iter().filter(|_| wanted("table")) {
         table(&runtime, work, (pid, &route), &rivals, &direct);
     }
-    thousand_rules(&runtime, &world, (pid, &route));
-    held::measure(&runtime, &world, pid, &route, &robot.fake_keys.1);
+    if wanted("rules") {
+        thousand_rules(&runtime, &world, (pid, &route));
+    }
+    if wanted("held") {
+        held::measure(&runtime, &world, pid, &route, &robot.fake_keys.1);
+    }
+}
+
+/// Whether this part was asked for: all are, unless the command line names some (`-- held rules`).
+fn wanted(part: &str) -> bool {
+    let mut named = std::env::args().skip(1).filter(|it| !it.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|it| it == part)
 }
 
 /// What is held stays held until everything was measured.
@@ -122,6 +134,7 @@ fn edge_before(world: &mut ClusterWorld, upstream: &Upstream) -> usize {
         ("LIMITS_MAX_HELD_PER_AGENT", "50000".into()),
         ("LIMITS_MAX_IN_FLIGHT_PER_AGENT", "50000".into()),
         ("LIMITS_MAX_CONNECTIONS", "50000".into()),
+        ("LIMITS_MAX_CONNECTIONS_PER_AGENT", "50000".into()),
     ] {
         edge.process.variable(&format!("COUNTERSIGN_EDGE_{variable}"), &value);
     }
