@@ -9,18 +9,16 @@
 
 mod decode;
 mod messages;
+mod search;
 mod spell;
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use aho_corasick::Anchored;
-use aho_corasick::automaton::{Automaton as _, StateID};
-use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::automaton::StateID;
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderMap as Trailers, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -28,6 +26,7 @@ use http_body_util::BodyExt as _;
 use crate::upstream::{BodyError, BoxBody};
 use decode::{Coding, Decoded, Undecodable, Unreadable};
 use messages::Messages;
+use search::Spellings;
 
 /// Takes keys out of answers. Cheap to clone; making one is not, so make it where the key is opened and keep it as
 /// long as the key. It holds the keys' spellings: it has no `Debug`.
@@ -70,8 +69,8 @@ impl Redactor {
         self.headers(&mut head.headers);
         let messages = Messages::of(&head.headers);
         let body = match self.masker() {
-            Some(masker) => Redacted::new(body, masker, messages).boxed(),
-            None => body,
+            Some(masker) if !body.is_end_stream() => Redacted::new(body, masker, messages).boxed(),
+            Some(_) | None => body,
         };
         Response::from_parts(head, body)
     }
@@ -121,15 +120,10 @@ impl Masker {
     pub(crate) fn pass(&mut self, chunk: Bytes) -> Bytes {
         let before = self.held.len();
         let mut masks: Vec<(usize, usize)> = Vec::new();
-        for (index, byte) in chunk.iter().enumerate() {
-            self.state = self.spellings.automaton.next_state(Anchored::No, self.state, *byte);
-            let length = self.spellings.matched(self.state);
-            if length > 0 {
-                let end = before + index + 1;
-                // What of it was flushed is gone.
-                masks.push((end.saturating_sub(length), end));
-            }
-        }
+        self.state = self.spellings.go_on(self.state, &chunk, |end, length| {
+            // What of it was flushed is gone.
+            masks.push(((before + end).saturating_sub(length), before + end));
+        });
         let hold = self.spellings.depth(self.state);
         if before == 0 && masks.is_empty() {
             let split = chunk.len().saturating_sub(hold);
@@ -148,85 +142,6 @@ impl Masker {
     /// All that is held: it cannot wait for what follows. Should that be the rest of a key, it is masked all the same.
     pub(crate) fn flush(&mut self) -> Bytes {
         self.held.split().freeze()
-    }
-}
-
-/// All spellings of all keys, as one automaton.
-struct Spellings {
-    automaton: NFA,
-    start: StateID,
-    /// Of every state but the start: how many of the last bytes may be the beginning of a spelling.
-    depths: HashMap<StateID, usize>,
-}
-
-impl Spellings {
-    fn of(secrets: &[&[u8]]) -> Option<Self> {
-        let patterns = spell::spellings(secrets);
-        if patterns.is_empty() {
-            return None;
-        }
-        // A prefilter would keep the spellings in one piece, and help little with so many first bytes.
-        let automaton = NFA::builder().prefilter(false).build(&patterns).ok()?;
-        let start = automaton.start_state(Anchored::No).ok()?;
-        let mut depths = HashMap::new();
-        for pattern in &patterns {
-            let mut state = start;
-            for (index, byte) in pattern.iter().enumerate() {
-                state = automaton.next_state(Anchored::No, state, *byte);
-                depths.insert(state, index + 1);
-            }
-        }
-        Some(Self { automaton, start, depths })
-    }
-
-    fn occurs(&self, text: &[u8]) -> bool {
-        let mut state = self.start;
-        text.iter().any(|byte| {
-            state = self.automaton.next_state(Anchored::No, state, *byte);
-            self.automaton.is_match(state)
-        })
-    }
-
-    /// Masks keys in values, and drops what has one in its name.
-    fn clean(&self, headers: &mut HeaderMap) {
-        let named: Vec<HeaderName> =
-            headers.keys().filter(|name| self.occurs(name.as_str().as_bytes())).cloned().collect();
-        for name in named {
-            headers.remove(name);
-        }
-        for value in headers.values_mut() {
-            if self.occurs(value.as_bytes()) {
-                let mut bytes = value.as_bytes().to_vec();
-                self.mask_all(&mut bytes);
-                *value = HeaderValue::from_bytes(&bytes)
-                    .unwrap_or_else(|_| HeaderValue::from_static("*"));
-            }
-        }
-    }
-
-    fn mask_all(&self, text: &mut [u8]) {
-        let mut state = self.start;
-        for end in 0..text.len() {
-            state = self.automaton.next_state(Anchored::No, state, text[end]);
-            let length = self.matched(state);
-            text[end + 1 - length..=end].fill(b'*');
-        }
-    }
-
-    /// The length of the longest spelling that ends here; 0 if none does.
-    fn matched(&self, state: StateID) -> usize {
-        if !self.automaton.is_match(state) {
-            return 0;
-        }
-        let automaton = &self.automaton;
-        (0..automaton.match_len(state))
-            .map(|index| automaton.pattern_len(automaton.match_pattern(state, index)))
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn depth(&self, state: StateID) -> usize {
-        self.depths.get(&state).copied().unwrap_or(0)
     }
 }
 
