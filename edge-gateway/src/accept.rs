@@ -2,21 +2,19 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use countersign_gate::{Destination, Scheme};
-use http::header::{CONNECTION, HOST, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
@@ -24,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Badge;
+use crate::ahead::{Ahead, Together};
 use crate::bundle::InForce;
 use crate::doorway::{Doorway, Stranger};
 use crate::local;
@@ -313,7 +312,7 @@ async fn intercepted(
     rooms: &Rooms,
     badge: &Badge,
     destination: &Destination,
-) -> Option<TlsStream<Prefixed>> {
+) -> Option<TlsStream<Ahead<TcpStream>>> {
     let upgraded = upgrade.await.ok()?;
     let stream = match tokio::time::timeout(HEAD_TIME, hello(upgraded)).await {
         Ok(Ok(stream)) => stream,
@@ -339,26 +338,31 @@ async fn intercepted(
         .ok()
 }
 
-async fn serve_h1(stream: TlsStream<Prefixed>, visit: &Visit, badge: &Badge, entrance: &Entrance) {
+async fn serve_h1(
+    stream: TlsStream<Ahead<TcpStream>>,
+    visit: &Visit,
+    badge: &Badge,
+    entrance: &Entrance,
+) {
     let Visit { rooms, stop, place, .. } = visit;
     let turn = Turn::default();
     let service = service_fn(|mut request: Request<Incoming>| {
         let taken = turn.take();
-        // What the connection becomes, should it become something else, keeps its place.
-        request.extensions_mut().insert(Arc::clone(place));
+        if request.headers().contains_key(UPGRADE) {
+            // What the connection becomes, should it become something else, keeps its place.
+            request.extensions_mut().insert(Arc::clone(place));
+        }
         async {
             let mut response = serve(rooms, badge, entrance, request).await;
             if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                taken.for_good();
-                return Ok(response);
-            }
-            Ok::<_, Infallible>(response.map(|body| BoxBody::new(Along::new(body, taken))))
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let taken = if switches { taken.for_good() } else { taken };
+            Ok::<_, Infallible>(response.map(|body| Along::new(body, taken)))
         }
     });
-    let stream = TokioIo::new(Brisk::one(stream, turn.clone()));
+    let stream = TokioIo::new(Brisk::one(Together::new(stream), turn.clone()));
     let mut connection = pin!(http1(IDLE_TIME).serve_connection(stream, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -373,16 +377,18 @@ async fn serve_h1(stream: TlsStream<Prefixed>, visit: &Visit, badge: &Badge, ent
 }
 
 async fn serve_h2(
-    stream: TlsStream<Prefixed>,
+    stream: TlsStream<Ahead<TcpStream>>,
     rooms: &Arc<Rooms>,
     badge: &Badge,
     entrance: &Entrance,
     stop: &CancellationToken,
 ) {
+    let known = Arc::new((badge.clone(), entrance.clone()));
     let service = service_fn(|request| {
-        let (rooms, badge, entrance) = (Arc::clone(rooms), badge.clone(), entrance.clone());
+        let (rooms, known) = (Arc::clone(rooms), Arc::clone(&known));
         async move {
-            let mut response = serve(&rooms, &badge, &entrance, request).await;
+            let (badge, entrance) = &*known;
+            let mut response = serve(&rooms, badge, entrance, request).await;
             response.headers_mut().remove(CONNECTION);
             Ok::<_, Infallible>(response)
         }
@@ -402,7 +408,7 @@ async fn serve_h2(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let calm = CancellationToken::new();
-    let stream = TokioIo::new(Brisk::two(stream, calm.clone()));
+    let stream = TokioIo::new(Brisk::two(Together::new(stream), calm.clone()));
     let mut connection = pin!(builder.serve_connection(stream, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -422,79 +428,16 @@ async fn serve_h2(
 }
 
 /// Waits for the first byte through the tunnel, which must begin a TLS handshake: what is not known is refused.
-async fn hello(upgraded: Upgraded) -> io::Result<Prefixed> {
+async fn hello(upgraded: Upgraded) -> io::Result<Ahead<TcpStream>> {
     let parts = upgraded
         .downcast::<TokioIo<TcpStream>>()
         .map_err(|_| io::Error::other("the tunnel is not on the connection that asked for it"))?;
-    let mut stream = parts.io.into_inner();
-    let mut prefix = parts.read_buf;
-    if prefix.is_empty() {
-        let mut first = [0; 1];
-        if stream.read(&mut first).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        prefix = Bytes::copy_from_slice(&first);
-    }
-    if prefix.first() != Some(&TLS_HANDSHAKE) {
-        return Err(io::Error::other(
+    let mut stream = Ahead::after(parts.io.into_inner(), &parts.read_buf);
+    match stream.first().await? {
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+        Some(TLS_HANDSHAKE) => Ok(stream),
+        Some(_) => Err(io::Error::other(
             "the client speaks something other than TLS, which cannot be looked into",
-        ));
-    }
-    Ok(Prefixed { prefix, stream })
-}
-
-/// A stream whose first bytes were read already.
-struct Prefixed {
-    prefix: Bytes,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, into);
-        }
-        let length = self.prefix.len().min(into.remaining());
-        into.put_slice(&self.prefix[..length]);
-        self.prefix.advance(length);
-        if self.prefix.is_empty() {
-            // Lets go of the read buffer that it was a slice of.
-            self.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        )),
     }
 }

@@ -1,7 +1,7 @@
 //! Who is asking: the proxy credential, and the seats that one agent may take at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -39,7 +39,7 @@ impl Badge {
 /// The seats of every agent, by agent id; they outlive bundles and connections.
 pub(crate) struct Hall {
     limits: Limits,
-    seats: Mutex<HashMap<String, Arc<Seats>>>,
+    seats: RwLock<HashMap<String, Arc<Seats>>>,
 }
 
 /// How much of this edge one agent has taken.
@@ -98,20 +98,27 @@ pub(crate) struct Spooled(OwnedSemaphorePermit);
 
 impl Hall {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, seats: Mutex::default() }
+        Self { limits, seats: RwLock::default() }
     }
 
     /// The seats of this agent.
     pub(crate) fn seats(&self, agent_id: &str) -> Arc<Seats> {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(seats) = seats.get(agent_id) {
             return Arc::clone(seats);
         }
+        drop(seats);
+        let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
         // Agents that are gone leave their (empty) seats; a burst of them is swept out here.
         if seats.len() > 10_000 {
             seats.retain(|_, seats| Arc::strong_count(seats) > 1);
         }
-        let fresh = Arc::new(Seats {
+        let seats = seats.entry(agent_id.to_owned());
+        Arc::clone(seats.or_insert_with(|| Arc::new(self.none_taken())))
+    }
+
+    fn none_taken(&self) -> Seats {
+        Seats {
             connections: Arc::new(Semaphore::new(self.limits.max_connections_per_agent)),
             moving: Arc::new(Semaphore::new(self.limits.max_in_flight_per_agent)),
             queue: Arc::new(Semaphore::new(QUEUE)),
@@ -121,9 +128,7 @@ impl Hall {
             strays: Mutex::default(),
             new_hosts: Mutex::default(),
             asked: Mutex::default(),
-        });
-        seats.insert(agent_id.to_owned(), Arc::clone(&fresh));
-        fresh
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! key stands for which credential, and where.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use countersign_gate::{Destination, Scheme};
 use countersign_policy::{Policy, body};
@@ -25,13 +26,13 @@ pub(crate) struct Bundle {
     pub(crate) revision: u64,
     pub(crate) policy_version: u64,
     pub(crate) policy: Policy,
-    pub(crate) credentials: Vec<Credential>,
+    pub(crate) credentials: Vec<Arc<Credential>>,
     pub(crate) tripwire: Tripwire,
     /// Indices of the credentials for a destination.
     by_destination: HashMap<Destination, Vec<usize>>,
     /// Indices of the credentials whose tokens come from there.
     by_token_endpoint: HashMap<Destination, Vec<usize>>,
-    agents: HashMap<[u8; 32], Agent>,
+    agents: HashMap<[u8; 32], Arc<Agent>>,
     forbidden: HashSet<String>,
 }
 
@@ -167,7 +168,8 @@ impl Bundle {
             let Some(endpoint) = &credential.token_endpoint else { continue };
             by_token_endpoint.entry(endpoint.destination.clone()).or_default().push(index);
         }
-        let agents = agents.into_iter().collect();
+        let agents = agents.into_iter().map(|(hash, agent)| (hash, Arc::new(agent))).collect();
+        let credentials = credentials.into_iter().map(Arc::new).collect();
         let forbidden = forbidden.into_iter().map(|name| name.to_ascii_lowercase()).collect();
         Ok(Self {
             revision,
@@ -183,7 +185,7 @@ impl Bundle {
     }
 
     /// Whose token it is. What is looked up is a hash, so the time it takes says nothing of any token.
-    pub(crate) fn agent(&self, badge: &Badge) -> Option<&Agent> {
+    pub(crate) fn agent(&self, badge: &Badge) -> Option<&Arc<Agent>> {
         let (hash, agent) = self.agents.get_key_value(&badge.token_sha256)?;
         let same =
             hash.ct_eq(&badge.token_sha256) & agent.name.as_bytes().ct_eq(badge.name.as_bytes());
@@ -191,7 +193,10 @@ impl Bundle {
     }
 
     /// The credentials for exactly this destination.
-    pub(crate) fn serving(&self, destination: &Destination) -> impl Iterator<Item = &Credential> {
+    pub(crate) fn serving<'a>(
+        &'a self,
+        destination: &Destination,
+    ) -> impl Iterator<Item = &'a Arc<Credential>> + use<'a> {
         let indices = self.by_destination.get(destination).map(Vec::as_slice).unwrap_or_default();
         indices.iter().filter_map(|index| self.credentials.get(*index))
     }
@@ -216,19 +221,17 @@ impl Bundle {
         indices.iter().copied().filter(there)
     }
 
-    pub(crate) fn credential(&self, id: &str) -> Option<&Credential> {
+    pub(crate) fn credential(&self, id: &str) -> Option<&Arc<Credential>> {
         self.credentials.iter().find(|credential| credential.id == id)
     }
 
     /// Whether the destination is one of the names that must never be dialled: ourselves.
     pub(crate) fn forbids(&self, destination: &Destination) -> bool {
-        !self.forbidden.is_empty()
-            && (self.forbidden.contains(destination.host())
-                || self.forbidden.contains(&format!(
-                    "{}:{}",
-                    destination.host(),
-                    destination.port()
-                )))
+        let at_this_port = |name: &String| {
+            let port = name.strip_prefix(destination.host()).and_then(|it| it.strip_prefix(':'));
+            port.is_some_and(|port| port.parse() == Ok(destination.port()))
+        };
+        self.forbidden.contains(destination.host()) || self.forbidden.iter().any(at_this_port)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::wait;
 /// Forwards what the policy released, with a leased key if it wants one.
 pub(crate) async fn pass(rooms: &Rooms, passing: Passing) -> Result<Response<BoxBody>, Refusal> {
     let Passing { force, agent, released, credential, streamed, .. } = passing;
-    let (keys, redactor, pool_key) = lent(rooms, credential.as_ref(), &agent).await?;
+    let (keys, redactor, pool_key) = lent(rooms, credential.as_deref(), &agent).await?;
     let issuer = credential.is_some() && goes_to_an_issuer(&force, &released);
     let pace = Pace::of(released.request().headers());
     let outbound =

@@ -251,8 +251,11 @@ fn names(authority: &str, destination: &Destination) -> bool {
         Scheme::Http => 80,
         Scheme::Https => 443,
     };
-    Destination::parse(destination.scheme(), authority, Some(default_port))
-        .is_ok_and(|named| named == *destination)
+    // Nearly always it is written just so.
+    let plainly = authority == destination.host() && !authority.contains(':');
+    (plainly && destination.port() == default_port)
+        || Destination::parse(destination.scheme(), authority, Some(default_port))
+            .is_ok_and(|named| named == *destination)
 }
 
 /// Nothing in a head is larger than servers take. What is far larger was refused by our HTTP library.
@@ -343,7 +346,7 @@ fn asks_for_socket(parts: &request::Parts) -> bool {
 /// Takes off what belongs to this connection (what Connection names first, so that nothing that is put in later can
 /// be named away), to the proxy, to us, and what pretends to come from another proxy.
 fn strip(headers: &mut HeaderMap) {
-    const OURS: [HeaderName; 7] = [
+    static OURS: [HeaderName; 7] = [
         header::CONTENT_LENGTH,
         header::EXPECT,
         header::FORWARDED,
@@ -353,15 +356,12 @@ fn strip(headers: &mut HeaderMap) {
         HeaderName::from_static("http2-settings"),
     ];
     strip_hop_by_hop(headers);
-    for name in &OURS {
-        headers.remove(name);
-    }
     let pretended = |name: &str| {
         name.starts_with("x-forwarded-") || name.starts_with("countersign-") || name == "x-real-ip"
     };
-    let pretended: Vec<HeaderName> =
-        headers.keys().filter(|name| pretended(name.as_str())).cloned().collect();
-    for name in &pretended {
+    let stays_here = |name: &&HeaderName| OURS.contains(name) || pretended(name.as_str());
+    let staying: Vec<HeaderName> = headers.keys().filter(stays_here).cloned().collect();
+    for name in &staying {
         headers.remove(name);
     }
 }

@@ -32,7 +32,7 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 /// A fake key that was found where it belongs, and was taken out.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
-    pub(crate) credential: &'a Credential,
+    pub(crate) credential: &'a Arc<Credential>,
     slot: Slot,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn find<'a>(
     bundle: &'a Bundle,
 ) -> Result<Option<Found<'a>>, Unfound> {
     let mut found = None;
-    for credential in bundle.serving(&draft.destination.clone()) {
+    for credential in bundle.serving(&draft.destination) {
         found = match credential.place {
             Place::AwsSigv4 => aws::take_out(draft, &credential.fake_keys)
                 .map_err(Unfound::Unsignable)?
@@ -107,7 +107,7 @@ pub(crate) fn find_in_body<'a>(
     }
     let mut unread = None;
     if found.is_none() {
-        for credential in bundle.serving(&draft.destination.clone()) {
+        for credential in bundle.serving(&draft.destination) {
             match take_out_of_body(&draft.headers, body, credential) {
                 Ok(None) => {}
                 Ok(there) => {
@@ -158,12 +158,12 @@ impl Misplaced {
 impl Found<'_> {
     /// What will be added in its place.
     pub(crate) fn into_injection(self) -> Injection {
-        let Credential { id, version, .. } = self.credential;
+        let Credential { id, version, .. } = &**self.credential;
         Injection { credential: id.clone(), version: *version, slot: self.slot }
     }
 }
 
-fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'a>> {
+fn take_out<'a>(draft: &mut Draft, credential: &'a Arc<Credential>) -> Option<Found<'a>> {
     let fakes = &credential.fake_keys;
     let slot = match &credential.place {
         Place::Basic(pair) => {
@@ -236,7 +236,7 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Credential) -> Option<Found<'
 fn take_out_of_body<'a>(
     headers: &HeaderMap,
     body: &mut Bytes,
-    credential: &'a Credential,
+    credential: &'a Arc<Credential>,
 ) -> Result<Option<Found<'a>>, &'static str> {
     let (located, slot): (_, fn(u32) -> Slot) = match &credential.place {
         Place::Form { name } => (body::form_field(headers, body, name)?, |at| Slot::Form { at }),

@@ -38,9 +38,9 @@ pub(crate) enum Became {
 /// A request that the policy released, and what it takes to send it.
 pub(crate) struct Passing {
     pub(crate) force: Arc<InForce>,
-    pub(crate) agent: Agent,
+    pub(crate) agent: Arc<Agent>,
     pub(crate) released: Released,
-    pub(crate) credential: Option<Credential>,
+    pub(crate) credential: Option<Arc<Credential>>,
     pub(crate) streamed: Option<Incoming>,
     /// It asks to go on as a WebSocket, and may.
     pub(crate) socket: Option<Socket>,
@@ -141,7 +141,7 @@ fn key_agrees(
             && credential.serves(head.destination)
             && matches!(credential.place, Place::Basic(_))
     };
-    let basic = force.bundle.credentials.iter().any(basic);
+    let basic = force.bundle.credentials.iter().any(|credential| basic(credential));
     Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn judge_again(
                 }
             })?;
         injection.version = current.version;
-        credential = Some(current.clone());
+        credential = Some(Arc::clone(current));
     }
     let head = Head {
         agent: &agent.name,
@@ -188,7 +188,7 @@ pub(crate) fn judge_again(
         headers: request.headers(),
     };
     let judgement =
-        judge(&force, &head, request.payload(), credential.as_ref()).map_err(|no| match no {
+        judge(&force, &head, request.payload(), credential.as_deref()).map_err(|no| match no {
             No::Misplaced(m) => Refusal::FakeKeyMisplaced { why: m.why },
             No::Refusal(refusal) => refusal,
         })?;

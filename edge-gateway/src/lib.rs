@@ -17,6 +17,7 @@
 //! agent   proxy credential → Agent; unknown is refused
 //! mitm    leaf certificate for the asked name, TLS on the agent's side
 //! pace    how long a client may take over what it sends; frames: what HTTP/2 is flooded with
+//! ahead   sockets of TLS are read in large pieces
 //! freeze  what is frozen is what leaves, save the key
 //! inject  where a key goes; tripwire: where a fake key must never be
 //! wait    a held request and signed decisions → Released, or not
@@ -33,6 +34,7 @@ mod doorway;
 mod serve;
 
 mod agent;
+mod ahead;
 mod bounded;
 mod carry;
 mod channel;

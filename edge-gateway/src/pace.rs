@@ -89,8 +89,9 @@ impl Turn {
 
 impl Taken {
     /// The connection becomes something else: no head comes after this request.
-    pub(crate) fn for_good(mut self) {
+    pub(crate) fn for_good(mut self) -> Self {
         self.0 = None;
+        self
     }
 }
 

@@ -50,7 +50,14 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<BoxBody> {
     let began = Instant::now();
-    let span = tracing::info_span!("request", agent = badge.name, host = tracing::field::Empty);
+    let span = match entrance {
+        Entrance::Proxy => {
+            tracing::info_span!("request", agent = badge.name, host = tracing::field::Empty)
+        }
+        Entrance::Tunnel(destination) => {
+            tracing::info_span!("request", agent = badge.name, host = destination.host())
+        }
+    };
     telemetry::continue_trace(&span, request.headers());
     let grpc = refuse::calls(request.headers());
     let answer = if local::asks(entrance, &request) {
@@ -59,8 +66,16 @@ pub(crate) async fn serve(
         story(rooms, badge, entrance, request).instrument(span.clone()).await
     };
     let answer = answer.map_err(|refusal| with_what_is_kept(rooms, badge, refusal));
-    let outcome = answer.as_ref().map_or_else(Refusal::code, |_| "forwarded");
-    rooms.metrics.requests.with_label_values(&[outcome]).inc();
+    let outcome = match &answer {
+        Ok(_) => {
+            rooms.metrics.forwarded.inc();
+            "forwarded"
+        }
+        Err(refusal) => {
+            rooms.metrics.requests.with_label_values(&[refusal.code()]).inc();
+            refusal.code()
+        }
+    };
     rooms.metrics.seconds.observe(began.elapsed().as_secs_f64());
     span.in_scope(|| tracing::debug!(outcome, "answered"));
     match answer {
@@ -144,7 +159,9 @@ async fn judged(
             Draft::tunnelled(parts, destination, &force.bundle.policy)?
         }
     };
-    Span::current().record("host", draft.destination.host());
+    if matches!(entrance, Entrance::Proxy) {
+        Span::current().record("host", draft.destination.host());
+    }
     may_be_reached(rooms, &force, &draft.destination).await?;
 
     // A token may be asked for, with a fake key: nobody but us answers that.
@@ -193,7 +210,7 @@ async fn judged(
         &force,
         &draft.head(&agent.name),
         &payload,
-        found.as_ref().map(|found| found.credential),
+        found.as_ref().map(|found| &**found.credential),
     );
     let judgement = judgement.map_err(|no| match no {
         No::Misplaced(m) => misplaced(rooms, agent, &draft, m),
@@ -201,7 +218,7 @@ async fn judged(
     })?;
     let origin =
         Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
-    let credential = found.as_ref().map(|found| found.credential.clone());
+    let credential = found.as_ref().map(|found| Arc::clone(found.credential));
     let injections: Vec<Injection> = found.map(inject::Found::into_injection).into_iter().collect();
     let Draft { destination, method, path, query, headers, protocol, wait, asks_for_socket } =
         draft;
@@ -216,7 +233,7 @@ async fn judged(
             if credential.is_none() {
                 rooms.control.lets_through().await.map_err(wait::unreachable)?;
             }
-            let agent = agent.clone();
+            let agent = Arc::clone(agent);
             // Where no rule says so, it goes on as the plain request that it is without its Upgrade.
             let socket = judgement.channel.filter(|_| asks_for_socket).zip(upgrade);
             let rule = judgement.rule;
@@ -283,7 +300,9 @@ pub(crate) async fn may_be_reached(
         .await
         .map_err(|no| Refusal::AddressDenied { why: no.to_string() })?;
     let keyed_host = |credential: &Credential| credential.destination.host() == destination.host();
-    if destination.scheme() == Scheme::Http && force.bundle.credentials.iter().any(keyed_host) {
+    if destination.scheme() == Scheme::Http
+        && force.bundle.credentials.iter().any(|credential| keyed_host(credential))
+    {
         let detail =
             Some(format!("{} has a key, and is reached over https only", destination.host()));
         return Err(Refusal::PolicyDenied { rule: None, detail });

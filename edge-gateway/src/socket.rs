@@ -50,8 +50,8 @@ pub(crate) async fn open(
     seat: Seat,
 ) -> Result<Response<BoxBody>, Refusal> {
     let Passing { agent, released, credential, .. } = passing;
-    let standing = Standing::of(badge, &released, credential.as_ref());
-    let (keys, redactor, _) = lent(rooms, credential.as_ref(), &agent).await?;
+    let standing = Standing::of(badge, &released, credential.as_deref());
+    let (keys, redactor, _) = lent(rooms, credential.as_deref(), &agent).await?;
     let outbound =
         released.with_keys(keys).map_err(|why| Refusal::UpstreamFailed { why: why.to_string() })?;
     let (mut head, upstream, extended) =
@@ -71,7 +71,7 @@ pub(crate) async fn open(
         &socket.rule,
         socket.channel,
     );
-    let relay = Relay { agent_id: agent.id, standing, redactor, extended, open };
+    let relay = Relay { agent_id: agent.id.clone(), standing, redactor, extended, open };
     let going = Arc::clone(rooms);
     let connected = async move {
         let Socket { upgrade, place, .. } = socket;

@@ -1,6 +1,8 @@
 //! What the edge says about itself: metrics on a listener of their own, JSON log lines, one trace per request. No
 //! query, token, fake key or body is ever in any of them.
 
+mod fields;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,10 @@ impl Drop for Guard {
     }
 }
 
+/// What traces are made of. The span of a request's way upstream is for them alone: lines say the same of the request.
+const TRACED: &str =
+    "info,countersign_edge_gateway::upstream=debug,h2=off,hyper=off,tonic=off,tower=off";
+
 /// Sends log lines as JSON to stderr (filtered by `COUNTERSIGN_LOG`, else `RUST_LOG`, else `info`), and traces to
 /// `OTEL_EXPORTER_OTLP_ENDPOINT` when that is set. Call it once, inside the async runtime.
 ///
@@ -65,10 +71,13 @@ pub fn init() -> anyhow::Result<Guard> {
     let spans = traces.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("countersign"))
-            .with_filter(EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off"))
+            .with_filter(EnvFilter::new(TRACED))
     });
-    let lines =
-        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .fmt_fields(fields::Fields)
+        .with_writer(std::io::stderr);
     tracing_subscriber::registry()
         .with(spans)
         .with(lines.with_filter(filter))
@@ -93,6 +102,8 @@ fn exporting_to(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) requests: IntCounterVec,
+    /// Those of them that were forwarded.
+    pub(crate) forwarded: IntCounter,
     pub(crate) seconds: Histogram,
     pub(crate) connections: IntGauge,
     pub(crate) held: IntGauge,
@@ -153,8 +164,10 @@ impl Metrics {
         let help = "Messages to the control plane that were given up because too many waited.";
         let outbox_dropped = IntCounter::new(name("outbox_dropped_total"), help)?;
         registry.register(Box::new(outbox_dropped.clone()))?;
+        let requests = counters("requests_total", "Requests by how they ended.", "outcome")?;
         Ok(Arc::new(Self {
-            requests: counters("requests_total", "Requests by how they ended.", "outcome")?,
+            forwarded: requests.with_label_values(&["forwarded"]),
+            requests,
             seconds,
             connections: gauge("connections", "Open connections of agents.")?,
             held: gauge("held_requests", "Requests that wait for a decision.")?,

@@ -64,7 +64,9 @@ fn asked_for<'a>(bundle: &'a Bundle, draft: &Draft, body: &Bytes) -> Option<&'a 
     let found =
         std::iter::once(body.as_ref()).chain(values).find_map(|it| bundle.tripwire.find(it))?;
     let mut issued = bundle.issued_at(&draft.destination, &draft.path);
-    issued.find(|index| *index == found).and_then(|index| bundle.credentials.get(index))
+    issued
+        .find(|index| *index == found)
+        .and_then(|index| bundle.credentials.get(index).map(|it| &**it))
 }
 
 /// An answer of an issuer to a request that went out with a key, as far as it may be passed on.

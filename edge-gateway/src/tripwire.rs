@@ -16,6 +16,7 @@ pub(crate) struct Tripwire {
     automaton: Option<AhoCorasick>,
     /// Pattern to the number that its fake key was given with.
     owners: Vec<usize>,
+    shortest: usize,
     longest: usize,
 }
 
@@ -36,12 +37,16 @@ impl Tripwire {
         if patterns.is_empty() {
             return Ok(Self::default());
         }
+        let shortest = patterns.iter().map(Vec::len).min().unwrap_or_default();
         let longest = patterns.iter().map(Vec::len).max().unwrap_or_default();
-        Ok(Self { automaton: Some(AhoCorasick::new(&patterns)?), owners, longest })
+        Ok(Self { automaton: Some(AhoCorasick::new(&patterns)?), owners, shortest, longest })
     }
 
     /// Whose fake key is in these bytes, as they are or percent-decoded.
     pub(crate) fn find(&self, bytes: &[u8]) -> Option<usize> {
+        if bytes.len() < self.shortest {
+            return None;
+        }
         self.raw(bytes).or_else(|| match decoded(bytes) {
             Cow::Borrowed(_) => None,
             Cow::Owned(bytes) => self.raw(&bytes),

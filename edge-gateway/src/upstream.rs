@@ -33,10 +33,10 @@ pub use dial::{ConnectTo, NotConnectTo, Resolve, SystemResolver};
 pub use switch::Switched;
 
 use crate::addresses::{Guard, Network};
-use connection::NotAnswered;
+use connection::{Manner, NotAnswered};
 use dial::Dialler;
 use pool::Pool;
-use silence::Silence;
+use silence::{Over, Silence};
 
 /// A body on its way in either direction.
 pub type BoxBody = http_body_util::combinators::BoxBody<Bytes, BodyError>;
@@ -63,7 +63,7 @@ pub struct Settings {
 /// Writes requests upstream.
 pub struct Upstream {
     dialler: Dialler,
-    pool: Arc<Pool>,
+    pool: Pool,
     response_header_timeout: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Upstream {
         let guard = Guard::new(allow_private, forbidden);
         Ok(Self {
             dialler: Dialler::new(extra_roots, connect_to, guard, resolver)?,
-            pool: Arc::new(Pool::default()),
+            pool: Pool::default(),
             response_header_timeout,
         })
     }
@@ -122,7 +122,7 @@ impl Upstream {
     ) -> Result<Response<BoxBody>, Failure> {
         let destination = outbound.destination().clone();
         let span =
-            tracing::info_span!("upstream", host = destination.host(), port = destination.port());
+            tracing::debug_span!("upstream", host = destination.host(), port = destination.port());
         self.write(outbound, streamed, destination, pool_key).instrument(span).await
     }
 
@@ -141,45 +141,39 @@ impl Upstream {
         if alone && crate::planted::planted(6) {
             return self.write_twice(outbound, destination).await;
         }
+        let manner = self.manner(alone || streamed.is_some());
         let (head, body) = prepare(outbound.into_parts(), streamed)?;
         let (body, progress) = connection::watched(body);
         let mut request = head.map(|()| body);
 
-        if !alone {
-            // A pooled connection may turn out to have been closed meanwhile. As long as it gives the request
-            // back, nothing of it was written, and another connection may have it.
-            for _ in 0..POOLED_TRIES {
-                let Some(pooled) = self.pool.take(&destination, pool_key) else { break };
-                match pooled
-                    .exchange(request, &destination, &progress, self.response_header_timeout)
-                    .await
-                {
-                    Ok((answer, connection)) => {
-                        self.pool.keep(destination, pool_key, connection);
-                        return receive(answer, self.response_header_timeout);
-                    }
-                    Err(NotAnswered::Unwritten(returned, _)) => request = *returned,
-                    Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
+        let shelf = (!alone).then(|| self.pool.shelf(&destination, pool_key));
+        // A pooled connection may turn out to have been closed meanwhile. As long as it gives the request
+        // back, nothing of it was written, and another connection may have it.
+        for _ in 0..POOLED_TRIES {
+            let Some(pooled) = shelf.as_ref().and_then(|shelf| shelf.take()) else { break };
+            match pooled.exchange(request, &destination, &progress, manner).await {
+                Ok((answer, connection)) => {
+                    return receive(answer, Over { connection, shelf }, manner.patience);
                 }
+                Err(NotAnswered::Unwritten(returned, _)) => request = *returned,
+                Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
             }
         }
         let connection = self.dialler.dial(&destination).await?;
-        if !alone {
-            self.pool.share(&destination, pool_key, &connection);
+        if let Some(shelf) = &shelf {
+            shelf.share(&connection);
         }
-        match connection
-            .exchange(request, &destination, &progress, self.response_header_timeout)
-            .await
-        {
+        match connection.exchange(request, &destination, &progress, manner).await {
             Ok((answer, connection)) => {
-                if !alone {
-                    self.pool.keep(destination, pool_key, connection);
-                }
-                receive(answer, self.response_header_timeout)
+                receive(answer, Over { connection, shelf }, manner.patience)
             }
             Err(NotAnswered::Unwritten(_, why)) => Err(Failure::NotSent { why }),
             Err(NotAnswered::Written(why)) => Err(Failure::Unknown { why }),
         }
+    }
+
+    fn manner(&self, apart: bool) -> Manner {
+        Manner { patience: self.response_header_timeout, apart }
     }
 }
 
@@ -240,7 +234,11 @@ fn prepare(sent: Sent, streamed: Option<BoxBody>) -> Result<(Request<()>, BoxBod
 
 /// The answer as it may go on: without what belonged to the one connection, and without what would lead the
 /// agent's client around us.
-fn receive(answer: Response<Incoming>, patience: Duration) -> Result<Response<BoxBody>, Failure> {
+fn receive(
+    answer: Response<Incoming>,
+    over: Over,
+    patience: Duration,
+) -> Result<Response<BoxBody>, Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::Unknown {
             why: "the upstream switched to another protocol unasked".into(),
@@ -254,7 +252,7 @@ fn receive(answer: Response<Incoming>, patience: Duration) -> Result<Response<Bo
             why: "the answer came in a transfer coding that nobody asked for".into(),
         });
     }
-    Ok(without_hops(answer).map(|body| Silence::new(body, patience).boxed()))
+    Ok(without_hops(answer).map(|body| Silence::new(body, over, patience).boxed()))
 }
 
 fn without_hops(mut answer: Response<Incoming>) -> Response<Incoming> {
@@ -267,7 +265,7 @@ fn without_hops(mut answer: Response<Incoming>) -> Response<Incoming> {
 
 /// RFC 9110 §7.6.1: what Connection names, and what is hop-by-hop without being named.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [HeaderName; 8] = [
+    static HOP_BY_HOP: [HeaderName; 8] = [
         header::CONNECTION,
         HeaderName::from_static("keep-alive"),
         header::PROXY_AUTHENTICATE,
@@ -284,7 +282,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|token| token.trim().parse().ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    let hop = |name: &&HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
+    let hops: Vec<HeaderName> = headers.keys().filter(hop).cloned().collect();
+    for name in &hops {
         headers.remove(name);
     }
 }

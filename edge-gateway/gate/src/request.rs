@@ -300,7 +300,7 @@ impl Request {
                 "a path that does not start with /, or a path or query with bytes to be escaped",
             ));
         }
-        if HOP_BY_HOP.iter().any(|name| headers.contains_key(*name)) {
+        if headers.keys().any(|name| HOP_BY_HOP.contains(&name.as_str())) {
             return Err(Rejected("a header that belongs to one connection, not to the request"));
         }
         let hole = |text: &[u8], at: u32| {

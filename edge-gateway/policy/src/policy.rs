@@ -225,6 +225,7 @@ impl Policy {
         query: Option<&str>,
     ) -> Result<(), Ambiguous> {
         match target::judge(path, query) {
+            Clarity::Clear => Ok(()),
             Clarity::EncodedSlash
                 if self.naming(destination).any(|rule| rule.allow_encoded_slash) =>
             {

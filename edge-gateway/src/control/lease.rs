@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use countersign_gate::{lease_context, seal_info};
@@ -14,7 +14,7 @@ use prometheus::{Gauge, Opts};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::{Away, Control, Out, lock, wire};
+use super::{Away, Control, Out, wire};
 use crate::bundle::{Agent, Credential};
 use crate::redact::Redactor;
 
@@ -44,7 +44,7 @@ pub(crate) enum NotLeased {
 /// The leases of this edge, by credential id.
 #[derive(Default)]
 pub(super) struct Leases {
-    by_credential: Mutex<HashMap<String, Line>>,
+    by_credential: RwLock<HashMap<String, Line>>,
 }
 
 /// What is known of one credential's lease, and who waits for news of it.
@@ -103,7 +103,10 @@ impl Control {
     fn look(&self, credential: &Credential, agent: &Agent) -> Look {
         let now = self.clock.boottime_ms();
         let bundle_counts = self.freshness.bundle_counts();
-        let mut lines = lock(&self.leases.by_credential);
+        if let Some(lease) = self.leases.fresh(credential, now).filter(|_| bundle_counts) {
+            return Look::Have(lease);
+        }
+        let mut lines = self.leases.lines();
         if !lines.contains_key(&credential.id) {
             lines.insert(credential.id.clone(), Line::default());
         }
@@ -156,7 +159,7 @@ impl Control {
         // were had together are not renewed together.
         let renew_after = (ttl_ms as f64 / 3.0 * rand::random_range(0.8..1.0)) as u64;
         // A token that another one took the place of may still be worth something.
-        let lines = lock(&self.leases.by_credential);
+        let lines = self.leases.lines();
         let former = lines.get(&sealed.credential).and_then(|line| line.lease.clone());
         drop(lines);
         let former = former.filter(|former| now < former.ends && former.secret != secret);
@@ -171,7 +174,7 @@ impl Control {
             ends: now + ttl_ms,
             used: AtomicU64::new(now),
         };
-        let mut lines = lock(&self.leases.by_credential);
+        let mut lines = self.leases.lines();
         let Some(line) = lines.get_mut(&sealed.credential) else {
             tracing::warn!(credential = sealed.credential, "a lease that nobody asked for");
             return;
@@ -192,9 +195,25 @@ enum Look {
 }
 
 impl Leases {
+    /// To change them. A poisoned lock guards plain data that every writer leaves whole.
+    fn lines(&self) -> RwLockWriteGuard<'_, HashMap<String, Line>> {
+        self.by_credential.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease that needs neither to be asked for nor to be renewed.
+    fn fresh(&self, credential: &Credential, now: u64) -> Option<Arc<Leased>> {
+        let lines = self.by_credential.read().unwrap_or_else(PoisonError::into_inner);
+        let lease = lines.get(&credential.id)?.lease.as_ref()?;
+        let fresh = lease.version == credential.version && now < lease.renew_from;
+        fresh.then(|| {
+            lease.used.store(now, Ordering::Relaxed);
+            Arc::clone(lease)
+        })
+    }
+
     /// What was asked for and has not come.
     pub(super) fn wanted(&self) -> Vec<(String, String)> {
-        let lines = lock(&self.by_credential);
+        let lines = self.lines();
         let wanted = |(id, line): (&String, &Line)| {
             line.asked.as_ref().map(|(_, agent)| (id.clone(), agent.clone()))
         };
@@ -202,7 +221,7 @@ impl Leases {
     }
 
     pub(super) fn refuse(&self, credential_id: &str, why: NotLeased, now_ms: u64) {
-        if let Some(line) = lock(&self.by_credential).get_mut(credential_id) {
+        if let Some(line) = self.lines().get_mut(credential_id) {
             line.refused = Some((now_ms, why));
             line.asked = None;
             line.news.notify_waiters();
@@ -211,7 +230,7 @@ impl Leases {
 
     /// Drops what a newer bundle does not stand behind.
     pub(super) fn keep(&self, stands: impl Fn(&str, u64) -> bool) {
-        let mut lines = lock(&self.by_credential);
+        let mut lines = self.lines();
         for (id, line) in lines.iter_mut() {
             if line.lease.as_ref().is_some_and(|lease| !stands(id, lease.version)) {
                 line.lease = None;
@@ -221,13 +240,13 @@ impl Leases {
     }
 
     pub(super) fn clear(&self) {
-        lock(&self.by_credential).clear();
+        self.lines().clear();
     }
 
     /// Milliseconds until the first of the leases that are in use ends. One that nobody used since it should have been
     /// renewed may end.
     fn remaining_ms(&self, now_ms: u64) -> Option<u64> {
-        let lines = lock(&self.by_credential);
+        let lines = self.lines();
         let leases = lines.values().filter_map(|line| line.lease.as_ref());
         let in_use = |lease: &&Arc<Leased>| {
             let used = lease.used.load(Ordering::Relaxed);

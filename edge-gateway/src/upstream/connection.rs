@@ -1,9 +1,10 @@
 //! One connection to an upstream, in either version, and one exchange on it.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,14 +22,26 @@ use super::{BodyError, BoxBody, absolute};
 
 /// The largest head of an answer, and of its trailers.
 const HEAD_LIMIT: u32 = 64 * 1024;
+/// Of an answer's body. It must hold the largest head.
+const READ_AT_ONCE: usize = HEAD_LIMIT as usize;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(15);
 
 pub(super) enum Connection {
-    One(http1::SendRequest<Watched>),
+    One(One),
     Two(http2::SendRequest<Watched>),
 }
+
+/// HTTP/1.1.
+pub(super) struct One {
+    sender: http1::SendRequest<Watched>,
+    /// What reads and writes, as often as it is polled; none when a task of its own does it, or when it has ended.
+    /// Whoever waits for an answer polls it along, so that no task has to wake another one.
+    driver: Option<Driver>,
+}
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send + Sync>>;
 
 /// Why there is no answer.
 pub(super) enum NotAnswered {
@@ -37,17 +50,27 @@ pub(super) enum NotAnswered {
     Written(String),
 }
 
+/// How an exchange is had.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// How long the upstream may be silent while nothing of the request's body moves either.
+    pub(super) patience: Duration,
+    /// The connection is read and written by a task of its own: a request is written to its end whoever waits for what,
+    /// and while nobody takes its answer.
+    pub(super) apart: bool,
+}
+
 impl Connection {
     pub(super) async fn one<I>(io: I) -> hyper::Result<Self>
     where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
     {
         let (sender, driver) = http1::Builder::new()
             .max_header_size(HEAD_LIMIT as usize)
+            .max_buf_size(READ_AT_ONCE)
             .handshake(TokioIo::new(io))
             .await?;
-        tokio::spawn(driver); // its end is seen by the sender
-        Ok(Self::One(sender))
+        Ok(Self::One(One { sender, driver: Some(Box::pin(driver)) }))
     }
 
     /// One that an answer may take out of HTTP.
@@ -57,10 +80,11 @@ impl Connection {
     {
         let (sender, driver) = http1::Builder::new()
             .max_header_size(HEAD_LIMIT as usize)
+            .max_buf_size(READ_AT_ONCE)
             .handshake(TokioIo::new(io))
             .await?;
         tokio::spawn(driver.with_upgrades());
-        Ok(Self::One(sender))
+        Ok(Self::One(One { sender, driver: None }))
     }
 
     pub(super) async fn two<I>(io: I) -> hyper::Result<Self>
@@ -75,28 +99,36 @@ impl Connection {
             .keep_alive_interval(PING_EVERY)
             .handshake(TokioIo::new(io))
             .await?;
-        tokio::spawn(driver);
+        tokio::spawn(driver); // its end is seen by the sender
         Ok(Self::Two(sender))
     }
 
-    /// Writes the request, and waits for the head of the answer until the upstream has been silent for `patience`
-    /// and nothing of the request's body has moved either.
+    /// Writes the request, and waits for the head of the answer.
     pub(super) async fn exchange(
         mut self,
         request: Request<Watched>,
         destination: &Destination,
         progress: &Progress,
-        patience: Duration,
+        manner: Manner,
     ) -> Result<(Response<Incoming>, Self), NotAnswered> {
         progress.touch();
         let answer = match &mut self {
-            Self::One(sender) => {
-                if let Err(error) = sender.ready().await {
+            Self::One(one) => {
+                if manner.apart {
+                    one.set_apart();
+                }
+                if let Err(error) = one.ready().await {
                     return Err(NotAnswered::Unwritten(Box::new(request), error.to_string()));
                 }
                 let request = in_origin_form(request, destination);
                 let back = |request| back_to_origin_form(request);
-                patient(sender.try_send_request(request), progress, patience, back).await
+                let One { sender, driver } = one;
+                let mut sending = std::pin::pin!(sender.try_send_request(request));
+                let driven = poll_fn(|context| {
+                    drive(driver, context);
+                    sending.as_mut().poll(context)
+                });
+                patient(driven, progress, manner.patience, back).await
             }
             Self::Two(sender) => {
                 if let Err(error) = sender.ready().await {
@@ -108,17 +140,59 @@ impl Connection {
                     *request.uri_mut() = uri;
                     back_to_origin_form(request)
                 };
-                patient(sender.try_send_request(request), progress, patience, back).await
+                patient(sender.try_send_request(request), progress, manner.patience, back).await
             }
         };
         answer.map(|answer| (answer, self))
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        match self {
-            Self::One(sender) => sender.is_closed(),
-            Self::Two(sender) => sender.is_closed(),
+    /// Reads and writes what can be, where nobody else does.
+    pub(super) fn drive(&mut self, context: &mut Context<'_>) {
+        if let Self::One(one) = self {
+            drive(&mut one.driver, context);
         }
+    }
+}
+
+impl One {
+    /// Whether it can be used no more. Nobody reads a connection that lies idle, so that is done here.
+    pub(super) fn is_closed(&mut self) -> bool {
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        self.sender.is_closed()
+    }
+
+    /// Whether the next request can be written.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(super) fn is_apart(&self) -> bool {
+        self.driver.is_none()
+    }
+
+    /// Returns once the next request can be written.
+    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
+        poll_fn(|context| {
+            if !self.sender.is_ready() {
+                drive(&mut self.driver, context);
+            }
+            self.sender.poll_ready(context)
+        })
+        .await
+    }
+
+    fn set_apart(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            tokio::spawn(driver); // its end is seen by the sender
+        }
+    }
+}
+
+fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
+    // How it ended is seen by the sender, and by the body of the answer.
+    let ended = driver.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready());
+    if ended {
+        *driver = None;
     }
 }
 

@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use super::Failure;
 use super::connection::Connection;
 use crate::addresses::Guard;
+use crate::ahead::{Ahead, Together};
 
 /// From the name to the end of the TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -61,13 +62,17 @@ pub struct ConnectTo {
 }
 
 impl ConnectTo {
+    /// Whether it is about that destination.
+    fn is_about(&self, destination: &Destination) -> bool {
+        let (host, port) = &self.from;
+        host.as_deref().is_none_or(|host| host == destination.host())
+            && port.is_none_or(|port| port == destination.port())
+    }
+
     /// Host (or address literal) and port to dial instead, if this is about that destination.
     fn applied(&self, destination: &Destination) -> Option<(String, u16)> {
-        let (host, port) = &self.from;
-        let meant = host.as_deref().is_none_or(|host| host == destination.host())
-            && port.is_none_or(|port| port == destination.port());
         let (host, port) = &self.to;
-        meant.then(|| {
+        self.is_about(destination).then(|| {
             (
                 host.clone().unwrap_or_else(|| destination.host().into()),
                 port.unwrap_or_else(|| destination.port()),
@@ -161,7 +166,7 @@ impl Dialler {
     }
 
     pub(super) fn check(&self, destination: &Destination) -> Result<(), Failure> {
-        if self.connect_to.iter().any(|rule| rule.applied(destination).is_some()) {
+        if self.connect_to.iter().any(|rule| rule.is_about(destination)) {
             return Ok(());
         }
         let host = destination.host();
@@ -198,7 +203,8 @@ impl Dialler {
             let connection = match destination.scheme() {
                 Scheme::Http => Connection::to_switch(tcp).await,
                 Scheme::Https => {
-                    Connection::to_switch(shake(&self.tls_one, destination, tcp).await?).await
+                    let tls = shake(&self.tls_one, destination, tcp).await?;
+                    Connection::to_switch(Together::new(tls)).await
                 }
             };
             connection.map_err(|e| not_sent(destination, e))
@@ -218,8 +224,8 @@ impl Dialler {
             Scheme::Https => {
                 let tls = shake(&self.tls, destination, tcp).await?;
                 match tls.get_ref().1.alpn_protocol() {
-                    Some(b"h2") => Connection::two(tls).await,
-                    _ => Connection::one(tls).await,
+                    Some(b"h2") => Connection::two(Together::new(tls)).await,
+                    _ => Connection::one(Together::new(tls)).await,
                 }
             }
         };
@@ -284,10 +290,10 @@ async fn shake(
     tls: &TlsConnector,
     destination: &Destination,
     tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<TlsStream<Ahead<TcpStream>>, Failure> {
     let name = ServerName::try_from(destination.host().to_owned())
         .map_err(|_| not_sent(destination, "no certificate can be made out to that name"))?;
-    tls.connect(name, tcp).await.map_err(|e| not_sent(destination, e))
+    tls.connect(name, Ahead::new(tcp)).await.map_err(|e| not_sent(destination, e))
 }
 
 /// The first address that answers, each given a head start over the next.

@@ -2,119 +2,144 @@
 //! Nothing else ever gets one: what one request leaves behind on a connection cannot reach anyone else's.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use countersign_gate::Destination;
 use hyper::client::conn::http2;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Watched};
+use super::connection::{Connection, One, Watched};
 
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const IDLE_PER_KEY: usize = 64;
 
-#[derive(Default)]
-pub(super) struct Pool(Mutex<Shelves>);
-
-#[derive(Default)]
-struct Shelves {
-    shelves: HashMap<(Destination, Box<str>), Shelf>,
-    swept: Option<Instant>,
+/// Every shelf. Requests of different keys share nothing but the reading of this.
+pub(super) struct Pool {
+    shelves: RwLock<HashMap<Destination, HashMap<Box<str>, Arc<Shelf>>>>,
+    began: Instant,
+    /// Milliseconds after it began.
+    swept: AtomicU64,
 }
 
+/// The connections of one key to one destination.
 #[derive(Default)]
-struct Shelf {
+pub(super) struct Shelf(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
     /// HTTP/1.1: one request at a time, the last one back is the first one out.
-    idle: Vec<(Connection, Instant)>,
+    idle: Vec<(One, Instant)>,
     /// HTTP/2: shared by all requests, with the time of the last.
     shared: Option<(http2::SendRequest<Watched>, Instant)>,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Self { shelves: RwLock::default(), began: Instant::now(), swept: AtomicU64::new(0) }
+    }
+}
+
 impl Pool {
-    pub(super) fn take(&self, destination: &Destination, key: &str) -> Option<Connection> {
+    /// Where the connections of this key to there are kept.
+    pub(super) fn shelf(&self, destination: &Destination, key: &str) -> Arc<Shelf> {
+        self.sweep();
+        // A panic while it was held left a map of whole entries: there is nothing to repair.
+        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shelf) = shelves.get(destination).and_then(|keys| keys.get(key)) {
+            return Arc::clone(shelf);
+        }
+        drop(shelves);
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        let keys = shelves.entry(destination.clone()).or_default();
+        Arc::clone(keys.entry(key.into()).or_default())
+    }
+
+    /// Now and then drops what is too old, and the shelves that nobody uses.
+    fn sweep(&self) {
         let now = Instant::now();
-        let mut shelves = self.lock();
-        shelves.sweep(now);
-        let shelf = shelves.shelves.get_mut(&(destination.clone(), key.into()))?;
-        if let Some((sender, used)) = &mut shelf.shared {
+        let since = now.duration_since(self.began).as_millis() as u64;
+        let swept = self.swept.load(Ordering::Relaxed);
+        let due = since.saturating_sub(swept) >= SWEEP_EVERY.as_millis() as u64;
+        let (old, new, order) = (swept, since, Ordering::Relaxed);
+        if !due || self.swept.compare_exchange(old, new, order, order).is_err() {
+            return;
+        }
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        shelves.retain(|_, keys| {
+            keys.retain(|_, shelf| shelf.sweep(now) || Arc::strong_count(shelf) > 1);
+            !keys.is_empty()
+        });
+    }
+}
+
+impl Shelf {
+    pub(super) fn take(&self) -> Option<Connection> {
+        let now = Instant::now();
+        let mut kept = self.lock();
+        if let Some((sender, used)) = &mut kept.shared {
             if !sender.is_closed() {
                 *used = now;
                 return Some(Connection::Two(sender.clone()));
             }
-            shelf.shared = None;
+            kept.shared = None;
         }
-        while let Some((connection, since)) = shelf.idle.pop() {
-            if !connection.is_closed() && now.duration_since(since) < IDLE_LIMIT {
-                return Some(connection);
+        while let Some((mut one, since)) = kept.idle.pop() {
+            if now.duration_since(since) < IDLE_LIMIT && !one.is_closed() {
+                return Some(Connection::One(one));
             }
         }
         None
     }
 
     /// Lets others use a new HTTP/2 connection at once, unless there is one already.
-    pub(super) fn share(&self, destination: &Destination, key: &str, connection: &Connection) {
+    pub(super) fn share(&self, connection: &Connection) {
         let Connection::Two(sender) = connection else { return };
-        match self.lock().shelves.entry((destination.clone(), key.into())) {
-            Entry::Occupied(mut shelf)
-                if shelf.get().shared.as_ref().is_none_or(|(old, _)| old.is_closed()) =>
-            {
-                shelf.get_mut().shared = Some((sender.clone(), Instant::now()));
-            }
-            Entry::Occupied(_) => {}
-            Entry::Vacant(place) => {
-                place.insert(Shelf {
-                    idle: Vec::new(),
-                    shared: Some((sender.clone(), Instant::now())),
-                });
-            }
+        let mut kept = self.lock();
+        if kept.shared.as_ref().is_none_or(|(old, _)| old.is_closed()) {
+            kept.shared = Some((sender.clone(), Instant::now()));
         }
     }
 
     /// Takes an HTTP/1.1 connection back once its answer has been read to the end; until then it is nobody's.
-    pub(super) fn keep(
-        self: &Arc<Self>,
-        destination: Destination,
-        key: &str,
-        connection: Connection,
-    ) {
-        let Connection::One(mut sender) = connection else { return };
-        let pool = Arc::downgrade(self);
-        let key = (destination, Box::from(key));
-        tokio::spawn(async move {
-            // An answer that is dropped half-read closes the connection, and this fails.
-            if sender.ready().await.is_err() {
-                return;
-            }
-            let Some(pool) = pool.upgrade() else { return };
-            let mut shelves = pool.lock();
-            let idle = &mut shelves.shelves.entry(key).or_default().idle;
-            if idle.len() < IDLE_PER_KEY {
-                idle.push((Connection::One(sender), Instant::now()));
-            }
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shelves> {
-        // A panic while it was held left a map of whole entries: there is nothing to repair.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shelves {
-    fn sweep(&mut self, now: Instant) {
-        if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP_EVERY) {
-            return;
+    pub(super) fn keep(self: Arc<Self>, connection: Connection) {
+        let Connection::One(mut one) = connection else { return };
+        if one.is_ready() {
+            return self.put(one);
         }
-        self.swept = Some(now);
+        // The end of the request may still be on its way, behind that of the answer. Where nobody else writes it, it is
+        // given up; and where no runtime is left, nobody asks for anything any more.
+        let Ok(runtime) = Handle::try_current() else { return };
+        if one.is_apart() {
+            runtime.spawn(async move {
+                if one.ready().await.is_ok() {
+                    self.put(one);
+                }
+            });
+        }
+    }
+
+    fn put(&self, one: One) {
+        let mut kept = self.lock();
+        if kept.idle.len() < IDLE_PER_KEY {
+            kept.idle.push((one, Instant::now()));
+        }
+    }
+
+    /// Drops what is too old; whether anything is left.
+    fn sweep(&self, now: Instant) -> bool {
         let fresh = |since: &Instant| now.duration_since(*since) < IDLE_LIMIT;
-        self.shelves.retain(|_, shelf| {
-            shelf.idle.retain(|(connection, since)| fresh(since) && !connection.is_closed());
-            shelf.shared =
-                shelf.shared.take().filter(|(sender, used)| fresh(used) && !sender.is_closed());
-            !shelf.idle.is_empty() || shelf.shared.is_some()
-        });
+        let mut kept = self.lock();
+        kept.idle.retain_mut(|(one, since)| fresh(since) && !one.is_closed());
+        kept.shared =
+            kept.shared.take().filter(|(sender, used)| fresh(used) && !sender.is_closed());
+        !kept.idle.is_empty() || kept.shared.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

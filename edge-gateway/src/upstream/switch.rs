@@ -13,6 +13,7 @@ use hyper::upgrade::Upgraded;
 use sha1::{Digest as _, Sha1};
 
 use super::connection::{self, NotAnswered};
+use super::silence::Over;
 use super::{BoxBody, Failure, Upstream, prepare, receive, without_hops};
 
 /// What came of a handshake.
@@ -54,16 +55,17 @@ impl Upstream {
         head.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         let (body, progress) = connection::watched(body);
         let connection = self.dialler.dial_to_switch(&destination).await?;
-        let patience = self.response_header_timeout;
+        let manner = self.manner(true);
         let exchanged =
-            connection.exchange(head.map(|()| body), &destination, &progress, patience).await;
-        let mut answer = match exchanged {
-            Ok((answer, _)) => answer,
+            connection.exchange(head.map(|()| body), &destination, &progress, manner).await;
+        let (mut answer, connection) = match exchanged {
+            Ok(answered) => answered,
             Err(NotAnswered::Unwritten(_, why)) => return Err(Failure::NotSent { why }),
             Err(NotAnswered::Written(why)) => return Err(Failure::Unknown { why }),
         };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return receive(answer, patience).map(Switched::Answer);
+            let over = Over { connection, shelf: None };
+            return receive(answer, over, manner.patience).map(Switched::Answer);
         }
         let extended = offer.agrees(answer.headers()).map_err(|why| Failure::Unknown {
             why: format!("the upstream's 101 is not the answer to this handshake: {why}"),

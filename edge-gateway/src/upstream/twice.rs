@@ -4,6 +4,7 @@ use countersign_gate::{Destination, Outbound, Sent};
 use http::Response;
 
 use super::connection::{self, NotAnswered};
+use super::silence::Over;
 use super::{BoxBody, Failure, Upstream, prepare, receive};
 
 impl Upstream {
@@ -25,15 +26,13 @@ impl Upstream {
             let (body, progress) = connection::watched(body);
             let connection = self.dialler.dial(&destination).await?;
             let answered = connection
-                .exchange(
-                    head.map(|()| body),
-                    &destination,
-                    &progress,
-                    self.response_header_timeout,
-                )
+                .exchange(head.map(|()| body), &destination, &progress, self.manner(true))
                 .await;
             last = match answered {
-                Ok((answer, _)) => return receive(answer, self.response_header_timeout),
+                Ok((answer, connection)) => {
+                    let over = Over { connection, shelf: None };
+                    return receive(answer, over, self.response_header_timeout);
+                }
                 Err(NotAnswered::Unwritten(_, why)) => return Err(Failure::NotSent { why }),
                 Err(NotAnswered::Written(why)) => Failure::Unknown { why },
             };
