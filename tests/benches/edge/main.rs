@@ -78,7 +78,7 @@ fn main() {
         ca_pem: upstream.ca_pem.clone(),
         key: format!("Bearer {READ_KEY}"),
     };
-    for work in WORKS.into_iter().filter(|_| wanted("table")) {
+    for work in WORKS.into_iter().filter(|work| wanted("table") || wanted(work.name)) {
         table(&runtime, work, (pid, &route), &rivals, &direct);
     }
     if wanted("rules") {
@@ -89,7 +89,8 @@ fn main() {
     }
 }
 
-/// Whether this part was asked for: all are, unless the command line names some (`-- held rules`).
+/// Whether this part was asked for: all are, unless the command line names some (`-- held rules`). A part of the table is
+/// asked for by its name.
 fn wanted(part: &str) -> bool {
     let mut named = std::env::args().skip(1).filter(|it| !it.starts_with('-')).peekable();
     named.peek().is_none() || named.any(|it| it == part)
@@ -138,6 +139,8 @@ fn edge_before(world: &mut ClusterWorld, upstream: &Upstream) -> usize {
     ] {
         edge.process.variable(&format!("COUNTERSIGN_EDGE_{variable}"), &value);
     }
+    // One core, one worker: as nginx and squid have here.
+    edge.process.variable("TOKIO_WORKER_THREADS", "1");
     world.edges.push(edge);
     let place = world.edges.len() - 1;
     world.start_edge(place);
