@@ -157,7 +157,7 @@ pub(crate) enum Credential {
         /// The one destination that it is for (port 443 unless given)
         #[arg(long, value_name = "HOST[:PORT]")]
         host: String,
-        /// Where in a request it goes: header[:NAME], basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4 or
+        /// Where in a request it goes: `header[:NAME]`, basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4 or
         /// hmac:HEADER[,TIMESTAMP-HEADER]
         #[arg(long, value_name = "SLOT")]
         slot: String,
@@ -221,6 +221,9 @@ pub(crate) enum Approval {
     /// Show all that is known of one: who wants what, of whom, with which bytes
     Show {
         id: String,
+        /// As much of the body as is kept (16 KiB), and not its beginning alone
+        #[arg(long)]
+        body: bool,
         #[command(flatten)]
         show: Show,
     },

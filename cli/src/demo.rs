@@ -24,7 +24,7 @@ use self::production::Production;
 use self::robot::{Answer, Robot};
 use crate::args::{Demo, Word};
 use crate::client::{self, Admin};
-use crate::cmd::card;
+use crate::cmd::card::{self, Extent};
 use crate::failure::{Done, Failure};
 use crate::print;
 use crate::site::{Plan, Policy, Site};
@@ -237,7 +237,7 @@ async fn delete_freezes(
             "the card is about another body"
         );
         tell("The edge holds it. Nothing has reached the API. The person sees:\n")?;
-        for line in card::sentences(&approval).lines() {
+        for line in card::sentences(&approval, Extent::Beginning).lines() {
             tell(format!("    {line}").trim_end())?;
         }
         tell("\n4. A person answers\n")?;

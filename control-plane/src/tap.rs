@@ -3,20 +3,21 @@
 
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Call, Code, Evidence, Failure, Forged, Handle, Heard, Inbound, Outcome, Reply, Said, Text,
-    Typed, What, Wire, Words,
+    Call, Code, Evidence, Failure, Forged, Handle, Heard, Inbound, NAMED, Outcome, Reply, Said,
+    Text, Typed, What, Wire, Words,
 };
 use http::StatusCode;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::cluster::{Cluster, ProposeError};
+use crate::cluster::{Clock as _, Cluster, ProposeError, SystemClock};
 use crate::node::Unsealed;
 use crate::notify::channels::{Channels, OpenChannel};
 use crate::state::{
@@ -26,6 +27,9 @@ use crate::state::{
 
 /// Platforms wait three seconds for an answer.
 const PATIENCE: Duration = Duration::from_millis(2500);
+/// How long a card may be there already, for people to react to, while it is not known yet which message it is: a call of
+/// ours and its place on record take less.
+const SENDING: Duration = Duration::from_secs(20);
 /// Between two polls that failed.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -47,7 +51,8 @@ pub(crate) async fn hook(
         let keys = open.keys(true).await;
         heard = open.adapter.hear(inbound, &keys, SystemTime::now());
     }
-    if let Ok(Heard::Named(named)) = &heard {
+    for _ in 0..NAMED {
+        let Ok(Heard::Named(named)) = &heard else { break };
         heard = Ok(match fetched(&open, named).await {
             Ok(heard) => heard,
             Err(failure) => {
@@ -140,6 +145,8 @@ async fn fetched(open: &OpenChannel, named: &str) -> Result<Heard, Failure> {
 }
 
 async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenChannel>) {
+    // Events that are answered since the place that is on record: they are heard again while others wait.
+    let mut answered = BTreeSet::new();
     loop {
         // It may have been changed meanwhile.
         match opened(&house, &channels, &open.name) {
@@ -162,7 +169,13 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
         };
         let mut known = true;
         for said in &polled.said {
-            known &= answer(&house, &open, said).await.is_ok();
+            if answered.contains(&said.event) {
+                continue;
+            }
+            match answer(&house, &open, said).await {
+                Ok(_) => drop(answered.insert(said.event.clone())),
+                Err(_) => known = false,
+            }
         }
         // After what was said is committed: whoever listens next hears the rest again, and each event counts once.
         if !known {
@@ -171,8 +184,9 @@ async fn poll(house: Arc<Unsealed>, channels: Arc<Channels>, mut open: Arc<OpenC
         }
         if !polled.since.is_empty() && since.as_deref() != Some(&polled.since) {
             let cursor = Command::SetCursor { channel: open.name.clone(), cursor: polled.since };
-            if house.cluster.propose(Actor::System, cursor).await.is_err() {
-                tokio::time::sleep(PAUSE).await;
+            match house.cluster.propose(Actor::System, cursor).await {
+                Ok(_) => answered.clear(),
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
@@ -184,6 +198,9 @@ async fn answer(
     open: &Arc<OpenChannel>,
     said: &Said,
 ) -> Result<Reply, Reply> {
+    if is_early(&house.cluster, open, said).await {
+        return Err(Reply::empty(StatusCode::SERVICE_UNAVAILABLE));
+    }
     let taken = timeout(PATIENCE, take(&house.cluster, open, said)).await;
     let taken = taken.unwrap_or_else(|_| {
         Err(Text::of(
@@ -309,6 +326,36 @@ async fn link(cluster: &Cluster, code: &str, account: Account) -> Result<Outcome
         }),
         Err(error) => failed(&error),
     }
+}
+
+/// Whether it is still not known, after some patience, if what somebody reacts to is a card: the message is there before the
+/// sender can say which one it is. Nothing is told then, and it is heard again.
+async fn is_early(cluster: &Cluster, open: &OpenChannel, said: &Said) -> bool {
+    if !matches!(said.what, What::Reaction(_)) {
+        return false;
+    }
+    let mut events = cluster.subscribe();
+    let known = async {
+        while cluster.peek(|state| may_become_known(state, open, said)) {
+            if let Err(RecvError::Closed) = events.recv().await {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, known).await.is_err()
+}
+
+/// Whether a card is on its way to where somebody reacts to a message that is none of those that are known.
+fn may_become_known(state: &State, open: &OpenChannel, said: &Said) -> bool {
+    let now = SystemClock.wall();
+    let is_on_its_way = |(delivery, attempt): (&Delivery, &Attempt)| {
+        let since = Duration::from_millis(now.saturating_sub(attempt.at));
+        attempt.message.is_none()
+            && matches!(delivery.status, DeliveryStatus::Due { .. })
+            && since < SENDING
+    };
+    reacted_to(state, open, said).is_none()
+        && state.attempts_in(&open.name, &said.message.place).any(is_on_its_way)
 }
 
 /// The card that a reaction is on.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout_at};
 use v1::ApprovalState::{Approved, Completed, Pending, Released};
 
-use super::card::{self, Card};
+use super::card::{self, Card, Extent, WithBody};
 use super::{every_page, part};
 use crate::args::{Answer, Approval, Output, Show, State};
 use crate::context::Context;
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn run(context: &Context, command: Approval) -> Done {
     match command {
         Approval::List { state, all, show } => list(context, state, all, &show).await,
-        Approval::Show { id, show } => {
-            print_one(&fetch(&mut client::connect(context).await?, id).await?, &show)
+        Approval::Show { id, body, show } => {
+            print_one(&fetch(&mut client::connect(context).await?, id).await?, body, &show)
         }
         Approval::Approve { answer, break_glass } => {
             vote(context, answer, v1::VoteDecision::Approve, break_glass).await
@@ -94,11 +94,12 @@ async fn list(context: &Context, state: Option<State>, all: bool, show: &Show) -
     )
 }
 
-fn print_one(approval: &v1::Approval, show: &Show) -> Done {
+fn print_one(approval: &v1::Approval, body: bool, show: &Show) -> Done {
     match show.output {
+        Output::Json if body => print::json(&WithBody::from(approval)),
         Output::Json => print::json(&Card::from(approval)),
         Output::Table => {
-            print::lines(&card::sentences(approval))?;
+            print::lines(&card::sentences(approval, Extent::of(approval, body)))?;
             card::how_to_answer(approval).map_or(Ok(()), |how| print::line(&how))
         }
     }
@@ -180,7 +181,7 @@ pub(crate) async fn wait(
             ))
         })??,
     };
-    print_one(&approval, show)?;
+    print_one(&approval, false, show)?;
     match approval.state() {
         Approved | Released | Completed => Ok(()),
         state => Err(Failure::Refused(format!(

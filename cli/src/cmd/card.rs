@@ -2,13 +2,32 @@
 
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use countersign_proto::v1;
 use serde::Serialize;
 
 use crate::print;
 
-/// How much of a body's beginning is shown to a person.
-const PREVIEW: usize = 2048;
+/// How much of a body's beginning is shown to a person who does not ask for more.
+const BEGINNING: usize = 2048;
+
+/// How much of a body is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Beginning,
+    /// All that the control plane keeps.
+    Kept,
+}
+
+impl Extent {
+    /// Where a rule wants all of a request to be seen, everything is shown without being asked for: cards send people here
+    /// because they have no room for it.
+    pub(crate) fn of(approval: &v1::Approval, is_asked_for: bool) -> Self {
+        let is_wanted = approval.requirements.iter().any(|it| it.whole_card || it.critical);
+        if is_asked_for || is_wanted { Self::Kept } else { Self::Beginning }
+    }
+}
 
 /// The stable shape of `-o json`.
 #[derive(Serialize)]
@@ -37,6 +56,22 @@ pub(crate) struct Card {
     also_contains: Option<String>,
 }
 
+/// The same, with as much of the body as is kept.
+#[derive(Serialize)]
+pub(crate) struct WithBody {
+    #[serde(flatten)]
+    card: Card,
+    body: Kept,
+}
+
+#[derive(Serialize)]
+struct Kept {
+    base64: String,
+    /// Decoded, where it came with a Content-Encoding.
+    shown_bytes: u64,
+    whole: bool,
+}
+
 #[derive(Serialize)]
 struct Fact {
     name: String,
@@ -55,6 +90,18 @@ struct Vote {
 #[derive(Serialize)]
 struct Outcome {
     status: u32,
+}
+
+impl From<&v1::Approval> for WithBody {
+    fn from(approval: &v1::Approval) -> Self {
+        let kept = &approval.body_preview;
+        let body = Kept {
+            base64: BASE64_STANDARD.encode(kept),
+            shown_bytes: kept.len() as u64,
+            whole: kept.len() as u64 == readable_bytes(approval),
+        };
+        Self { card: approval.into(), body }
+    }
 }
 
 impl From<&v1::Approval> for Card {
@@ -123,7 +170,7 @@ pub(crate) fn url(approval: &v1::Approval) -> String {
 }
 
 /// Everything a person should know before answering, in sentences. Each line is still to be made visible.
-pub(crate) fn sentences(approval: &v1::Approval) -> String {
+pub(crate) fn sentences(approval: &v1::Approval, extent: Extent) -> String {
     let mut text = format!("{}.\n", summary(approval));
     let mut say = |sentence: String| {
         text.push_str(&sentence);
@@ -145,6 +192,12 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
         say("CAREFUL: part of it cannot be decoded or shown; the policy could not look inside."
             .into());
     }
+    let (kept, total) = (approval.body_preview.len() as u64, readable_bytes(approval));
+    if kept < total {
+        say(format!(
+            "CAREFUL: of its body's {total} bytes the first {kept} are kept, and nobody can be shown the rest."
+        ));
+    }
     for warning in &approval.warnings {
         say(format!("CAREFUL: {}", one_line(warning)));
     }
@@ -159,7 +212,7 @@ pub(crate) fn sentences(approval: &v1::Approval) -> String {
         }
     }
     say(String::new());
-    body(approval, &mut say);
+    body(approval, extent, &mut say);
     say(String::new());
     say(format!("Intent {}, in four words: {}.", approval.intent_digest, approval.fingerprint));
     for vote in &approval.votes {
@@ -281,14 +334,24 @@ fn conditions(approval: &v1::Approval, say: &mut impl FnMut(String)) {
     }
 }
 
-fn body(approval: &v1::Approval, say: &mut impl FnMut(String)) {
+/// Of a body in the form that people can read: what is kept is all of it, unless it could not be decoded or has no room.
+fn readable_bytes(approval: &v1::Approval) -> u64 {
+    let kept = approval.body_preview.len() as u64;
+    if approval.uninspectable || kept == 0 { approval.body_bytes.max(kept) } else { kept }
+}
+
+fn body(approval: &v1::Approval, extent: Extent, say: &mut impl FnMut(String)) {
     if approval.body_bytes == 0 {
         say("It has no body.".into());
         return;
     }
-    let kept = &approval.body_preview[..approval.body_preview.len().min(PREVIEW)];
+    let all = &approval.body_preview[..];
+    let kept = match extent {
+        Extent::Beginning => &all[..all.len().min(BEGINNING)],
+        Extent::Kept => all,
+    };
     let kept = whole_characters(kept);
-    let (total, shown) = (approval.body_bytes, kept.len());
+    let (total, shown) = (readable_bytes(approval), kept.len());
     match std::str::from_utf8(kept) {
         Ok(text) => {
             say(format!(
@@ -308,6 +371,10 @@ fn body(approval: &v1::Approval, say: &mut impl FnMut(String)) {
                 say(format!("  | {:06x}  {}", row * 32, hex::encode(bytes)));
             }
         }
+    }
+    if shown < whole_characters(all).len() {
+        let id = &approval.approval_id;
+        say(format!("More of it: countersign approval show {id} --body"));
     }
 }
 
@@ -388,6 +455,7 @@ mod tests {
             port: 443,
             path: "/v1/projects/42".into(),
             body_bytes: 5000,
+            uninspectable: true,
             body_sha256: "ab".repeat(32),
             body_preview: Bytes::from(
                 "{\"a\":\n1}\x1b[2J é".to_owned().into_bytes()[..14].to_vec(),
@@ -440,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_person_is_told_who_wants_what_where_and_how_much_is_shown() {
-        let text = sentences(&approval());
+        let text = sentences(&approval(), Extent::Beginning);
         assert!(
             text.starts_with("bot wants to DELETE https://api.example.com/v1/projects/42."),
             "{text}"
@@ -453,12 +521,12 @@ mod tests {
     #[test]
     fn a_person_is_told_what_it_would_do_and_what_that_leaves_out() {
         let mut approval = approval();
-        assert!(!sentences(&approval).contains("It would:"));
+        assert!(!sentences(&approval, Extent::Beginning).contains("It would:"));
         approval.summary = "Delete project 42\nIt is harmless".into();
         approval.risk = "destructive".into();
         approval.facts = vec![v1::Fact { name: "Project".into(), value: "42".into() }];
         approval.also_contains = "force: true".into();
-        let text = sentences(&approval);
+        let text = sentences(&approval, Extent::Beginning);
         assert!(
             text.contains(
                 "It would: Delete project 42\\nIt is harmless (risk: destructive).\n  Project: 42\n  It also contains: force: true\n"
@@ -472,7 +540,8 @@ mod tests {
 
     #[test]
     fn c_8_nothing_in_a_body_reaches_the_terminal_raw() {
-        let shown: Vec<String> = sentences(&approval()).lines().map(print::visible).collect();
+        let shown: Vec<String> =
+            sentences(&approval(), Extent::Beginning).lines().map(print::visible).collect();
         assert!(shown.iter().any(|line| line.contains("1}\\u{1b}[2J")), "{shown:?}");
     }
 
@@ -481,6 +550,50 @@ mod tests {
         let mut approval = approval();
         approval.votes =
             vec![v1::Vote { reason: "no\nIt is approved".into(), ..v1::Vote::default() }];
-        assert!(!sentences(&approval).lines().any(|line| line.starts_with("It is approved")));
+        assert!(
+            !sentences(&approval, Extent::Beginning)
+                .lines()
+                .any(|line| line.starts_with("It is approved"))
+        );
+    }
+
+    #[test]
+    fn a_5_all_that_is_kept_is_shown_to_whoever_asks_or_where_a_rule_wants_it_and_what_is_not_is_counted()
+     {
+        let mut approval = approval();
+        let text = "a line of it\n".repeat(1260);
+        let kept = text.len();
+        (approval.body_preview, approval.body_bytes) = (Bytes::from(text), kept as u64);
+        approval.uninspectable = false;
+        let how = "More of it: countersign approval show 0123456789abcdef0123456789abcdef --body";
+        let beginning = sentences(&approval, Extent::of(&approval, false));
+        assert!(beginning.contains(&format!("shown 2048 of {kept} bytes")), "{beginning}");
+        assert!(beginning.lines().any(|line| line == how), "{beginning}");
+        let all = sentences(&approval, Extent::of(&approval, true));
+        assert!(all.contains(&format!("shown {kept} of {kept} bytes")), "{all}");
+        assert_eq!(all.lines().filter(|line| *line == "  | a line of it").count(), 1260);
+        assert!(!all.contains("More of it") && !all.contains("nobody can be shown"), "{all}");
+
+        approval.requirements[0].whole_card = true;
+        let wanted = sentences(&approval, Extent::of(&approval, false));
+        assert_eq!(wanted.lines().filter(|line| *line == "  | a line of it").count(), 1260);
+
+        // What is not kept is told in front of all that an agent wrote.
+        (approval.uninspectable, approval.body_bytes) = (true, 70_000);
+        let cut = sentences(&approval, Extent::Kept);
+        let told = format!(
+            "CAREFUL: of its body's 70000 bytes the first {kept} are kept, and nobody can be shown the rest."
+        );
+        assert!(cut.split("  | ").next().unwrap().contains(&told), "{cut}");
+        let json = serde_json::to_value(WithBody::from(&approval)).unwrap();
+        assert_eq!(json["body"]["shown_bytes"], kept);
+        assert_eq!((&json["body"]["whole"], &json["body_bytes"]), (&false.into(), &70_000.into()));
+        let sent = BASE64_STANDARD.decode(json["body"]["base64"].as_str().unwrap()).unwrap();
+        assert_eq!(sent, approval.body_preview);
+
+        // A body that was decoded is as long as what can be read of it.
+        (approval.uninspectable, approval.body_bytes) = (false, 100);
+        let decoded = sentences(&approval, Extent::Kept);
+        assert!(decoded.contains(&format!("shown {kept} of {kept} bytes")), "{decoded}");
     }
 }

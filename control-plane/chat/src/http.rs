@@ -36,6 +36,12 @@ pub enum Auth {
     /// In the place of `{secret}` in the address.
     InPath(Secret),
     None,
+    /// A bearer; and the body is for the people of the conversation in this place alone: [`crate::Adapter::seal`] seals it as
+    /// the call leaves, and unsealed it leaves for nowhere.
+    Sealed {
+        place: String,
+        token: Secret,
+    },
     /// The headers of Standard Webhooks, which have the time in them: [`Call::signed`] makes them as the call leaves. The same
     /// `id` is the same event, sent again; without one, every sending is an event of its own.
     Signed {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Card ─ Notice ─ Adapter::post ─▶ Call ─(the caller sends it)─▶ Answer ─ Adapter::posted ─▶ Message
+//!    … for a conversation that is encrypted: Adapter::acquaint ─▶ Call ─▶ Answer …, then Adapter::seal ─▶ Call
 //!                       … or ─▶ Mail ─(the caller hands it to the channel's Relay)─▶ Message
 //! raw bytes of a webhook ─ Adapter::hear ─▶ Heard::Said(what, by whom, on which message) | a challenge to answer
 //!   … or Heard::Named ─ Adapter::fetch ─▶ Call ─▶ Answer ─ Adapter::fetched ─▶ Heard::Said
@@ -59,6 +60,7 @@ mod webex;
 mod webhook;
 mod whatsapp;
 mod x;
+mod xchat;
 
 pub use card::{Answers, Body, Card, Excerpt, Face, Notice};
 pub use fingerprint::fingerprint;
@@ -67,10 +69,11 @@ pub use lookalike::{Part, warnings};
 pub use mail::{Letter, Mail, Relay, Security};
 pub use outgoing::Outgoing;
 pub use platform::{
-    Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, Outcome, PLATFORMS,
-    Platform, Polled, Said, Setting, TooLarge, Unfit, User, What, Words, platform,
+    Acquaintance, Adapter, Caps, Configuration, Evidence, Forged, Heard, Keys, Message, NAMED,
+    Outcome, PLATFORMS, Platform, Polled, Said, Setting, TooLarge, Unfit, User, What, Words,
+    platform,
 };
-pub use secret::Secret;
+pub use secret::{Chance, Secret};
 pub use socket::{Address, Begin, Conversation, Step};
 pub use text::Text;
 pub use token::{Code, Handle, TapKey, Token};

@@ -9,7 +9,7 @@ use crate::card::{Answers, Card, Notice};
 use crate::http::{Answer, Call, Failure, Inbound, Reply, Wire};
 use crate::mail::Relay;
 use crate::outgoing::Outgoing;
-use crate::secret::Secret;
+use crate::secret::{Chance, Secret};
 use crate::socket::Conversation;
 use crate::text::Text;
 use crate::token::{Handle, TapKey, Token};
@@ -31,6 +31,7 @@ pub static PLATFORMS: &[&Platform] = &[
     &crate::linear::PLATFORM,
     &crate::notion::PLATFORM,
     &crate::x::PLATFORM,
+    &crate::xchat::PLATFORM,
     &crate::twilio::PLATFORM,
     &crate::matrix::PLATFORM,
     &crate::email::PLATFORM,
@@ -147,6 +148,23 @@ pub trait Adapter: Send + Sync {
         Err(Failure::Never { why: "this platform needs no conversations opened".into() })
     }
 
+    /// What has to be asked, in this order, before a call can be sealed for the conversation in a place: `known` are the answers
+    /// so far, and nothing in them is secret. Only where conversations are encrypted from end to end.
+    fn acquaint(
+        &self,
+        _place: &str,
+        _known: &[Answer],
+        _chance: &Chance,
+        _now: SystemTime,
+    ) -> Result<Acquaintance, Failure> {
+        Ok(Acquaintance::Made)
+    }
+
+    /// What leaves of an [`crate::Auth::Sealed`] call, for the people of its conversation alone.
+    fn seal(&self, _call: Call, _known: &[Answer], _chance: &Chance) -> Result<Call, Failure> {
+        Err(Failure::Never { why: "this platform's conversations are not encrypted".into() })
+    }
+
     /// Posts a card. The same `key` is the same delivery, tried again. Nothing is cut that the card has to show.
     fn post(&self, place: &str, notice: &Notice<'_>, key: &str) -> Result<Outgoing, TooLarge>;
 
@@ -197,7 +215,7 @@ pub trait Adapter: Send + Sync {
         None
     }
 
-    /// What that was; never another name.
+    /// What that was; or, with what is known so far in its name, what has to be asked next: [`NAMED`] times at most.
     fn fetched(&self, _named: &str, _answer: &Answer) -> Result<Heard, Failure> {
         Err(Failure::Never { why: "this platform says in its webhooks what was said".into() })
     }
@@ -219,6 +237,16 @@ pub trait Adapter: Send + Sync {
     fn socket(&self) -> Option<Box<dyn Conversation>> {
         None
     }
+}
+
+/// How often in a row the answer to what was named may name another thing.
+pub const NAMED: usize = 2;
+
+/// Whether a call can be sealed for a conversation by now.
+#[derive(Debug)]
+pub enum Acquaintance {
+    Ask(Call),
+    Made,
 }
 
 /// A head that a platform has no room for: it is not cut, so there is no card there.
@@ -251,7 +279,8 @@ pub enum Words {
 pub enum Heard {
     /// The platform asks whether we are here: this is the answer.
     Challenge(Reply),
-    /// It names what was said, and does not say it: [`Adapter::fetch`] asks for it. The answer is empty.
+    /// It names what was said, and does not say it; or says it so that something else is needed to read it:
+    /// [`Adapter::fetch`] asks for that. The answer is empty.
     Named(String),
     /// Nothing that means anything to us; the answer is empty.
     Nothing,

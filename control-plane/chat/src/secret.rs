@@ -27,6 +27,22 @@ impl Secret {
     }
 }
 
+/// Random bytes that a caller threw for one call. It cannot be printed, copied or compared, and is overwritten when dropped.
+pub struct Chance(Zeroizing<[u8; 96]>);
+
+impl Chance {
+    /// `bytes` have to be of a generator for keys, and are used for nothing else.
+    pub fn new(bytes: [u8; 96]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Three times thirty-two of them, for what must not be guessed.
+    pub(crate) fn parts(&self) -> [&[u8; 32]; 3] {
+        let (parts, _) = self.0.as_chunks::<32>();
+        [&parts[0], &parts[1], &parts[2]]
+    }
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(…)")

@@ -63,7 +63,8 @@ pub(crate) static PLATFORM: Platform = Platform {
             Let the account authorise it with dm.write, dm.read, tweet.read and users.read. X's user tokens are good for two\n\
             hours: whatever renews this one has to set the secret anew.\n\
             Register {hook} with POST /2/webhooks, and subscribe it to dm.received of the account.\n\
-            Each person lets the account write to them, by following it or writing first.",
+            Each person lets the account write to them, by following it or writing first.\n\
+            What is written in X's encrypted chat does not come this way: that is the platform xchat.",
     manifest: None,
     open: |configuration| Ok(Box::new(X::open(&configuration)?)),
 };
@@ -75,7 +76,7 @@ struct X {
     consumer_secret: Secret,
 }
 
-const MESSAGE: Plain = Plain {
+pub(crate) const MESSAGE: Plain = Plain {
     limit: 10_000,
     size: plain::utf16,
     rows: 60,
@@ -84,8 +85,8 @@ const MESSAGE: Plain = Plain {
 };
 
 /// Fifteen in fifteen minutes, and 1,440 a day: over a day that is the same rate.
-const PER_SECOND: f64 = 15.0 / 900.0;
-const BURST: u32 = 15;
+pub(crate) const PER_SECOND: f64 = 15.0 / 900.0;
+pub(crate) const BURST: u32 = 15;
 
 impl X {
     fn open(configuration: &Configuration) -> Result<Self, Unfit> {
@@ -100,22 +101,6 @@ impl X {
     fn call(&self, place: &str, text: &str) -> Call {
         let url = format!("{}/dm_conversations/with/{}/messages", self.base, segment(place));
         Call::json(POST, url, &json!({ "text": text }), Auth::Bearer(self.access_token.clone()))
-    }
-
-    /// Whoever asks gets a MAC of what they send, made with the key and in the way of a webhook's signature. So nothing is
-    /// signed that has a character of a JSON document in it.
-    fn challenge(&self, inbound: &Inbound<'_>) -> Result<Reply, Forged> {
-        let query = Form::parse(inbound.query.ok_or(Forged::Shape)?.as_bytes())?;
-        let token = query.value("crc_token").ok_or(Forged::Shape)?;
-        let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b);
-        if token.is_empty() || token.len() > 256 || !token.bytes().all(harmless) {
-            return Err(Forged::Shape);
-        }
-        let key = self.consumer_secret.expose().as_bytes();
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| Forged::Signature)?;
-        mac.update(token.as_bytes());
-        let mac = STANDARD.encode(mac.finalize().into_bytes());
-        Ok(Reply::json(&json!({ "response_token": format!("sha256={mac}") })))
     }
 
     fn said(&self, event: &Value, now: SystemTime) -> Result<Option<Said>, Forged> {
@@ -174,16 +159,9 @@ impl Adapter for X {
 
     fn hear(&self, inbound: &Inbound<'_>, _keys: &Keys, now: SystemTime) -> Result<Heard, Forged> {
         if inbound.method == Method::GET {
-            return self.challenge(inbound).map(Heard::Challenge);
+            return challenge(&self.consumer_secret, inbound).map(Heard::Challenge);
         }
-        if inbound.method != Method::POST {
-            return Err(Forged::Shape);
-        }
-        let signature = inbound.header("x-twitter-webhooks-signature").ok_or(Forged::Signature)?;
-        let mac = signature.strip_prefix("sha256=").ok_or(Forged::Signature)?;
-        let key = self.consumer_secret.expose().as_bytes();
-        verify::hmac_sha256_base64(key, &[inbound.body], mac)?;
-        let body: Value = serde_json::from_slice(inbound.body).map_err(|_| Forged::Shape)?;
+        let body = verified(&self.consumer_secret, inbound)?;
         // The X Activity API has the events in an envelope; the one that it replaces has not.
         let data = &body["data"];
         let (account, events) = match data["event_type"].as_str() {
@@ -210,8 +188,35 @@ impl Adapter for X {
     }
 }
 
+/// Whoever asks gets a MAC of what they send, made with the key and in the way of a webhook's signature. So nothing is
+/// signed that has a character of a JSON document in it.
+pub(crate) fn challenge(consumer_secret: &Secret, inbound: &Inbound<'_>) -> Result<Reply, Forged> {
+    let query = Form::parse(inbound.query.ok_or(Forged::Shape)?.as_bytes())?;
+    let token = query.value("crc_token").ok_or(Forged::Shape)?;
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b);
+    if token.is_empty() || token.len() > 256 || !token.bytes().all(harmless) {
+        return Err(Forged::Shape);
+    }
+    let key = consumer_secret.expose().as_bytes();
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| Forged::Signature)?;
+    mac.update(token.as_bytes());
+    let mac = STANDARD.encode(mac.finalize().into_bytes());
+    Ok(Reply::json(&json!({ "response_token": format!("sha256={mac}") })))
+}
+
+/// What X has signed with the app's secret.
+pub(crate) fn verified(consumer_secret: &Secret, inbound: &Inbound<'_>) -> Result<Value, Forged> {
+    if inbound.method != Method::POST {
+        return Err(Forged::Shape);
+    }
+    let signature = inbound.header("x-twitter-webhooks-signature").ok_or(Forged::Signature)?;
+    let mac = signature.strip_prefix("sha256=").ok_or(Forged::Signature)?;
+    verify::hmac_sha256_base64(consumer_secret.expose().as_bytes(), &[inbound.body], mac)?;
+    serde_json::from_slice(inbound.body).map_err(|_| Forged::Shape)
+}
+
 /// Problems of the API are told as RFC 7807 has it.
-fn accepted(answer: &Answer) -> Result<(), Failure> {
+pub(crate) fn accepted(answer: &Answer) -> Result<(), Failure> {
     let detail = answer.json()["detail"].as_str().map(Text::of);
     let told = |why: String| match &detail {
         Some(detail) => format!("{why}: {detail}"),

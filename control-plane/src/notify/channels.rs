@@ -1,19 +1,19 @@
 //! Channels as they are open on this node: adapters with their secrets, made anew whenever the state says otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use countersign_chat::{
-    Adapter, Address, Answer, Call, Configuration, Failure, Keys, Mail, Secret, TapKey, Unfit,
-    platform,
+    Acquaintance, Adapter, Address, Answer, Auth, Call, Chance, Configuration, Failure, Keys, Mail,
+    Secret, TapKey, Unfit, platform,
 };
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::client::Client;
-pub(crate) use super::client::Connection;
+pub(crate) use super::client::{Connection, Unhanded};
 use super::pace::Pace;
 use crate::state::{Account, Channel};
 use crate::vault::{Binding, Vault};
@@ -23,6 +23,13 @@ const KEYS_AGE: Duration = Duration::from_secs(6 * 60 * 60);
 const KEYS_PAUSE: Duration = Duration::from_secs(30);
 /// An access token is not used in the last of its time.
 const GRANT_MARGIN: Duration = Duration::from_secs(60);
+
+/// What a conversation is sealed with is asked about again after so long, in so many steps at most.
+const ACQUAINTANCE_AGE: Duration = Duration::from_secs(60 * 60);
+const ACQUAINTANCE_STEPS: usize = 6;
+
+/// So many tries that came to nothing are remembered.
+const REFUSED: usize = 10_000;
 
 /// All of them.
 pub(crate) struct Channels {
@@ -45,6 +52,10 @@ pub(crate) struct OpenChannel {
     keys: AsyncMutex<(Arc<Keys>, Option<Instant>)>,
     /// Direct conversations that were opened.
     places: Mutex<BTreeMap<Account, String>>,
+    /// What the platform has said about those that are encrypted, by place; nothing of it is secret.
+    acquaintances: AsyncMutex<BTreeMap<String, (Vec<Answer>, Instant)>>,
+    /// Attempts that the platform has not got, by their handles.
+    refused: Mutex<BTreeSet<[u8; 16]>>,
 }
 
 impl Channels {
@@ -118,7 +129,15 @@ impl OpenChannel {
             granted: AsyncMutex::default(),
             keys: AsyncMutex::default(),
             places: Mutex::default(),
+            acquaintances: AsyncMutex::default(),
+            refused: Mutex::default(),
         })
+    }
+
+    /// Whether what is sent again is one message for certain. That a mail is the same again, its id says; whether anybody
+    /// heeds that is up to every server and program on its way.
+    pub(super) fn takes_once(&self) -> bool {
+        self.adapter.caps().keyed_send && self.adapter.relay().is_none()
     }
 
     /// Returns when a card may leave for this place.
@@ -140,25 +159,77 @@ impl OpenChannel {
             && (mine.per_second, mine.burst) == (others.per_second, others.burst)
     }
 
-    /// Sends a call, with an access token where it wants one.
+    /// Sends a call, with an access token where it wants one, and sealed where it has to be.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Failure> {
         let token = match call.auth {
-            countersign_chat::Auth::Granted => Some(self.token().await?),
+            Auth::Granted => Some(self.token().await?),
             _ => None,
+        };
+        let (call, sealed_for) = match &call.auth {
+            Auth::Sealed { place, .. } => {
+                let place = place.clone();
+                (self.sealed(call, &place).await?, Some(place))
+            }
+            _ => (call, None),
         };
         let answer = self.client.send(call, &self.bases, token.as_ref(), false).await?;
         if token.is_some() && answer.status == http::StatusCode::UNAUTHORIZED {
             // It was taken back before its time: the next call gets another.
             *self.granted.lock().await = None;
         }
+        if let Some(place) = sealed_for.filter(|_| !answer.status.is_success()) {
+            // Other keys may be in use there by now: the next call asks.
+            self.acquaintances.lock().await.remove(&place);
+        }
         let _ = self.heed(answer.done());
         Ok(answer)
     }
 
+    /// A call as its conversation's people alone can read it.
+    async fn sealed(&self, call: Call, place: &str) -> Result<Call, Failure> {
+        let chance = || Chance::new(rand::random());
+        let mut acquaintances = self.acquaintances.lock().await;
+        if let Some((known, _)) =
+            acquaintances.get(place).filter(|(_, at)| at.elapsed() < ACQUAINTANCE_AGE)
+        {
+            return self.adapter.seal(call, known, &chance());
+        }
+        acquaintances.remove(place);
+        let mut known = Vec::new();
+        for _ in 0..ACQUAINTANCE_STEPS {
+            let step = self.adapter.acquaint(place, &known, &chance(), SystemTime::now())?;
+            let Acquaintance::Ask(ask) = step else {
+                let sealed = self.adapter.seal(call, &known, &chance())?;
+                acquaintances.insert(place.to_owned(), (known, Instant::now()));
+                return Ok(sealed);
+            };
+            known.push(self.client.send(ask, &self.bases, None, false).await?);
+        }
+        let why =
+            "nothing was sent: there is no end to what the platform asks about a conversation";
+        Err(Failure::Later { after: None, why: why.into() })
+    }
+
     /// Hands a mail to the channel's server.
-    pub(crate) async fn mail(&self, mail: &Mail) -> Result<(), Failure> {
-        let none = || Failure::Never { why: "the channel has no mail server".into() };
+    pub(crate) async fn mail(&self, mail: &Mail) -> Result<(), Unhanded> {
+        let none = || Unhanded {
+            failure: Failure::Never { why: "the channel has no mail server".into() },
+            in_doubt: false,
+        };
         self.client.mail(mail, self.adapter.relay().ok_or_else(none)?).await
+    }
+
+    /// That the platform has not got what was sent with this handle is known by this node, and forgotten with it.
+    pub(super) fn did_not_take(&self, handle: [u8; 16]) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() >= REFUSED {
+            refused.clear();
+        }
+        refused.insert(handle);
+    }
+
+    pub(super) fn has_not_taken(&self, handle: &[u8; 16]) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(handle)
     }
 
     /// Waits on the platform's side for what people say.

@@ -2,6 +2,8 @@
 
 mod mail;
 
+pub(crate) use mail::Unhanded;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +32,8 @@ const POLL_PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// A message that comes over a connection; what people say is far smaller.
 const FRAME_BYTES: usize = 1024 * 1024;
+/// What a call comes to that never got there.
+pub(super) const UNREACHED: &str = "the platform cannot be reached";
 
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -98,6 +102,9 @@ impl Client {
             Auth::Header(name, secret) => {
                 headers.insert(HeaderName::clone(name), header(secret.expose())?);
             }
+            Auth::Sealed { .. } => {
+                return Err(Failure::Never { why: "nothing was sent: it is not sealed".into() });
+            }
             Auth::InPath(secret) => url = Zeroizing::new(url.replace("{secret}", secret.expose())),
             // It was signed above.
             Auth::None | Auth::Signed { .. } => {}
@@ -111,15 +118,16 @@ impl Client {
     }
 
     /// Hands a mail to a channel's own server.
-    pub(crate) async fn mail(&self, mail: &Mail, relay: &Relay) -> Result<(), Failure> {
-        let letter = mail.written(SystemTime::now())?;
+    pub(crate) async fn mail(&self, mail: &Mail, relay: &Relay) -> Result<(), Unhanded> {
+        let letter = mail.written(SystemTime::now());
+        let letter = letter.map_err(|failure| Unhanded { failure, in_doubt: false })?;
         mail::hand(&self.tls, relay, &letter).await
     }
 
     /// Opens a connection to an address, which is known to be one of the platform's.
     pub(crate) async fn dial(&self, address: &Address) -> Result<Connection, Failure> {
         let later = |why: &str| Failure::Later { after: None, why: why.into() };
-        let unreached = || later("the platform cannot be reached");
+        let unreached = || later(UNREACHED);
         let dial = async {
             let tcp = TcpStream::connect((address.host(), address.port()));
             let tcp = tcp.await.map_err(|_| unreached())?;
@@ -172,7 +180,7 @@ fn unreached(error: &reqwest::Error) -> Failure {
     let why = if error.is_timeout() {
         "the platform did not answer in time"
     } else if error.is_connect() {
-        "the platform cannot be reached"
+        UNREACHED
     } else {
         "the connection to the platform broke"
     };

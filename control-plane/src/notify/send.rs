@@ -6,12 +6,17 @@ use countersign_chat::{
 
 use super::Errand;
 use super::channels::{Channels, OpenChannel};
+use super::client::UNREACHED;
 use crate::card;
 use crate::cluster::{Clock as _, SystemClock};
 use crate::node::Unsealed;
 use crate::state::{
     Actor, Command, Delivery, DeliveryId, DeliveryStatus, Message, Recipient, State, Strength,
 };
+
+/// What a card says of itself that was sent again: a question that comes twice is better than one that never comes.
+const AGAIN: &str =
+    "Sent again: it is not known whether a first try arrived. Both are of one request.";
 
 /// Whether there is nothing left to do about it now.
 pub(super) async fn carry_out(
@@ -65,9 +70,20 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
     let Some(rendering) = rendering else {
         return Err(Failure::Never { why: "there is nothing to say any more".into() });
     };
-    let whole = match &rendering {
-        Rendering::Card(card, face) => is_whole(open, &place, card, face),
-        Rendering::Words(_) => false,
+    // What is sent now may be there already, where the platform would take it for another message.
+    let again = !open.takes_once()
+        && delivery
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.message.is_none() && attempt.place == place)
+            .any(|attempt| !open.has_not_taken(&attempt.handle));
+    let shown = match &rendering {
+        Rendering::Card(_, face) => Some(if again { told_again(face) } else { face.clone() }),
+        Rendering::Words(_) => None,
+    };
+    let whole = match (&rendering, &shown) {
+        (Rendering::Card(card, _), Some(shown)) => is_whole(open, &place, card, shown),
+        _ => false,
     };
     // Where the platform takes the same key once, a try in doubt is made again; elsewhere it stays in doubt.
     let doubtful = delivery.attempts.iter().find(|attempt| {
@@ -90,7 +106,7 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
         Rendering::Words(words) => (open.adapter.say(&place, None, words), [0; 32], false),
         Rendering::Card(card, face) => {
             let answers = Some(answers(open, &place, handle, card));
-            let notice = Notice { card, face: face.clone(), answers };
+            let notice = Notice { card, face: shown.unwrap_or_else(|| face.clone()), answers };
             let digest = card::face_digest(face);
             match open.adapter.post(&place, &notice, &key) {
                 Ok(outgoing) => (outgoing, digest, true),
@@ -107,16 +123,31 @@ async fn send(house: &Unsealed, open: &OpenChannel, delivery: &Delivery) -> Resu
     let rendered_sha256 = outgoing.sha256();
     let posted = match outgoing {
         Outgoing::Call(call) => {
-            let answer = open.send(call).await?;
-            if is_card {
-                open.heed(open.adapter.posted(&place, &answer))?
-            } else {
-                open.heed(open.adapter.spoke(&answer))?;
-                Posted { place, id: String::new() }
+            let answer = open.send(call).await.inspect_err(|failure| {
+                if matches!(failure, Failure::Later { why, .. } if why == UNREACHED) {
+                    open.did_not_take(handle);
+                }
+            })?;
+            let posted = match is_card {
+                true => open.adapter.posted(&place, &answer),
+                false => {
+                    let said = open.adapter.spoke(&answer);
+                    said.map(|()| Posted { place: place.clone(), id: String::new() })
+                }
+            };
+            // Where something went wrong on its side, it may have got it all the same.
+            if matches!(posted, Err(Failure::Later { .. })) && !answer.status.is_server_error() {
+                open.did_not_take(handle);
             }
+            open.heed(posted)?
         }
         Outgoing::Mail(mail) => {
-            open.mail(&mail).await?;
+            open.mail(&mail).await.map_err(|unhanded| {
+                if !unhanded.in_doubt {
+                    open.did_not_take(handle);
+                }
+                unhanded.failure
+            })?;
             Posted { place, id: mail.id.filter(|_| is_card).unwrap_or_default() }
         }
     };
@@ -212,7 +243,18 @@ fn is_whole(open: &OpenChannel, place: &str, card: &Card, face: &Face) -> bool {
 async fn say(open: &OpenChannel, words: Outgoing) -> Result<(), Failure> {
     match words {
         Outgoing::Call(call) => open.heed(open.adapter.spoke(&open.send(call).await?)),
-        Outgoing::Mail(mail) => open.mail(&mail).await,
+        Outgoing::Mail(mail) => open.mail(&mail).await.map_err(|unhanded| unhanded.failure),
+    }
+}
+
+/// The face of a card that may be there twice, until its next one.
+fn told_again(face: &Face) -> Face {
+    match face {
+        Face::Asking { standing } => {
+            let again = Text::of(AGAIN);
+            Face::Asking { standing: [again].into_iter().chain(standing.iter().cloned()).collect() }
+        }
+        Face::Settled { .. } => face.clone(),
     }
 }
 

@@ -127,6 +127,7 @@ pub enum Command {
         handle: [u8; 16],
         place: String,
         /// It will show all of the request.
+        #[serde(default)]
         whole: bool,
     },
     Delivered {

@@ -80,6 +80,7 @@ pub struct Attempt {
     /// The conversation or room, as the platform calls it.
     pub place: String,
     /// It shows all of the request; known before it is sent.
+    #[serde(default)]
     pub whole: bool,
     /// The message there, once the platform has said so; none while that is in doubt.
     pub message: Option<String>,
@@ -91,6 +92,7 @@ pub struct Attempt {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "StoredOutbox")]
 pub(super) struct Outbox {
     rows: BTreeMap<DeliveryId, Delivery>,
     last: DeliveryId,
@@ -103,6 +105,34 @@ pub(super) struct Outbox {
     by_recipient: BTreeMap<(String, Recipient), BTreeSet<DeliveryId>>,
     /// Those that are no approval's, oldest first.
     loose: BTreeSet<DeliveryId>,
+}
+
+/// As a snapshot has it. How rows are found is made of the rows: a snapshot of before there was a way to find them has no such
+/// field, and one that has may not say otherwise than its rows.
+#[derive(Deserialize)]
+struct StoredOutbox {
+    rows: BTreeMap<DeliveryId, Delivery>,
+    last: DeliveryId,
+    due: BTreeSet<(Millis, DeliveryId)>,
+    of: BTreeMap<ApprovalId, BTreeSet<DeliveryId>>,
+    loose: BTreeSet<DeliveryId>,
+}
+
+impl From<StoredOutbox> for Outbox {
+    fn from(stored: StoredOutbox) -> Self {
+        let StoredOutbox { rows, last, due, of, loose } = stored;
+        let mut outbox = Self { last, due, of, loose, ..Self::default() };
+        for (id, row) in &rows {
+            let recipient = (row.channel.clone(), row.to.clone());
+            outbox.by_recipient.entry(recipient).or_default().insert(*id);
+            for attempt in &row.attempts {
+                outbox.by_handle.insert(attempt.handle, *id);
+                let place = (row.channel.clone(), attempt.place.clone());
+                outbox.by_place.entry(place).or_default().insert(attempt.handle);
+            }
+        }
+        Self { rows, ..outbox }
+    }
 }
 
 impl State {

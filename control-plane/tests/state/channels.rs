@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_control_plane::state::{
     Account, Actor, ApprovalId, ApprovalState, Channel, Command, Credential, Delivery,
-    DeliveryStatus, Event, Message, Open, Recipient, Refused, Requirement, Role, Strength, Tap,
-    VoteWord,
+    DeliveryStatus, Event, Message, Open, Recipient, Refused, Requirement, Role, State, Strength,
+    Tap, VoteWord,
 };
 
-use crate::world::{EXPIRES, MINUTE, World, add_principal, credential, open, requirement, sealed};
+use crate::minting::forget;
+use crate::world::{
+    EXPIRES, MINUTE, World, add_principal, credential, encoded, open, requirement, sealed,
+};
 
 fn channel(name: &str, room: Option<&str>) -> Channel {
     Channel {
@@ -624,4 +627,52 @@ fn only_the_control_plane_says_what_was_sent_and_who_has_tapped() {
         }
     }
     assert_eq!(world.state_of(id), ApprovalState::Pending);
+}
+
+/// As a snapshot was written before it was known of a card whether it shows everything, and before anything but its handle
+/// led to it.
+#[test]
+fn cards_of_a_snapshot_by_an_earlier_build_are_found_and_are_not_taken_for_whole() {
+    let mut world = world();
+    let rule = Requirement { whole_card: true, strength: Strength::L0, ..requirement(&["ops"], 1) };
+    let demanding = world.opened(Open { requirements: vec![rule], ..open(1) });
+    let usual = world.opened(asks_ops(2, 1));
+    send(&mut world, demanding, &to("U1"), 1);
+    send(&mut world, usual, &to("U1"), 2);
+    let now = encoded(&world.state);
+    let mut value: ciborium::Value = ciborium::from_reader(now.as_slice()).unwrap();
+    assert_eq!(forget(&mut value, &["by_handle", "by_place", "by_recipient", "whole"]), 5);
+    let mut former = Vec::new();
+    ciborium::into_writer(&value, &mut former).unwrap();
+    world.state = ciborium::from_reader(former.as_slice()).unwrap();
+
+    let found = |world: &World| -> BTreeSet<_> {
+        world.state.attempts_in("slack", "").map(|(_, attempt)| attempt.handle).collect()
+    };
+    assert_eq!(found(&world), [[1; 16], [2; 16]].into());
+    assert_eq!(world.state.deliveries_to("slack", to("U1")).count(), 2);
+    let refused = says(&mut world, tap(1, "U1")).unwrap_err();
+    assert!(
+        matches!(&refused, Refused::Denied(why) if why.contains("does not show it")),
+        "{refused:?}"
+    );
+    assert_eq!(says(&mut world, tap(2, "U1")), Ok(ApprovalState::Approved));
+
+    // What leads to a card is its row's to say, also where a snapshot has it.
+    let again: State = ciborium::from_reader(now.as_slice()).unwrap();
+    assert!(encoded(&again) == now);
+}
+
+/// A command of the log, as well.
+#[test]
+fn an_attempt_that_an_earlier_build_put_into_the_log_is_read_as_one_that_does_not_show_everything()
+{
+    let attempt =
+        Command::AttemptDelivery { delivery: 7, handle: [1; 16], place: "D1".into(), whole: true };
+    let mut value = ciborium::Value::serialized(&attempt).unwrap();
+    assert_eq!(forget(&mut value, &["whole"]), 1);
+    let Command::AttemptDelivery { delivery, whole, .. } = value.deserialized().unwrap() else {
+        panic!("it is another command");
+    };
+    assert_eq!((delivery, whole), (7, false));
 }

@@ -270,7 +270,7 @@ fn what_was_stored_before_there_was_minting_is_read_still() {
 }
 
 /// Takes fields of these names out, wherever they are; gives how many there were.
-fn forget(value: &mut ciborium::Value, names: &[&str]) -> usize {
+pub(crate) fn forget(value: &mut ciborium::Value, names: &[&str]) -> usize {
     match value {
         ciborium::Value::Map(fields) => {
             let before = fields.len();

@@ -73,6 +73,8 @@ fn open(platform: &'static Platform) -> Box<dyn Adapter> {
                 "secret" => "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".into(),
                 "answer_secret" => STANDARD_SECRET.into(),
                 "bot_token" => format!("123456:{SECRET}"),
+                // Two keys of P-256: any small numbers are.
+                "private_keys" => "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAg==".into(),
                 _ => SECRET.into(),
             };
             (it.name.to_owned(), Secret::new(value))

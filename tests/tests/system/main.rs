@@ -25,6 +25,7 @@ mod slots;
 mod sockets;
 mod waiting;
 mod whole;
+mod xchat;
 
 /// Reads pass, what changes something is frozen, all with one credential.
 const POLICY: &str = r#"

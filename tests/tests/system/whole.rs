@@ -156,6 +156,10 @@ struct Inside {
     events: Vec<Value>,
     /// Somebody asks for what happens from now on.
     heard: bool,
+    /// How often each event was told of.
+    told: Vec<usize>,
+    /// Somebody reacts to the next card before its sender knows its id, which is when that reaction was told of so often.
+    hasty: Option<usize>,
 }
 
 const ROOM: &str = "!ops:matrix.example";
@@ -181,8 +185,27 @@ impl Room {
     fn take(&self, body: Value) -> Value {
         let mut inside = self.0.0.lock().unwrap();
         let id = format!("$card{}:matrix.example", inside.sent.len());
+        let words = body["body"].as_str().unwrap_or_default();
+        let is_card = words.contains("React with") && !words.starts_with("* ");
         inside.sent.insert(id.clone(), body);
+        if let Some(often) = inside.hasty.take_if(|_| is_card) {
+            drop(inside);
+            let reaction = self.reacts(&id);
+            let (inside, changed) = &*self.0;
+            let told = |inside: &mut Inside| inside.told[reaction] < often;
+            let patience = Duration::from_secs(9);
+            let waited = changed.wait_timeout_while(inside.lock().unwrap(), patience, told);
+            assert!(
+                !waited.unwrap().1.timed_out(),
+                "it was told of the reaction less than {often} times"
+            );
+        }
         json!({ "event_id": id })
+    }
+
+    /// Somebody will react to the next card at once.
+    fn is_hasty(&self, often: usize) {
+        self.0.0.lock().unwrap().hasty = Some(often);
     }
 
     fn sync(&self, path: &str) -> Value {
@@ -193,8 +216,10 @@ impl Room {
         if since == Some(inside.events.len()) {
             inside = changed.wait_timeout(inside, Duration::from_secs(1)).unwrap().0;
         }
-        let events = since.map_or(&[][..], |since| &inside.events[since..]);
-        let joined = json!({ ROOM: { "timeline": { "events": events } } });
+        let from = since.unwrap_or(inside.events.len());
+        inside.told[from..].iter_mut().for_each(|times| *times += 1);
+        changed.notify_all();
+        let joined = json!({ ROOM: { "timeline": { "events": inside.events[from..] } } });
         json!({ "next_batch": format!("s{}", inside.events.len()), "rooms": { "join": joined } })
     }
 
@@ -202,22 +227,36 @@ impl Room {
         self.0.0.lock().unwrap().heard
     }
 
-    fn happens(&self, kind: &str, content: Value) {
+    /// Gives its place among all that has happened.
+    fn happens(&self, kind: &str, content: Value) -> usize {
         let (inside, changed) = &*self.0;
         let mut inside = inside.lock().unwrap();
-        let id = format!("$event{}:matrix.example", inside.events.len());
+        let place = inside.events.len();
+        let id = format!("$event{place}:matrix.example");
         let event = json!({ "type": kind, "sender": ANA, "event_id": id, "content": content });
         inside.events.push(event);
+        inside.told.push(0);
         changed.notify_all();
+        place
     }
 
     fn writes(&self, words: &str) {
         self.happens("m.room.message", json!({ "msgtype": "m.text", "body": words }));
     }
 
-    fn reacts(&self, on: &str) {
+    fn reacts(&self, on: &str) -> usize {
         let relation = json!({ "rel_type": "m.annotation", "event_id": on, "key": "✅" });
-        self.happens("m.reaction", json!({ "m.relates_to": relation }));
+        self.happens("m.reaction", json!({ "m.relates_to": relation }))
+    }
+
+    /// How often the bot has said something with these words in it.
+    fn said(&self, words: &str) -> usize {
+        let inside = self.0.0.lock().unwrap();
+        inside
+            .sent
+            .values()
+            .filter(|it| it["body"].as_str().is_some_and(|it| it.contains(words)))
+            .count()
     }
 
     /// The event that holds these words.
@@ -229,6 +268,39 @@ impl Room {
             found.find(|(_, body)| body.contains(words))
         })
     }
+}
+
+fn link_ana(team: &Team, room: &Room) {
+    eventually("that the room is listened to", || room.is_heard().then_some(()));
+    room.writes(&format!("link {}", code_for(team, "ana", "matrix")));
+    eventually("that the account is linked", || {
+        let linked = team.world.json(&["approver", "list"]);
+        let ana = linked.as_array()?.iter().find(|it| it["approver"] == "ana")?.clone();
+        ana["accounts"].to_string().contains(ANA).then_some(())
+    });
+}
+
+#[test]
+fn a_reaction_counts_that_is_there_before_it_is_on_record_which_message_the_card_is() {
+    let (team, room) = (Team::with(RULES, &[]), Room::default());
+    let base = format!("base_url=http://127.0.0.1:{}", room.start());
+    let settings = [base, "user=@bot:matrix.example".into(), "per_second=50".into()];
+    connect(&team, "matrix", &settings, &[("access_token", "canary")], ROOM);
+    link_ana(&team, &room);
+    // Heard once while the card's id is on its way; and once more, after longer than anybody waits at a stretch.
+    for often in [1, 2] {
+        room.is_hasty(often);
+        let (waiting, id) = post(&team, &format!("/part/{often}"), "text/plain", b"all of it");
+        assert_eq!(waiting.answer().status, 200);
+        assert_eq!(votes(&team, &id), 1, "it is heard twice and counts once");
+    }
+    assert_eq!(team.requests(), 2);
+    assert_eq!(room.said("There is nothing to answer"), 0);
+    assert_eq!(team.actions().iter().filter(|it| *it == "vote.refused").count(), 0);
+
+    // To what is no card, it is nothing.
+    room.reacts("$another:matrix.example");
+    room.event("There is nothing to answer");
 }
 
 #[test]
@@ -248,13 +320,7 @@ fn a_5_a_reaction_to_a_card_that_does_not_show_all_of_it_is_no_vote_where_the_ru
     };
 
     // An id with a slash in it is somebody's.
-    eventually("that the room is listened to", || room.is_heard().then_some(()));
-    room.writes(&format!("link {}", code_for(&team, "ana", "matrix")));
-    eventually("that the account is linked", || {
-        let linked = team.world.json(&["approver", "list"]);
-        let ana = linked.as_array()?.iter().find(|it| it["approver"] == "ana")?.clone();
-        ana["accounts"].to_string().contains(ANA).then_some(())
-    });
+    link_ana(&team, &room);
 
     let long = format!("the beginning is harmless{}and the end is not", "\n".repeat(20_000));
     let (waiting, id) = post(&team, "/whole/long", "text/plain", long.as_bytes());

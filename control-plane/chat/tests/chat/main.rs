@@ -30,3 +30,4 @@ mod webhook;
 mod whatsapp;
 mod whole;
 mod x;
+mod xchat;

@@ -1,6 +1,6 @@
 //! Every platform's ears, with whatever comes in: nothing that nobody has signed says anything, and nothing makes them fall.
 
-use countersign_chat::{Adapter, Heard, Keys, PLATFORMS, Platform, Setting};
+use countersign_chat::{Adapter, Chance, Heard, Keys, PLATFORMS, Platform, Setting};
 use http::Method;
 use proptest::prelude::*;
 
@@ -32,6 +32,7 @@ fn any_of(platform: &Platform) -> Box<dyn Adapter> {
             "secret" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             "answer_secret" => "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
             "bot_token" => "123456:a-secret-of-thirty-two-characters",
+            "private_keys" => PRIVATE_KEYS,
             _ => "a-secret-of-thirty-two-characters",
         };
         (it.name, value)
@@ -41,6 +42,10 @@ fn any_of(platform: &Platform) -> Box<dyn Adapter> {
         .unwrap_or_else(|unfit| panic!("{}: {unfit}", platform.name));
     (platform.open)(configuration).unwrap_or_else(|unfit| panic!("{}: {unfit}", platform.name))
 }
+
+/// Two keys of P-256: any small numbers are.
+const PRIVATE_KEYS: &str =
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAg==";
 
 /// Headers that platforms look for, so that more than their absence is met.
 const HEADERS: [&str; 20] = [
@@ -126,6 +131,11 @@ proptest! {
             let _ = adapter.conversed(&answer);
             let _ = adapter.polled(&answer);
             let _ = adapter.fetched("named", &answer);
+            let known = vec![answer.clone(); 4];
+            for so_far in 0..=known.len() {
+                let chance = || Chance::new([7; 96]);
+                let _ = adapter.acquaint("1", &known[..so_far], &chance(), now());
+            }
         }
     }
 }

@@ -34,20 +34,49 @@ const PREAMBLE: u64 = 16 * 1024;
 /// What a connection begins with after STARTTLS, when the server has greeted already.
 const GREETED: &[u8] = b"220 greeted before TLS\r\n";
 
+/// Why a letter was not handed over, as far as is known.
+#[derive(Debug)]
+pub(crate) struct Unhanded {
+    pub(crate) failure: Failure,
+    /// The server was told of it, and has not said what became of it.
+    pub(crate) in_doubt: bool,
+}
+
 /// Hands a letter to a server; returns once the server has taken it upon itself.
 pub(super) async fn hand(
     tls: &TlsConnector,
     relay: &Relay,
     letter: &Letter,
-) -> Result<(), Failure> {
-    let handed = timeout(PATIENCE, handed(tls, relay, letter)).await;
-    let mut connection =
-        handed.unwrap_or_else(|_| Err(later("the mail server did not answer in time")))?;
-    let _ = timeout(FAREWELL, connection.abort()).await;
-    Ok(())
+) -> Result<(), Unhanded> {
+    let mut is_told = false;
+    let handed = timeout(PATIENCE, handed(tls, relay, letter, &mut is_told)).await;
+    let late = || (later("the mail server did not answer in time"), false);
+    match handed.unwrap_or_else(|_| Err(late())) {
+        Ok(mut connection) => {
+            let _ = timeout(FAREWELL, connection.abort()).await;
+            Ok(())
+        }
+        Err((failure, is_answered)) => Err(Unhanded { failure, in_doubt: is_told && !is_answered }),
+    }
 }
 
+/// An error comes with whether the server itself has said it.
 async fn handed(
+    tls: &TlsConnector,
+    relay: &Relay,
+    letter: &Letter,
+    is_told: &mut bool,
+) -> Result<AsyncSmtpConnection, (Failure, bool)> {
+    let mut connection = open(tls, relay, letter).await.map_err(|failure| (failure, false))?;
+    *is_told = true;
+    let sent = connection.send(&letter.envelope, &letter.message).await;
+    sent.map_err(|error| {
+        (refused("the mail", &error), error.is_permanent() || error.is_transient())
+    })?;
+    Ok(connection)
+}
+
+async fn open(
     tls: &TlsConnector,
     relay: &Relay,
     letter: &Letter,
@@ -64,8 +93,6 @@ async fn handed(
             .await
             .map_err(|error| refused("the login", &error))?;
     }
-    let sent = connection.send(&letter.envelope, &letter.message).await;
-    sent.map_err(|error| refused("the mail", &error))?;
     Ok(connection)
 }
 
@@ -214,8 +241,16 @@ mod tests {
 
     use super::*;
 
-    /// A server that says these lines, one after each that it hears; gives what came of a mail, and what the server heard.
-    async fn handed_to(lines: &'static [&'static str]) -> (Result<(), Failure>, String) {
+    /// A server that says these lines, one after each that it hears, and leaves; gives what came of a mail, and what the server
+    /// heard.
+    async fn handed_to(lines: &'static [&'static str]) -> (Result<(), Unhanded>, String) {
+        handed_over(Security::StartTls, lines).await
+    }
+
+    async fn handed_over(
+        security: Security,
+        lines: &'static [&'static str],
+    ) -> (Result<(), Unhanded>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -239,8 +274,9 @@ mod tests {
         let relay = Relay {
             host: "127.0.0.1".into(),
             port,
-            security: Security::StartTls,
-            login: Some(("bot".into(), Secret::new("canary".into()))),
+            login: (security == Security::StartTls)
+                .then(|| ("bot".into(), Secret::new("canary".into()))),
+            security,
         };
         let mail = Mail {
             id: None,
@@ -260,7 +296,9 @@ mod tests {
     async fn nothing_of_a_mail_is_said_to_a_server_without_starttls() {
         let (sent, heard) =
             handed_to(&["220 mx\r\n", "250-mx\r\n250 AUTH PLAIN\r\n", "220 go\r\n"]).await;
-        let Err(Failure::Later { why, .. }) = sent else { panic!("{sent:?}") };
+        let Err(Unhanded { failure: Failure::Later { why, .. }, in_doubt: false }) = sent else {
+            panic!("{sent:?}")
+        };
         assert!(why.contains("does not offer STARTTLS"), "{why}");
         assert_eq!(heard, "EHLO example.com\r\n");
     }
@@ -270,8 +308,24 @@ mod tests {
         const OFFERED: &str = "250-mx\r\n250-SIZE 1\r\n250 STARTTLS\r\n";
         let (sent, heard) =
             handed_to(&["220 mx\r\n", OFFERED, "220 go\r\n250 AUTH PLAIN\r\n", "250 ok\r\n"]).await;
-        let Err(Failure::Later { why, .. }) = sent else { panic!("{sent:?}") };
+        let Err(Unhanded { failure: Failure::Later { why, .. }, in_doubt: false }) = sent else {
+            panic!("{sent:?}")
+        };
         assert!(why.contains("between the mail server and TLS"), "{why}");
         assert_eq!(heard, "EHLO example.com\r\nSTARTTLS\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_mail_is_in_doubt_where_the_server_was_told_of_it_and_has_not_said_what_became_of_it()
+    {
+        const READY: [&str; 2] = ["220 mx\r\n", "250 mx\r\n"];
+        const LEAVES: &[&str] = &[READY[0], READY[1], "250 ok\r\n", "250 ok\r\n", "354 go on\r\n"];
+        const REFUSES: &[&str] = &[READY[0], READY[1], "250 ok\r\n", "451 later\r\n", "250 ok\r\n"];
+        const NEVER: &[&str] = &[READY[0], READY[1], "550 no\r\n", "250 ok\r\n"];
+        const MUTE: &[&str] = &[READY[0]];
+        for (lines, doubtful) in [(LEAVES, true), (REFUSES, false), (NEVER, false), (MUTE, false)] {
+            let (sent, heard) = handed_over(Security::None, lines).await;
+            assert_eq!(sent.unwrap_err().in_doubt, doubtful, "{heard}");
+        }
     }
 }
