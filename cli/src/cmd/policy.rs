@@ -74,7 +74,7 @@ fn compiled_in_force(set: &v1::GetPolicyResponse) -> Result<countersign_policy::
     }
 }
 
-/// A policy's text; `-` is standard input.
+/// A policy's text, with its descriptors put in, which lie beside it; `-` is standard input.
 pub(crate) fn text(file: &Path) -> Result<String, Failure> {
     let read = if file.as_os_str() == "-" {
         let mut text = String::new();
@@ -82,9 +82,12 @@ pub(crate) fn text(file: &Path) -> Result<String, Failure> {
     } else {
         std::fs::read_to_string(file)
     };
-    read.map_err(|error| {
+    let text = read.map_err(|error| {
         Failure::Refused(format!("the policy {} cannot be read: {error}", file.display()))
-    })
+    })?;
+    let beside = file.parent().unwrap_or(Path::new(""));
+    countersign_policy::descriptor::inline(&text, |name| std::fs::read(beside.join(name)))
+        .map_err(|why| Failure::Refused(format!("{}: {why}", file.display())))
 }
 
 /// Its name in diagnostics.

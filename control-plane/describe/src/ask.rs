@@ -33,8 +33,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) bytes: &'a [u8],
     /// Of the body as it would leave, bytes.
     size: usize,
-    query: Json,
-    document: Document,
+    query: Json<'a>,
+    document: Document<'a>,
     /// Arguments may stand in the query as well as in the body.
     merged: bool,
     facts: Vec<Fact>,
@@ -43,10 +43,10 @@ pub(crate) struct Ask<'a> {
 }
 
 /// What the body is.
-enum Document {
+enum Document<'a> {
     Empty,
-    Form(Json),
-    Json(Json),
+    Form(Json<'a>),
+    Json(Json<'a>),
     /// Not what it was declared to be, or nothing that is read here.
     Opaque(Undecodable),
 }
@@ -96,11 +96,11 @@ impl<'a> Ask<'a> {
     /// # Errors
     /// One that is in both.
     pub(crate) fn merge_query(&mut self) -> Result<(), Undecidable> {
-        let named = |value: &Json| match value {
-            Json::Object(members) => members.iter().map(|(name, _)| name.clone()).collect(),
+        let named = |value: &Json<'_>| match value {
+            Json::Object(members) => members.iter().map(|(name, _)| name.to_string()).collect(),
             _ => Vec::new(),
         };
-        let body = self.body().map(named).unwrap_or_default();
+        let body: Vec<String> = self.body().map(named).unwrap_or_default();
         if named(&self.query).iter().any(|name| body.contains(name)) {
             return Err(Undecidable("an argument that is in the query and in the body"));
         }
@@ -113,7 +113,7 @@ impl<'a> Ask<'a> {
         self.segments.clone()
     }
 
-    pub(crate) fn body(&self) -> Option<&Json> {
+    pub(crate) fn body(&self) -> Option<&Json<'a>> {
         match &self.document {
             Document::Form(value) | Document::Json(value) => Some(value),
             Document::Empty | Document::Opaque(_) => None,
@@ -124,7 +124,7 @@ impl<'a> Ask<'a> {
     ///
     /// # Errors
     /// Why it is not.
-    pub(crate) fn json(&self) -> Result<&Json, Undecidable> {
+    pub(crate) fn json(&self) -> Result<&Json<'a>, Undecidable> {
         match &self.document {
             Document::Json(value) => Ok(value),
             Document::Opaque(why) => Err((*why).into()),
@@ -141,13 +141,13 @@ impl<'a> Ask<'a> {
     }
 
     /// What a field holds.
-    pub(crate) fn find(&self, field: &str) -> Option<Cow<'_, Json>> {
+    pub(crate) fn find(&self, field: &str) -> Option<Cow<'_, Json<'a>>> {
         if let Some(name) = field.strip_prefix('@') {
             let values = self.headers.get_all(name).iter();
             let text =
                 |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
             let values: Vec<_> = values.map(text).collect();
-            return (!values.is_empty()).then(|| Cow::Owned(Json::Text(values.join(", "))));
+            return (!values.is_empty()).then(|| Cow::Owned(Json::Text(values.join(", ").into())));
         }
         let place = self.place(field)?;
         let root = match place.side {
@@ -188,7 +188,7 @@ impl<'a> Ask<'a> {
     /// A field that is a text; a number or a flag as it would be written.
     pub(crate) fn text(&self, field: &str) -> Option<String> {
         match self.find(field)?.as_ref() {
-            Json::Text(text) => Some(text.clone()),
+            Json::Text(text) => Some(text.to_string()),
             Json::Null | Json::List(_) | Json::Object(_) => None,
             other => Some(within(other, IN_FACT)),
         }
@@ -204,7 +204,7 @@ impl<'a> Ask<'a> {
             Some(Json::List(items)) => items
                 .iter()
                 .filter_map(|item| match item {
-                    Json::Text(text) => Some(text.clone()),
+                    Json::Text(text) => Some(text.to_string()),
                     _ => None,
                 })
                 .collect(),
@@ -276,7 +276,7 @@ impl<'a> Ask<'a> {
             let here = self.covered.iter().filter(move |place| place.side == side);
             here.map(|place| place.path.as_slice()).collect::<Vec<_>>()
         };
-        let mut rest = |side: Side, prefix: &str, value: &Json| {
+        let mut rest = |side: Side, prefix: &str, value: &Json<'_>| {
             uncovered(value, prefix, &covered(side), &mut list);
         };
         match &self.document {
@@ -298,7 +298,7 @@ impl<'a> Ask<'a> {
 
 /// Lists what of `value` is in none of the covered places, as large pieces as can be.
 fn uncovered(
-    value: &Json,
+    value: &Json<'_>,
     name: &str,
     covered: &[&[String]],
     list: &mut impl FnMut(String, String, usize),
@@ -310,7 +310,7 @@ fn uncovered(
         let name = name.strip_suffix('.').unwrap_or(name);
         if name.is_empty() { "body".to_owned() } else { cut(name, NAME) }
     };
-    let mut inside = |step: &str, value: &Json| {
+    let mut inside = |step: &str, value: &Json<'_>| {
         let below: Vec<&[String]> = covered
             .iter()
             .filter_map(|path| path.split_first().filter(|(first, _)| *first == step))
@@ -334,7 +334,7 @@ fn uncovered(
 }
 
 /// A member of an object, or an item of a list.
-fn member<'j>(value: &'j Json, step: &str) -> Option<&'j Json> {
+fn member<'j, 'a>(value: &'j Json<'a>, step: &str) -> Option<&'j Json<'a>> {
     match value {
         Json::Object(members) => {
             members.iter().find(|(name, _)| name == step).map(|(_, value)| value)
@@ -344,7 +344,7 @@ fn member<'j>(value: &'j Json, step: &str) -> Option<&'j Json> {
     }
 }
 
-fn document(headers: &HeaderMap, decoded: Result<&[u8], Undecodable>) -> Document {
+fn document<'a>(headers: &HeaderMap, decoded: Result<&'a [u8], Undecodable>) -> Document<'a> {
     let bytes = match decoded {
         Ok([]) => return Document::Empty,
         Ok(bytes) => bytes,
@@ -367,7 +367,7 @@ fn document(headers: &HeaderMap, decoded: Result<&[u8], Undecodable>) -> Documen
     }
 }
 
-fn parsed(bytes: &[u8]) -> Document {
+fn parsed(bytes: &[u8]) -> Document<'_> {
     match json::parse(bytes) {
         Ok(value) => Document::Json(value),
         Err(why) => Document::Opaque(why),
@@ -383,18 +383,19 @@ fn is_aws_json(headers: &HeaderMap) -> bool {
     })
 }
 
-fn query(text: &str) -> Result<Json, Undecidable> {
+fn query(text: &str) -> Result<Json<'static>, Undecidable> {
     let pairs = Pairs::parse(text);
     let listed = pairs.listed().ok_or(Undecidable("a query that readers do not agree on"))?;
     Ok(object(listed))
 }
 
 /// A name that is there more than once holds a list.
-fn object(listed: Vec<(&str, Vec<&str>)>) -> Json {
+fn object(listed: Vec<(&str, Vec<&str>)>) -> Json<'static> {
+    let text = |text: &str| Json::Text(text.to_owned().into());
     let value = |values: Vec<&str>| match values.as_slice() {
-        [one] => Json::Text((*one).to_owned()),
-        several => Json::List(several.iter().map(|text| Json::Text((*text).to_owned())).collect()),
+        [one] => text(one),
+        several => Json::List(several.iter().map(|one| text(one)).collect()),
     };
-    let members = listed.into_iter().map(|(name, values)| (name.to_owned(), value(values)));
+    let members = listed.into_iter().map(|(name, values)| (name.to_owned().into(), value(values)));
     Json::Object(members.collect())
 }

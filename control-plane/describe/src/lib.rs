@@ -15,6 +15,7 @@
 //! No I/O, no clock, no dice. Texts are as the agent wrote them: whoever shows them makes them visible first.
 
 use countersign_policy::body::Undecodable;
+use countersign_policy::decode::{self, mcp};
 use countersign_policy::{Body, Subject, target};
 use serde::{Deserialize, Serialize};
 
@@ -123,10 +124,13 @@ pub fn describe(subject: &Subject<'_>) -> Result<Option<Description>, Undecidabl
     let head = &subject.head;
     let Body::Whole(body) = subject.body else { return Ok(None) };
     let service = services::of(head.destination, head.path);
-    let protocol = git::may_be(head).then_some(git::describe as services::Describer);
-    let protocol = protocol.or_else(|| rpc::may_be(head, body).then_some(rpc::describe as _));
-    let protocol = protocol.or_else(|| services::elsewhere(head.path));
-    let Some(describer) = service.or(protocol) else { return Ok(None) };
+    let protocol = || {
+        let git = decode::git::may_be(head);
+        git.then_some(git::describe as services::Describer)
+            .or_else(|| mcp::is_marked(head, body).then_some(rpc::describe as _))
+            .or_else(|| services::elsewhere(head.path))
+    };
+    let Some(describer) = service.or_else(protocol) else { return Ok(None) };
     if target::check_segments(head.path, head.query).is_err() {
         return Err(Undecidable("a target that can be read in two ways"));
     }

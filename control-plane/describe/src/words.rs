@@ -44,7 +44,7 @@ pub(crate) fn count(number: usize, one: &str) -> String {
 }
 
 /// A value in a sentence.
-pub(crate) fn phrase(value: &Json) -> String {
+pub(crate) fn phrase(value: &Json<'_>) -> String {
     match value {
         Json::Text(text) => word(text),
         Json::List(items) if items.iter().all(is_leaf) => {
@@ -76,7 +76,7 @@ pub(crate) fn cut(text: &str, room: usize) -> String {
 }
 
 /// A value for people: a text as it is, anything else as compact JSON; cut where it is longer than `room` bytes.
-pub(crate) fn within(value: &Json, room: usize) -> String {
+pub(crate) fn within(value: &Json<'_>, room: usize) -> String {
     if let Json::Text(text) = value {
         return cut(text, room);
     }
@@ -90,7 +90,7 @@ pub(crate) fn within(value: &Json, room: usize) -> String {
 }
 
 /// Writes until there is more than `room`; whether it is all there.
-fn compact(value: &Json, out: &mut String, room: usize) -> bool {
+fn compact(value: &Json<'_>, out: &mut String, room: usize) -> bool {
     match value {
         Json::Null => out.push_str("null"),
         Json::Flag(flag) => out.push_str(if *flag { "true" } else { "false" }),
@@ -143,12 +143,12 @@ fn in_quotes(text: &str, out: &mut String, room: usize) {
     out.push('"');
 }
 
-pub(crate) fn is_leaf(value: &Json) -> bool {
+pub(crate) fn is_leaf(value: &Json<'_>) -> bool {
     !matches!(value, Json::List(_) | Json::Object(_))
 }
 
 /// How many values a value is; an empty list is one.
-pub(crate) fn leaves(value: &Json) -> usize {
+pub(crate) fn leaves(value: &Json<'_>) -> usize {
     match value {
         Json::List(items) if !items.is_empty() => items.iter().map(leaves).sum(),
         Json::Object(members) if !members.is_empty() => {

@@ -1,13 +1,12 @@
 //! What a body says, or that it cannot be said.
 
 use std::borrow::Cow;
-use std::io::Read;
 use std::ops::Range;
 
-use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
+use crate::decode::coding::Coding;
 use crate::query::Found;
 
 /// A body for a person to look at.
@@ -68,6 +67,13 @@ pub fn is_form(headers: &HeaderMap) -> bool {
 /// Whether Content-Type says that the body is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
     declared(headers) == Declared::Json
+}
+
+/// Whether Content-Type says that the body is a mail (`message/rfc822`), and nothing else of it.
+pub(crate) fn is_mail(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let one = values.next().filter(|_| values.next().is_none());
+    one.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"message/rfc822"))
 }
 
 /// The value of the one field of this name in a form that is not encoded further. None when there is no such field.
@@ -150,7 +156,7 @@ const MOST_LAYERS: usize = 3;
 /// Takes the Content-Encoding off.
 ///
 /// # Errors
-/// Encodings other than gzip and deflate, more than three of them, what is not as they say, and what would grow too far.
+/// Encodings other than [`Coding`], more than three of them, what is not as they say, and what would grow too far.
 pub fn decode<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Undecodable> {
     let mut layers = Vec::new();
     for value in headers.get_all(CONTENT_ENCODING) {
@@ -165,46 +171,19 @@ pub fn decode<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, 
     if body.len() > MOST_DECODED {
         return Err(Undecodable("a body of more than 8 MiB"));
     }
-    let most = MOST_DECODED.min(body.len().saturating_mul(MOST_RATIO).max(ALWAYS_DECODED));
+    let most = most_decoded(body.len());
     let mut decoded = Cow::Borrowed(body);
     for name in layers.iter().rev() {
-        decoded = Cow::Owned(match name.as_str() {
-            "gzip" | "x-gzip" => {
-                let mut reader = GzDecoder::new(&*decoded);
-                inflate(&mut reader, most).and_then(|out| whole(out, reader.into_inner()))?
-            }
-            "deflate" => {
-                let mut reader = ZlibDecoder::new(&*decoded);
-                inflate(&mut reader, most).and_then(|out| whole(out, reader.into_inner()))?
-            }
-            _ => return Err(Undecodable("a Content-Encoding other than gzip and deflate")),
-        });
+        let coding = Coding::named(name)
+            .ok_or(Undecodable("a Content-Encoding other than gzip, deflate, br and zstd"))?;
+        decoded = Cow::Owned(coding.take_off(&decoded, most)?);
     }
     Ok(decoded)
 }
 
-fn inflate(reader: &mut impl Read, most: usize) -> Result<Vec<u8>, Undecodable> {
-    let mut out = Vec::new();
-    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    reader
-        .take(limit)
-        .read_to_end(&mut out)
-        .map_err(|_| Undecodable("a body that is not as Content-Encoding says"))?;
-    if out.len() > most {
-        return Err(Undecodable(
-            "a body that decoding makes more than 100 times larger, or more than 8 MiB",
-        ));
-    }
-    Ok(out)
-}
-
-/// Some readers stop after the first member, others go on: nothing may follow it.
-fn whole(out: Vec<u8>, rest: &[u8]) -> Result<Vec<u8>, Undecodable> {
-    if rest.is_empty() {
-        Ok(out)
-    } else {
-        Err(Undecodable("bytes after the end of a compressed body"))
-    }
+/// How large so many bytes may become, bytes.
+pub(crate) fn most_decoded(encoded: usize) -> usize {
+    MOST_DECODED.min(encoded.saturating_mul(MOST_RATIO).max(ALWAYS_DECODED))
 }
 
 /// What Content-Type says.
@@ -291,7 +270,10 @@ const LONGEST_NAME: usize = 64;
 ///
 /// # Errors
 /// Another Content-Type, and what [`crate::json::parse`] does not read.
-pub fn json(headers: &HeaderMap, decoded: &[u8]) -> Result<crate::json::Json, Undecodable> {
+pub fn json<'a>(
+    headers: &HeaderMap,
+    decoded: &'a [u8],
+) -> Result<crate::json::Json<'a>, Undecodable> {
     if declared(headers) != Declared::Json {
         return Err(Undecodable("a body whose Content-Type is not JSON's"));
     }

@@ -1,6 +1,20 @@
-//! Percent-decoding that refuses what it does not understand, and folding of what loose readers take for the same.
+//! What the bytes of a request say, each protocol in a file of its own: [`coding`] (Content-Encoding), [`git`], gRPC,
+//! [`mail`], [`mcp`] and [`multipart`]; JSON, GraphQL and queries have theirs beside this one. Policies decide by them and cards
+//! are written by them, so that people are shown what was judged.
+//!
+//! Each takes bytes and returns values or [`Undecodable`](crate::body::Undecodable): no I/O, no panics, and bounds on all that
+//! grows. Where loose readers would see something else than strict ones, nothing is certain.
+//!
+//! Here: percent-decoding that refuses what it does not understand, and folding of what loose readers take for the same.
 
 use std::borrow::Cow;
+
+pub mod coding;
+pub mod git;
+pub(crate) mod grpc;
+pub mod mail;
+pub mod mcp;
+pub mod multipart;
 
 /// Decodes every `%xx` once. None when a `%` is not followed by two hexadecimal digits.
 pub fn percent(text: &str) -> Option<Cow<'_, [u8]>> {

@@ -12,6 +12,8 @@ use cel::IdedExpr as Expression;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators};
 use cel::parser::Parser;
 
+use crate::shape::{self, Shape};
+
 /// What an expression looks at.
 #[derive(Debug, Default)]
 pub(crate) struct Uses {
@@ -23,10 +25,14 @@ pub(crate) struct Uses {
     pub(crate) query: Names,
     pub(crate) headers: Names,
     pub(crate) form: Names,
-    pub(crate) json: bool,
+    pub(crate) json: Names,
     pub(crate) graphql: bool,
     pub(crate) text: bool,
     pub(crate) size: bool,
+    /// Names of [`shape::NAMES`].
+    pub(crate) decoded: Vec<&'static str>,
+    /// Fields of `grpc.message`.
+    pub(crate) message: Vec<String>,
     /// Every field name written anywhere in it.
     pub(crate) fields: Vec<String>,
     /// Whether a comprehension runs inside another one.
@@ -49,7 +55,8 @@ impl Names {
 
 impl Uses {
     pub(crate) fn body(&self) -> bool {
-        self.form.used() || self.json || self.graphql || self.text || self.size
+        let plain = self.form.used() || self.json.used() || self.graphql || self.text || self.size;
+        plain || !self.decoded.is_empty()
     }
 }
 
@@ -96,7 +103,7 @@ const UNJUDGED: [&str; 12] = [
     "transfer-encoding",
     "upgrade",
 ];
-const BODY: [&str; 5] = ["form", "graphql", "json", "size", "text"];
+const BODY: [&str; 7] = ["form", "graphql", "json", "mail", "multipart", "size", "text"];
 
 /// Parses and rewrites. Call it on a thread with a large stack: the parser recurses as the source does.
 ///
@@ -161,12 +168,27 @@ enum Kind {
     Text,
 }
 
+impl Kind {
+    fn of(shape: Shape) -> Self {
+        match shape {
+            Shape::Flag => Self::Flag,
+            Shape::Number => Self::Number,
+            Shape::Written => Self::Text,
+            Shape::Any | Shape::Fields | Shape::List(_) | Shape::Record(_) | Shape::Text => {
+                Self::Other
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Compiler {
     uses: Uses,
     errors: Vec<String>,
     /// Names that comprehensions have bound.
     bound: Vec<String>,
+    /// What of them is known to be of a kind, inner ones last.
+    elements: Vec<(String, Option<Shape>)>,
     comprehensions: usize,
 }
 
@@ -179,9 +201,16 @@ impl Compiler {
         if let Some(kind) = self.variable(expression) {
             return kind;
         }
+        let shape = self.shape(expression);
         match &mut expression.expr {
-            Expr::Call(_) => self.call(expression),
+            Expr::Call(_) => match self.call(expression) {
+                Kind::Other => shape.map_or(Kind::Other, Kind::of),
+                known => known,
+            },
             Expr::Comprehension(comprehension) => {
+                let element = self.shape(&comprehension.iter_range).and_then(Shape::element);
+                let element = element.filter(|_| comprehension.iter_var2.is_none());
+                let elements = self.elements.len();
                 self.walk(&mut comprehension.iter_range);
                 self.walk(&mut comprehension.accu_init);
                 self.comprehensions += 1;
@@ -193,16 +222,18 @@ impl Compiler {
                 self.bound.push(comprehension.accu_var.clone());
                 let named = [Some(&comprehension.iter_var), comprehension.iter_var2.as_ref()];
                 for name in named.into_iter().flatten() {
-                    if ["agent", "body", "request"].contains(&name.as_str()) {
+                    if shape::ROOTS.contains(&name.as_str()) {
                         self.errors
                             .push(format!("`{name}` is taken: give the element another name"));
                     }
                     self.bound.push(name.clone());
+                    self.elements.push((name.clone(), element));
                 }
                 self.walk(&mut comprehension.loop_cond);
                 self.walk(&mut comprehension.loop_step);
                 self.walk(&mut comprehension.result);
                 self.bound.truncate(bound);
+                self.elements.truncate(elements);
                 self.comprehensions -= 1;
                 Kind::Other
             }
@@ -210,7 +241,8 @@ impl Compiler {
                 if !self.bound.contains(name) && !TYPES.contains(&name.as_str()) {
                     let name = name.clone();
                     self.wrong(format!(
-                        "there is no `{name}`: it can look at agent, request and body"
+                        "there is no `{name}`: it can look at {}",
+                        shape::ROOTS.join(", ")
                     ));
                 }
                 Kind::Other
@@ -240,8 +272,17 @@ impl Compiler {
             }
             Expr::Select(select) => {
                 self.uses.fields.push(select.field.clone());
+                if let Some(of) = self.shape(&select.operand)
+                    && of.member(&select.field).is_none()
+                {
+                    let (field, of) = (&select.field, of.word());
+                    self.errors.push(format!("there is no `{field}` in {of}"));
+                }
+                if self.is_message(&select.operand) {
+                    self.uses.message.push(select.field.clone());
+                }
                 self.walk(&mut select.operand);
-                if select.test { Kind::Flag } else { Kind::Other }
+                if select.test { Kind::Flag } else { shape.map_or(Kind::Other, Kind::of) }
             }
             Expr::Struct(_) | Expr::Unspecified => {
                 self.wrong("it makes a value of a type that there is not");
@@ -263,6 +304,10 @@ impl Compiler {
                     "`request` alone is nothing: write request.{}",
                     REQUEST.join(", .")
                 )),
+                root if shape::ROOTS.contains(&root) => {
+                    let below: Vec<&str> = shape::below(root).collect();
+                    self.wrong(format!("`{root}` alone is nothing: write {}", below.join(", ")));
+                }
                 _ => return None,
             }
             return Some(Kind::Other);
@@ -286,7 +331,11 @@ impl Compiler {
         let name = name.to_owned();
         let collection = format!("{root}.{field}");
         self.named(&collection, name)?;
-        Some(if test { Kind::Flag } else { Kind::Text })
+        Some(match collection.as_str() {
+            _ if test => Kind::Flag,
+            "body.json" => Kind::Other,
+            _ => Kind::Text,
+        })
     }
 
     /// `request.x` or `body.x`, and whether it is in a `has()`.
@@ -296,14 +345,43 @@ impl Compiler {
         if self.bound.contains(root) {
             return None;
         }
-        let root = ["agent", "body", "request"].into_iter().find(|known| known == root)?;
+        let root = shape::ROOTS.into_iter().find(|known| known == root)?;
         Some((root, &select.field, select.test))
+    }
+
+    /// What is known of the value of an expression that is a name, an element, or a part of one.
+    fn shape(&self, expression: &Expression) -> Option<Shape> {
+        match &expression.expr {
+            Expr::Ident(name) => {
+                self.elements.iter().rev().find(|(bound, _)| bound == name).and_then(|it| it.1)
+            }
+            Expr::Select(select) if !select.test => match self.field(expression) {
+                Some((root, field, _)) => shape::name(root, field).map(|(_, shape)| *shape),
+                None => self.shape(&select.operand)?.member(&select.field),
+            },
+            Expr::Call(call) if call.func_name == operators::INDEX && call.args.len() == 2 => {
+                let of = self.shape(&call.args[0])?;
+                match string(&call.args[1]) {
+                    Some(name) => of.member(name),
+                    None => of.element(),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn is_message(&self, expression: &Expression) -> bool {
+        self.field(expression) == Some(("grpc", "message", false))
     }
 
     /// One name of a collection; None when it is none whose names are told apart.
     fn named(&mut self, collection: &str, name: String) -> Option<()> {
         let names = match collection {
             "body.form" => &mut self.uses.form,
+            "body.json" => {
+                self.uses.fields.push(name.clone());
+                &mut self.uses.json
+            }
             "request.headers" => {
                 if UNJUDGED.contains(&name.to_ascii_lowercase().as_str()) {
                     self.errors.push(format!(
@@ -328,7 +406,7 @@ impl Compiler {
         match (root, field) {
             ("body", "form") => uses.form.all = true,
             ("body", "graphql") => uses.graphql = true,
-            ("body", "json") => uses.json = true,
+            ("body", "json") => uses.json.all = true,
             ("body", "size") => {
                 uses.size = true;
                 return Kind::Number;
@@ -345,6 +423,14 @@ impl Compiler {
                 return Kind::Number;
             }
             ("request", "query") => uses.query.all = true,
+            _ if shape::name(root, field).is_some() => {
+                if let Some((name, shape)) = shape::name(root, field) {
+                    if !uses.decoded.contains(name) {
+                        uses.decoded.push(name);
+                    }
+                    return Kind::of(*shape);
+                }
+            }
             ("body", _) => self
                 .wrong(format!("there is no body.{field}: there is body.{}", BODY.join(", body."))),
             ("request", _) => {
@@ -353,7 +439,11 @@ impl Compiler {
                     REQUEST.join(", request.")
                 ));
             }
-            _ => self.wrong("`agent` is the agent's name and has no fields"),
+            ("agent", _) => self.wrong("`agent` is the agent's name and has no fields"),
+            (root, _) => {
+                let below: Vec<&str> = shape::below(root).collect();
+                self.wrong(format!("there is no {root}.{field}: there is {}", below.join(", ")));
+            }
         }
         Kind::Other
     }
@@ -366,6 +456,7 @@ impl Compiler {
         {
             self.uses.fields.push(name.to_owned());
         }
+        let shapes: Vec<_> = call.args.iter().map(|argument| self.shape(argument)).collect();
         // `"name" in request.query` looks at that name only.
         if call.func_name == operators::IN
             && let [name, collection] = call.args.as_slice()
@@ -373,7 +464,9 @@ impl Compiler {
         {
             let name = name.to_owned();
             self.uses.fields.push(name.clone());
+            // JSON may be a list, in which it would be looked for.
             if let Some((root, field, false)) = self.field(collection)
+                && (root, field) != ("body", "json")
                 && self.named(&format!("{root}.{field}"), name).is_some()
             {
                 return Kind::Flag;
@@ -384,6 +477,9 @@ impl Compiler {
         }
         let kinds: Vec<Kind> = call.args.iter_mut().map(|argument| self.walk(argument)).collect();
         self.known(call);
+        if COMPARES.contains(&call.func_name.as_str()) {
+            self.alike(&kinds, &shapes);
+        }
         match (call.func_name.as_str(), kinds.as_slice()) {
             (operators::ADD, [left, right])
             | (operators::SUBSTRACT, [left, right])
@@ -442,6 +538,21 @@ impl Compiler {
                 Kind::Flag
             }
             _ => Kind::Other,
+        }
+    }
+
+    /// What can never be compared is said before it has to be, request by request.
+    fn alike(&mut self, kinds: &[Kind], shapes: &[Option<Shape>]) {
+        for (kind, shape) in kinds.iter().rev().zip(shapes) {
+            let Some(shape) = shape else { continue };
+            let other = match (shape, kind) {
+                (Shape::Any | Shape::Number | Shape::Written, Kind::Number) => continue,
+                (_, Kind::Number) => "a number",
+                (Shape::Any | Shape::Flag, Kind::Flag) => continue,
+                (_, Kind::Flag) => "true or false",
+                _ => continue,
+            };
+            self.errors.push(format!("it compares {} with {other}", shape.word()));
         }
     }
 
@@ -509,6 +620,15 @@ impl Compiler {
         }
     }
 }
+
+const COMPARES: [&str; 6] = [
+    operators::EQUALS,
+    operators::GREATER,
+    operators::GREATER_EQUALS,
+    operators::LESS,
+    operators::LESS_EQUALS,
+    operators::NOT_EQUALS,
+];
 
 fn regex_works(pattern: &str) -> bool {
     let argument = |text: &str| plain(Expr::Literal(LiteralValue::String(text.to_owned().into())));

@@ -7,13 +7,15 @@
 //! method = "POST"                     # default: GET
 //! url = "https://api.stripe.com/v1/refunds"
 //! headers = { content-type = "application/x-www-form-urlencoded" }
-//! body = "amount=10000"               # default: none
+//! body = "amount=10000"               # default: none; `body_base64` for one that is no text
 //! expect = "approve"                  # allow, observe, approve, deny, tunnel, or refuse where no rule lets it through
 //! rule = "large refunds"              # default: any
 //! ```
 
 use std::ops::Range;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_gate::{Destination, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use toml_edit::TableLike;
@@ -73,7 +75,7 @@ pub(crate) struct Fixture {
     path: String,
     query: Option<String>,
     headers: HeaderMap,
-    body: String,
+    body: Vec<u8>,
     expect: Expect,
     rule: Option<String>,
 }
@@ -118,7 +120,7 @@ impl Fixture {
             Some(_) => (Then::Unnamed, String::new()),
             None => {
                 let Decision { then, rule, .. } =
-                    policy.decide(&Subject { head, body: Body::Whole(self.body.as_bytes()) });
+                    policy.decide(&Subject { head, body: Body::Whole(&self.body) });
                 (then, rule)
             }
         };
@@ -191,7 +193,7 @@ pub(crate) fn read(
         },
     };
     let headers = headers(&mut fields);
-    let body = fields.text("body").map(|(body, _)| body).unwrap_or_default();
+    let body = body(&mut fields);
     let words = [
         Expect::Allow,
         Expect::Observe,
@@ -221,6 +223,18 @@ pub(crate) fn read(
         body,
         expect: expect?,
         rule,
+    })
+}
+
+fn body(fields: &mut Fields<'_, '_, '_>) -> Vec<u8> {
+    let text = fields.text("body").map(|(body, _)| body.into_bytes());
+    let Some((encoded, span)) = fields.text("body_base64") else { return text.unwrap_or_default() };
+    if text.is_some() {
+        fields.wrong(span.clone(), "a test has a `body` or a `body_base64`, not both");
+    }
+    STANDARD.decode(encoded).unwrap_or_else(|_| {
+        fields.wrong(span, "`body_base64` is not base64");
+        Vec::new()
     })
 }
 

@@ -1,24 +1,42 @@
 //! JSON as RFC 8259 has it, and only what every reader reads alike.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::body::Undecodable;
 use crate::decode::fold;
 
-/// A JSON value.
+/// A JSON value. Texts without escapes are those of the document itself.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Json {
+pub enum Json<'a> {
     Null,
     Flag(bool),
     Whole(i64),
     /// A whole number above `i64::MAX`.
     Large(u64),
     Fraction(f64),
-    Text(String),
+    Text(Cow<'a, str>),
     List(Vec<Self>),
     /// In the order of the document.
-    Object(Vec<(String, Self)>),
+    Object(Vec<(Cow<'a, str>, Self)>),
+}
+
+impl Json<'_> {
+    /// The member of an object; None if it has none of this name, and of anything else.
+    pub fn member(&self, wanted: &str) -> Option<&Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
+    }
+
+    /// How many values it is, itself and all that is in it.
+    pub fn count(&self) -> usize {
+        1 + match self {
+            Self::List(items) => items.iter().map(Self::count).sum(),
+            Self::Object(members) => members.iter().map(|(_, value)| value.count()).sum(),
+            _ => 0,
+        }
+    }
 }
 
 const DEEPEST: usize = 64;
@@ -29,7 +47,7 @@ const MOST_VALUES: usize = 100_000;
 /// # Errors
 /// What is not strict RFC 8259 in UTF-8; a name twice in one object, or twice but for its case; numbers that do not fit 64
 /// bits; more than 64 levels or 100 000 values.
-pub fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
+pub fn parse(bytes: &[u8]) -> Result<Json<'_>, Undecodable> {
     let text = std::str::from_utf8(bytes).map_err(|_| Undecodable("JSON that is not UTF-8"))?;
     let mut reader = Reader { text, at: 0, values: 0 };
     reader.space();
@@ -45,9 +63,9 @@ pub fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
 const FEW: usize = 16;
 
 /// Whether two names are the same one to some reader: some (Go's) ignore case.
-fn same_name(one: &str, other: &str) -> bool {
-    match one.is_ascii() && other.is_ascii() {
-        true => one.eq_ignore_ascii_case(other),
+fn same_name(one: &str, other: &str, ascii: bool) -> bool {
+    match ascii {
+        true => one.len() == other.len() && one.eq_ignore_ascii_case(other),
         false => fold(one) == fold(other),
     }
 }
@@ -73,7 +91,7 @@ pub(crate) fn locate(
     }
     let begin = reader.at + 1;
     let said = reader.string()?;
-    Ok(Some((begin..reader.at - 1, said)))
+    Ok(Some((begin..reader.at - 1, said.into_owned())))
 }
 
 struct Reader<'a> {
@@ -106,7 +124,7 @@ impl<'a> Reader<'a> {
         if self.take(byte) { Ok(()) } else { Err(BROKEN) }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Json, Undecodable> {
+    fn value(&mut self, depth: usize) -> Result<Json<'a>, Undecodable> {
         self.values += 1;
         if depth > DEEPEST || self.values > MOST_VALUES {
             return Err(Undecodable("JSON that is nested too deeply or has too many values"));
@@ -117,24 +135,23 @@ impl<'a> Reader<'a> {
             Some(b'"') => self.string().map(Json::Text),
             Some(b'-' | b'0'..=b'9') => self.number(),
             _ => {
-                let words = [
-                    ("null", Json::Null),
-                    ("true", Json::Flag(true)),
-                    ("false", Json::Flag(false)),
-                ];
-                let rest = &self.text[self.at..];
-                let (word, value) =
-                    words.into_iter().find(|(word, _)| rest.starts_with(word)).ok_or(BROKEN)?;
+                let (word, value) = match self.peek() {
+                    Some(b'n') => ("null", Json::Null),
+                    Some(b't') => ("true", Json::Flag(true)),
+                    _ => ("false", Json::Flag(false)),
+                };
+                let there = self.text[self.at..].starts_with(word);
                 self.at += word.len();
-                Ok(value)
+                if there { Ok(value) } else { Err(BROKEN) }
             }
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Json, Undecodable> {
+    fn object(&mut self, depth: usize) -> Result<Json<'a>, Undecodable> {
         self.expect(b'{')?;
-        let mut members: Vec<(String, Json)> = Vec::new();
+        let mut members: Vec<(Cow<'a, str>, Json<'a>)> = Vec::new();
         let mut folded = HashSet::new();
+        let mut ascii = true;
         self.space();
         if self.take(b'}') {
             return Ok(Json::Object(members));
@@ -142,8 +159,9 @@ impl<'a> Reader<'a> {
         loop {
             self.space();
             let name = self.string()?;
+            ascii &= name.is_ascii();
             let twice = match members.len() {
-                ..FEW => members.iter().any(|(other, _)| same_name(other, &name)),
+                ..FEW => members.iter().any(|(other, _)| same_name(other, &name, ascii)),
                 FEW => {
                     folded = members.iter().map(|(name, _)| fold(name).into_owned()).collect();
                     !folded.insert(fold(&name).into_owned())
@@ -167,7 +185,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn list(&mut self, depth: usize) -> Result<Json, Undecodable> {
+    fn list(&mut self, depth: usize) -> Result<Json<'a>, Undecodable> {
         self.expect(b'[')?;
         let mut items = Vec::new();
         self.space();
@@ -206,7 +224,7 @@ impl<'a> Reader<'a> {
                 self.space();
                 name
             } else {
-                index.to_string()
+                Cow::Owned(index.to_string())
             };
             if name == token {
                 return Ok(true);
@@ -220,7 +238,7 @@ impl<'a> Reader<'a> {
         Ok(false)
     }
 
-    fn number(&mut self) -> Result<Json, Undecodable> {
+    fn number(&mut self) -> Result<Json<'a>, Undecodable> {
         let start = self.at;
         self.take(b'-');
         if !self.take(b'0') {
@@ -260,18 +278,16 @@ impl<'a> Reader<'a> {
         if self.at > start { Ok(()) } else { Err(BROKEN) }
     }
 
-    fn string(&mut self) -> Result<String, Undecodable> {
+    fn string(&mut self) -> Result<Cow<'a, str>, Undecodable> {
         self.expect(b'"')?;
-        let mut out = String::new();
+        let start = self.at;
+        self.at = plain_until(self.text.as_bytes(), start);
+        let run = &self.text[start..self.at];
+        if self.take(b'"') {
+            return Ok(Cow::Borrowed(run));
+        }
+        let mut out = run.to_owned();
         loop {
-            let rest = &self.text[self.at..];
-            let plain =
-                rest.bytes().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).ok_or(BROKEN)?;
-            out.push_str(&rest[..plain]);
-            self.at += plain;
-            if self.take(b'"') {
-                return Ok(out);
-            }
             self.expect(b'\\')?;
             let escape = self.peek().ok_or(BROKEN)?;
             self.at += 1;
@@ -285,6 +301,12 @@ impl<'a> Reader<'a> {
                 b'u' => self.escaped()?,
                 _ => return Err(BROKEN),
             });
+            let start = self.at;
+            self.at = plain_until(self.text.as_bytes(), start);
+            out.push_str(&self.text[start..self.at]);
+            if self.take(b'"') {
+                return Ok(Cow::Owned(out));
+            }
         }
     }
 
@@ -315,6 +337,28 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Where the characters from `at` on that stand for themselves end: at a quote, a backslash, a control character, or the
+/// end. Eight bytes at a time: in each test the lowest byte that it marks is one that it is about, so the lowest of all is.
+fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let quote = zero(word ^ (ONES * 0x22));
+        let backslash = zero(word ^ (ONES * 0x5c));
+        let marked = (control | quote | backslash) & HIGH;
+        if marked != 0 {
+            return at + marked.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    at + rest.iter().position(ends).unwrap_or(rest.len())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -322,7 +366,7 @@ mod tests {
     use super::*;
 
     /// serde_json is off by the last bit of some fractions unless asked not to be.
-    fn alike(json: &Json, serde: &serde_json::Value) -> bool {
+    fn alike(json: &Json<'_>, serde: &serde_json::Value) -> bool {
         match (json, serde) {
             (Json::Fraction(ours), theirs) => {
                 theirs.as_f64().is_some_and(|theirs| (ours - theirs).abs() <= theirs.abs() * 1e-12)
@@ -332,8 +376,8 @@ mod tests {
                     && ours.iter().zip(theirs).all(|(ours, theirs)| alike(ours, theirs))
             }
             (Json::Object(ours), serde_json::Value::Object(theirs)) => {
-                let member = |(name, ours): &(String, Json)| {
-                    theirs.get(name).is_some_and(|theirs| alike(ours, theirs))
+                let member = |(name, ours): &(Cow<'_, str>, Json<'_>)| {
+                    theirs.get(&**name).is_some_and(|theirs| alike(ours, theirs))
                 };
                 ours.len() == theirs.len() && ours.iter().all(member)
             }
@@ -343,7 +387,7 @@ mod tests {
                 theirs.as_i64() == Some(*number) || (*number == 0 && theirs == -0.0)
             }
             (Json::Large(number), theirs) => theirs.as_u64() == Some(*number),
-            (Json::Text(text), theirs) => theirs.as_str() == Some(text),
+            (Json::Text(text), theirs) => theirs.as_str() == Some(&**text),
             (Json::List(_) | Json::Object(_), _) => false,
         }
     }
@@ -382,6 +426,15 @@ mod tests {
                 let serde: serde_json::Value = serde_json::from_str(&text).unwrap();
                 prop_assert!(alike(&read, &serde), "{read:?} {serde:?}");
             }
+        }
+
+        #[test]
+        fn plain_runs_end_where_each_byte_says_so(bytes in prop::collection::vec(prop_oneof![
+            4 => 0x20_u8..=0x7e, 1 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\'),
+        ], 0..40), at in 0_usize..8) {
+            let from = at.min(bytes.len());
+            let slow = bytes[from..].iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+            prop_assert_eq!(plain_until(&bytes, from), slow.map_or(bytes.len(), |it| from + it));
         }
 
         #[test]

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use crate::body::{self, Declared, Undecodable};
+use crate::decode::grpc::{self, Descriptors, Message};
+use crate::decode::mail::{self, Mail};
+use crate::decode::{git, multipart};
 use crate::graphql::{self, Operation};
 use crate::json::Json;
 use crate::path::{Marks, Segments};
@@ -23,11 +26,20 @@ pub(crate) struct Case<'a> {
     opened: OnceCell<Segments<'a>>,
     query: OnceCell<Pairs>,
     overrides: OnceCell<Overrides>,
-    decoded: OnceCell<Result<Cow<'a, [u8]>, Undecodable>>,
+    room: &'a Room,
+    decoded: OnceCell<Result<&'a [u8], Undecodable>>,
     form: OnceCell<Result<Pairs, Undecodable>>,
-    json: OnceCell<Result<Json, Undecodable>>,
+    json: OnceCell<Result<Json<'a>, Undecodable>>,
     graphql: OnceCell<Result<Operation, Undecodable>>,
+    operations: OnceCell<Result<Vec<Operation>, Undecodable>>,
+    multipart: OnceCell<Result<multipart::Form<'a>, Undecodable>>,
+    mail: OnceCell<Result<Mail, Undecodable>>,
+    git: OnceCell<Result<git::Request<'a>, Undecodable>>,
+    grpc: OnceCell<Result<Message, Undecodable>>,
 }
+
+/// Where a body is once its encoding is taken off: what is read of it borrows from here.
+pub(crate) type Room = OnceCell<Vec<u8>>;
 
 /// What a framework may take the method for, other than what is on the wire.
 #[derive(Debug, Default)]
@@ -44,7 +56,7 @@ const OVERRIDE_HEADERS: [&str; 3] =
 const OVERRIDE_FIELD: &str = "_method";
 
 impl<'a> Case<'a> {
-    pub(crate) fn new(subject: &'a Subject<'a>) -> Self {
+    pub(crate) fn new(subject: &'a Subject<'a>, room: &'a Room) -> Self {
         Self {
             head: &subject.head,
             body: &subject.body,
@@ -54,10 +66,16 @@ impl<'a> Case<'a> {
             opened: OnceCell::new(),
             query: OnceCell::new(),
             overrides: OnceCell::new(),
+            room,
             decoded: OnceCell::new(),
             form: OnceCell::new(),
             json: OnceCell::new(),
             graphql: OnceCell::new(),
+            operations: OnceCell::new(),
+            multipart: OnceCell::new(),
+            mail: OnceCell::new(),
+            git: OnceCell::new(),
+            grpc: OnceCell::new(),
         }
     }
 
@@ -232,26 +250,89 @@ impl<'a> Case<'a> {
     }
 
     /// The body without its Content-Encoding; None when it is not here.
-    pub(crate) fn decoded(&self) -> Option<&Result<Cow<'a, [u8]>, Undecodable>> {
+    pub(crate) fn decoded(&self) -> Option<Result<&'a [u8], Undecodable>> {
         let Body::Whole(bytes) = self.body else { return None };
-        Some(self.decoded.get_or_init(|| body::decode(self.head.headers, bytes)))
+        Some(*self.decoded.get_or_init(|| match body::decode(self.head.headers, bytes)? {
+            Cow::Borrowed(bytes) => Ok(bytes),
+            Cow::Owned(bytes) => Ok(self.room.get_or_init(|| bytes).as_slice()),
+        }))
     }
 
     /// None when the body is not here.
     pub(crate) fn form(&self) -> Option<&Result<Pairs, Undecodable>> {
-        let decoded = self.decoded()?.as_ref();
-        Some(self.form.get_or_init(|| body::form(self.head.headers, decoded.map_err(|why| *why)?)))
+        let decoded = self.decoded()?;
+        Some(self.form.get_or_init(|| body::form(self.head.headers, decoded?)))
     }
 
     /// None when the body is not here.
-    pub(crate) fn json(&self) -> Option<&Result<Json, Undecodable>> {
-        let decoded = self.decoded()?.as_ref();
-        Some(self.json.get_or_init(|| body::json(self.head.headers, decoded.map_err(|why| *why)?)))
+    pub(crate) fn json(&self) -> Option<&Result<Json<'a>, Undecodable>> {
+        let decoded = self.decoded()?;
+        Some(self.json.get_or_init(|| body::json(self.head.headers, decoded?)))
     }
 
     /// None when the body is not here.
     pub(crate) fn graphql(&self) -> Option<&Result<Operation, Undecodable>> {
         let json = self.json()?.as_ref();
-        Some(self.graphql.get_or_init(|| graphql::operation(json.map_err(|why| *why)?)))
+        Some(self.graphql.get_or_init(|| {
+            self.no_graphql_in_query()?;
+            graphql::operation(json.map_err(|why| *why)?)
+        }))
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn operations(&self) -> Option<&Result<Vec<Operation>, Undecodable>> {
+        let (decoded, json) = (self.decoded()?, self.json()?.as_ref());
+        Some(self.operations.get_or_init(|| match self.head.method.as_str() {
+            "GET" if !self.path_is_clear() => Err(UNCLEAR),
+            "GET" if decoded?.is_empty() => graphql::operations_of_query(self.query()),
+            "POST" => {
+                self.no_graphql_in_query()?;
+                graphql::operations(json.map_err(|why| *why)?)
+            }
+            _ => Err(Undecodable("a request for GraphQL that is neither a GET nor a POST")),
+        }))
+    }
+
+    fn no_graphql_in_query(&self) -> Result<(), Undecodable> {
+        let query = self.head.query.is_some_and(|query| !query.is_empty());
+        if query && graphql::is_in_query(self.query()) {
+            return Err(Undecodable("a request for GraphQL in the query as well as in the body"));
+        }
+        Ok(())
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn multipart(&self) -> Option<&Result<multipart::Form<'a>, Undecodable>> {
+        let decoded = self.decoded()?;
+        Some(self.multipart.get_or_init(|| multipart::read(self.head.headers, decoded?)))
+    }
+
+    /// The mail that a body is, or has as its `raw`. None when the body is not here.
+    pub(crate) fn mail(&self) -> Option<&Result<Mail, Undecodable>> {
+        let (decoded, json) = (self.decoded()?, self.json()?.as_ref());
+        Some(self.mail.get_or_init(|| match body::is_mail(self.head.headers) {
+            true => mail::read(decoded?),
+            false => mail::inside(json.map_err(|why| *why)?),
+        }))
+    }
+
+    /// None when the body is not here.
+    pub(crate) fn git(&self) -> Option<&Result<git::Request<'a>, Undecodable>> {
+        let decoded = self.decoded()?;
+        Some(self.git.get_or_init(|| match self.path_is_clear() {
+            true => git::read(self.head, decoded?),
+            false => Err(UNCLEAR),
+        }))
+    }
+
+    /// By the descriptors of the policy, which are the same for all of its rules. None when the body is not here.
+    pub(crate) fn grpc(&self, descriptors: &Descriptors) -> Option<&Result<Message, Undecodable>> {
+        let Body::Whole(bytes) = self.body else { return None };
+        Some(self.grpc.get_or_init(|| match self.path_is_clear() {
+            true => grpc::read(descriptors, self.head, bytes),
+            false => Err(UNCLEAR),
+        }))
     }
 }
+
+const UNCLEAR: Undecodable = Undecodable("a request target that can be read in two ways");

@@ -77,7 +77,20 @@
 //! `when` sees `agent` (its name), `request.method`, `.host`, `.port`, `.path` (as written; if decoding it changes the
 //! answer, that is undecidable), `.query` and `.headers` (one value a name, in lower case for headers), and of the body
 //! `body.json`, `body.form`, `body.graphql` (`.operation`, `.name`, `.fields`), `body.text` and `body.size` (bytes, as
-//! sent). Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
+//! sent). Further decoded, and typed, so that a name that there is not is a mistake in the policy:
+//!
+//! | name | is |
+//! |---|---|
+//! | `body.mail` | of `message/rfc822`, or of JSON's `raw` or `message.raw`: `.from`, `.to`, `.cc`, `.bcc`, `.recipients` (addresses), `.subject`, `.text`, `.parts` (`.name`, `.type`, `.size`) |
+//! | `body.multipart` | of `multipart/form-data`: `.fields` by name, `.files` (`.field`, `.name`, `.type`, `.size`) |
+//! | `git.refs` | of a push: `.ref`, `.old`, `.new`, `.kind` (`create`, `update`, `delete`), `.forced` (undecidable of an update) |
+//! | `git.service`, `git.options`, `git.atomic` | `git-receive-pack` or `git-upload-pack`, also of `info/refs`; of a push, its options |
+//! | `graphql.operations` | every operation of a request or a batch: `.type`, `.name`, `.fields` (own names at the top, as often as they are there, fragments put in) |
+//! | `grpc.message` | by a `[[descriptor]]`, fields by their names in the `.proto` file |
+//! | `mcp.method`, `.kind`, `.params`, `.tool`, `.arguments` | of a single JSON-RPC message; the last two of `tools/call` alone |
+//! | `mcp.calls` | every message, of a batch too, each with those of the same that it has |
+//!
+//! Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
 //!
 //! * Values of forms, queries and headers are text. Beside a number they are read as plain decimals; what is not one
 //!   (`1e4`, `007`, ` 5`) is undecidable. Beside text they stay text: `body.form.amount == "100"`.
@@ -85,7 +98,21 @@
 //!   unless asked for with `has(…)` or `in`. Comparing with a written `null` is always possible.
 //! * A name is undecidable when it is there twice, also as `name[]` or in another case; a JSON body when it is not
 //!   strict RFC 8259 in UTF-8, with every name once, numbers that fit 64 bits, and the Content-Type that says so.
-//! * gzip and deflate are taken off (three layers, 100 times, 8 MiB at most); other encodings are undecidable.
+//! * gzip, deflate, br and zstd are taken off (three layers, 100 times, 8 MiB at most, windows of 16 and 8 MiB); other
+//!   encodings are undecidable.
+//! * What a decoder does not read to the last byte as every reader would is undecidable, and so is what it was not made for:
+//!   `git.refs` of a fetch, `mcp.tool` of a batch, a GraphQL document that the server has and the request has not.
+//!
+//! # Descriptors
+//!
+//! ```toml
+//! [[descriptor]]
+//! name = "billing"
+//! file = "billing.binpb"              # protoc --include_imports --descriptor_set_out; the CLI makes `set = "…base64…"` of it
+//! ```
+//!
+//! They are part of the policy's text and so of its version: edges and control plane read the same ones. A rule over
+//! `grpc.message` whose path names a method is checked against the method's message.
 //!
 //! # Methods and paths
 //!
@@ -98,7 +125,7 @@
 //! # Reading it
 //!
 //! No I/O, no clock, no randomness; compiling happens on a thread with a large stack. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
-//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `when`, `expression`.
+//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `decode`, `when`, `expression`, `shape`, `reading`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -120,11 +147,14 @@ mod rules;
 
 pub mod body;
 pub mod decode;
+pub mod descriptor;
 mod expression;
 pub mod graphql;
 pub mod json;
 mod path;
 pub mod query;
+mod reading;
+mod shape;
 pub mod target;
 mod when;
 
@@ -162,7 +192,8 @@ impl Subject<'_> {
     /// Whether the method on the wire is the only one that any framework takes this request's for: neither a header nor a
     /// field overrides it.
     pub fn method_is_certain(&self) -> bool {
-        judge::Case::new(self).method_is_certain() == truth::Truth::Yes
+        let room = judge::Room::default();
+        judge::Case::new(self, &room).method_is_certain() == truth::Truth::Yes
     }
 }
 

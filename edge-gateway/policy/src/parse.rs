@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml_edit::{Document, Item, TableLike};
@@ -9,6 +10,8 @@ use toml_edit::{Document, Item, TableLike};
 use crate::Then;
 use crate::asking::Asking;
 use crate::channel::Channel;
+use crate::decode::grpc::Descriptors;
+use crate::descriptor;
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::fields::{Fields, Span};
 use crate::fixtures::{self, Fixture};
@@ -64,13 +67,16 @@ fn read(text: &str, file: &str) -> Result<Parsed, Vec<Diagnostic>> {
     }
     let rules = top.tables("rule");
     let fixtures = top.tables("test");
+    let descriptors = top.tables("descriptor");
     top.refuse_others("a policy file");
+    let descriptors = Arc::new(descriptor::read(&descriptors, &mut mistakes));
 
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let rules: Vec<(Rule, Span)> = rules
         .iter()
         .filter_map(|(table, span)| {
-            Some((rule(*table, span.clone(), &mut seen, &mut mistakes)?, span.clone()))
+            let rule = rule(*table, span.clone(), &descriptors, &mut seen, &mut mistakes)?;
+            Some((rule, span.clone()))
         })
         .collect();
     refuse_beside_tunnels(&rules, &mut mistakes);
@@ -116,6 +122,7 @@ const LONGEST_HOLD: Duration = Duration::from_secs(280);
 fn rule(
     table: &dyn TableLike,
     span: Option<Range<usize>>,
+    descriptors: &Arc<Descriptors>,
     seen: &mut BTreeMap<String, usize>,
     mistakes: &mut Mistakes<'_>,
 ) -> Option<Rule> {
@@ -176,14 +183,16 @@ fn rule(
         fields.wrong(span.clone(), "a `path` with %2f needs `allow_encoded_slash = true`");
     }
     let query = fields.query();
-    let when = fields.text("when").and_then(|(text, span)| match When::compile(&text) {
-        Ok(when) => Some(when),
-        Err(errors) => {
-            for error in errors {
-                fields.wrong(span.clone(), format!("`when`: {error}"));
-            }
-            None
+    let when = fields.text("when").and_then(|(text, span)| {
+        let compiled = When::compile(&text, descriptors);
+        let errors = match &compiled {
+            Ok(when) => when.misfits(path.as_ref().map(|(_, text, _)| text.as_str())),
+            Err(errors) => errors.clone(),
+        };
+        for error in errors {
+            fields.wrong(span.clone(), format!("`when`: {error}"));
         }
+        compiled.ok()
     });
     let asks = Asking::read(&mut fields, then);
     let hold = fields.duration("hold", SHORTEST_HOLD, LONGEST_HOLD);

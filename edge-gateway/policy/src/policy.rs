@@ -7,7 +7,7 @@ use countersign_gate::Destination;
 
 use crate::channel::{Channel, Tunnel};
 use crate::diagnostic::Diagnostic;
-use crate::judge::Case;
+use crate::judge::{Case, Room};
 use crate::parse;
 use crate::path::{Marks, Pattern};
 use crate::rules::{Methods, Rule};
@@ -88,7 +88,8 @@ impl Policy {
 
     /// What the rules say of a request.
     pub fn decide(&self, subject: &Subject<'_>) -> Decision {
-        let case = Case::new(subject);
+        let room = Room::default();
+        let case = Case::new(subject, &room);
         let mut verdict = Verdict::default();
         for rule in self.sifted(&case) {
             verdict.add(rule, &case.judge(rule));
@@ -102,7 +103,8 @@ impl Policy {
     /// too, and which keys those are is the caller's to know.
     pub fn needs(&self, head: &Head<'_>) -> Need {
         let subject = Subject { head: *head, body: Body::Streamed };
-        let case = Case::new(&subject);
+        let room = Room::default();
+        let case = Case::new(&subject, &room);
         let mut verdict = Verdict::default();
         let mut unread = false;
         for rule in self.sifted(&case) {
@@ -129,7 +131,8 @@ impl Policy {
 
     /// Every rule for the request's host, whether it matched, and why; and what they say together.
     pub fn explain(&self, subject: &Subject<'_>) -> Explanation {
-        let case = Case::new(subject);
+        let room = Room::default();
+        let case = Case::new(subject, &room);
         let mut verdict = Verdict::default();
         let (mut rules, mut missed) = (Vec::new(), Vec::new());
         for rule in self.naming(subject.head.destination) {

@@ -75,6 +75,13 @@ impl Pairs {
         read
     }
 
+    /// What is decoded already.
+    pub(crate) fn of(pairs: Vec<(String, String)>) -> Self {
+        let unreadable = pairs.iter().any(|(name, _)| name.contains(char::is_control));
+        let pairs = pairs.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        Self { pairs, doubtful: Vec::new(), unreadable }
+    }
+
     /// What is known about this name.
     pub fn find(&self, name: &str) -> Found<'_> {
         if self.unreadable

@@ -58,7 +58,7 @@ impl Rule {
         let sorted = |list: &Vec<String>| list.iter().cloned().collect::<BTreeSet<_>>();
         let agents = self.agents.as_ref().map(sorted);
         let query: BTreeSet<_> = self.query.iter().collect();
-        let when = self.when.as_ref().map(When::source);
+        let when = self.when.as_ref().map(When::identity);
         let Self { methods, path, allow_encoded_slash, .. } = self;
         format!("{agents:?} {methods:?} {path:?} {query:?} {when:?} {allow_encoded_slash}")
     }

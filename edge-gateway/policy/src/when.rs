@@ -13,11 +13,12 @@ use cel::common::value::{CowVal, Val};
 use cel::{Context, Env, ExecutionError, IdedExpr as Expression, Value};
 
 use crate::Body;
-use crate::decode;
+use crate::decode::{self, grpc::Descriptors};
 use crate::expression::{self, NUMBER, Names, SAME, Uses, WITHIN};
 use crate::json::Json;
 use crate::judge::Case;
 use crate::query::{Found, Pairs};
+use crate::reading;
 use crate::truth::{Truth, Unknown};
 
 /// A compiled condition.
@@ -26,6 +27,7 @@ pub(crate) struct When {
     source: String,
     expression: Expression,
     uses: Uses,
+    descriptors: Arc<Descriptors>,
 }
 
 impl When {
@@ -33,16 +35,40 @@ impl When {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(crate) fn compile(source: &str) -> Result<Self, Vec<String>> {
+    pub(crate) fn compile(
+        source: &str,
+        descriptors: &Arc<Descriptors>,
+    ) -> Result<Self, Vec<String>> {
         // The parser is generated code; what it cannot take is the author's to rewrite.
         catch_unwind(|| expression::compile(source))
             .unwrap_or_else(|_| Err(vec!["it cannot be compiled: write it more simply".to_owned()]))
-            .map(|(expression, uses)| Self { source: source.trim().to_owned(), expression, uses })
+            .map(|(expression, uses)| Self {
+                source: source.trim().to_owned(),
+                expression,
+                uses,
+                descriptors: Arc::clone(descriptors),
+            })
     }
 
     /// As its author wrote it.
     pub(crate) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Two conditions with the same one say the same of every request.
+    pub(crate) fn identity(&self) -> String {
+        match self.uses.decoded.contains(&"grpc.message") {
+            true => format!("{} (descriptors {})", self.source, self.descriptors.digest()),
+            false => self.source.clone(),
+        }
+    }
+
+    /// What is wrong with it in a rule with this path, which only the descriptors tell.
+    pub(crate) fn misfits(&self, path: Option<&str>) -> Vec<String> {
+        match self.uses.decoded.contains(&"grpc.message") {
+            true => reading::misfits(&self.descriptors, path, &self.uses.message),
+            false => Vec::new(),
+        }
     }
 
     /// Whether the condition holds. Undecidable: what it looks at is not certain, or it cannot be evaluated.
@@ -163,15 +189,12 @@ impl When {
             let doubtful = "a field of the form that is there more than once";
             scope.bind("body.form", form.and_then(|form| pairs(form, &uses.form).ok_or(doubtful)));
         }
-        if uses.json
+        if uses.json.used()
             && let Some(json) = case.json()
         {
             let json = json.as_ref().map_err(|why| why.0);
-            let small = json.and_then(|json| match uses.nested && count(json) > MOST_NESTED {
-                true => Err("JSON with too many values for a comprehension inside another one"),
-                false => Ok(json),
-            });
-            scope.bind("body.json", small.and_then(|json| self.value(json)));
+            let small = json.and_then(|json| small(json, uses));
+            scope.bind("body.json", small.and_then(|json| asked(json, uses)));
         }
         if uses.graphql
             && let Some(graphql) = case.graphql()
@@ -186,44 +209,75 @@ impl When {
             };
             scope.bind("body.graphql", graphql.as_ref().map(value).map_err(|why| why.0));
         }
-    }
-
-    /// A JSON value as CEL has it. A name that differs only by case from one that the expression asks for is that
-    /// one to some readers.
-    fn value<'v>(&self, json: &'v Json) -> Result<Box<dyn Val + 'v>, &'static str> {
-        Ok(match json {
-            Json::Null => Box::new(CelNull),
-            Json::Flag(flag) => Box::new(CelBool::from(*flag)),
-            Json::Whole(number) => Box::new(CelInt::from(*number)),
-            Json::Large(number) => Box::new(CelUInt::from(*number)),
-            Json::Fraction(number) => Box::new(CelDouble::from(*number)),
-            Json::Text(string) => text(string),
-            Json::List(items) => Box::new(CelList::from(
-                items.iter().map(|item| self.value(item)).collect::<Result<Vec<_>, _>>()?,
-            )),
-            Json::Object(members) => {
-                let mut map = HashMap::with_capacity(members.len());
-                for (name, value) in members {
-                    let wanted =
-                        |field: &String| field != name && decode::fold(field) == decode::fold(name);
-                    if self.uses.fields.iter().any(wanted) {
-                        return Err(
-                            "JSON with a name that differs only by case from one that is asked for",
-                        );
-                    }
-                    map.insert(CelMapKey::from(name.as_str()), self.value(value)?);
-                }
-                Box::new(CelMap::from(map))
-            }
-        })
+        reading::bind(case, uses, &self.descriptors, scope);
     }
 }
 
+/// JSON, if it is not too much of it for what an expression does with it.
+pub(crate) fn small<'j, 'd>(json: &'j Json<'d>, uses: &Uses) -> Result<&'j Json<'d>, &'static str> {
+    match uses.nested && json.count() > MOST_NESTED {
+        true => Err("JSON with too many values for a comprehension inside another one"),
+        false => Ok(json),
+    }
+}
+
+/// As much of the body's JSON as the expression looks at: what no name of it leads to is not made into a value.
+fn asked<'v>(json: &'v Json<'_>, uses: &Uses) -> Result<Box<dyn Val + 'v>, &'static str> {
+    let Json::Object(members) = json else { return value(json, &uses.fields) };
+    if uses.json.all {
+        return value(json, &uses.fields);
+    }
+    let mut map = HashMap::new();
+    for (name, inner) in members {
+        no_twin(name, &uses.fields)?;
+        if uses.json.written.iter().any(|wanted| wanted == name) {
+            map.insert(CelMapKey::from(&**name), value(inner, &uses.fields)?);
+        }
+    }
+    Ok(Box::new(CelMap::from(map)))
+}
+
+/// # Errors
+/// A name that differs only by case from one that the expression asks for: it is that one to some readers.
+fn no_twin(name: &str, fields: &[String]) -> Result<(), &'static str> {
+    let twin = |field: &String| field != name && decode::fold(field) == decode::fold(name);
+    match fields.iter().any(twin) {
+        true => Err("JSON with a name that differs only by case from one that is asked for"),
+        false => Ok(()),
+    }
+}
+
+/// A JSON value as CEL has it.
+pub(crate) fn value<'v>(
+    json: &'v Json<'_>,
+    fields: &[String],
+) -> Result<Box<dyn Val + 'v>, &'static str> {
+    Ok(match json {
+        Json::Null => Box::new(CelNull),
+        Json::Flag(flag) => Box::new(CelBool::from(*flag)),
+        Json::Whole(number) => Box::new(CelInt::from(*number)),
+        Json::Large(number) => Box::new(CelUInt::from(*number)),
+        Json::Fraction(number) => Box::new(CelDouble::from(*number)),
+        Json::Text(string) => text(string),
+        Json::List(items) => Box::new(CelList::from(
+            items.iter().map(|item| value(item, fields)).collect::<Result<Vec<_>, _>>()?,
+        )),
+        Json::Object(members) => {
+            let mut map = HashMap::with_capacity(members.len());
+            for (name, inner) in members {
+                no_twin(name, fields)?;
+                map.insert(CelMapKey::from(&**name), value(inner, fields)?);
+            }
+            Box::new(CelMap::from(map))
+        }
+    })
+}
+
 /// More values than this are not gone through by a comprehension inside another one.
-const MOST_NESTED: usize = 2000;
+pub(crate) const MOST_NESTED: usize = 2000;
 
 /// What is bound, and the first thing that is not.
-struct Scope<'v> {
+pub(crate) struct Scope<'v> {
     context: Context<'v, 'v>,
     unknown: Option<Unknown>,
 }
@@ -231,7 +285,7 @@ struct Scope<'v> {
 impl<'v> Scope<'v> {
     /// Names have dots: `body.json` is bound, `body` never is, so that asking for what is not bound is an error
     /// even in `has()`.
-    fn bind(&mut self, name: &str, value: Result<Box<dyn Val + 'v>, &'static str>) {
+    pub(crate) fn bind(&mut self, name: &str, value: Result<Box<dyn Val + 'v>, &'static str>) {
         match value {
             Ok(value) => self.context.add_variable_as_val(name, value),
             Err(why) => self.lacks(why),
@@ -254,11 +308,11 @@ impl<'v> Scope<'v> {
     }
 }
 
-fn text<'v>(value: &'v str) -> Box<dyn Val + 'v> {
+pub(crate) fn text<'v>(value: &'v str) -> Box<dyn Val + 'v> {
     Box::new(CelString::from(value))
 }
 
-fn object<'v>(
+pub(crate) fn object<'v>(
     members: impl IntoIterator<Item = (&'v str, Box<dyn Val + 'v>)>,
 ) -> Box<dyn Val + 'v> {
     let members = members.into_iter().map(|(name, value)| (CelMapKey::from(name), value));
@@ -293,14 +347,6 @@ fn headers<'v>(case: &'v Case<'_>, names: &Names) -> Option<Box<dyn Val + 'v>> {
         members.push((name.as_str(), text(value.to_str().ok()?)));
     }
     Some(object(members))
-}
-
-fn count(json: &Json) -> usize {
-    1 + match json {
-        Json::List(items) => items.iter().map(count).sum(),
-        Json::Object(members) => members.iter().map(|(_, value)| count(value)).sum(),
-        _ => 0,
-    }
 }
 
 /// Standard functions, and those that compilation puts in. It never changes.

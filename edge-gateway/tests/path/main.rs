@@ -14,6 +14,7 @@ mod answers;
 mod binary;
 mod bodies;
 mod certificate;
+mod decoded;
 mod door;
 mod eviction;
 mod failover;

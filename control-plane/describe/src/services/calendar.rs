@@ -66,10 +66,10 @@ fn event(ask: &mut Ask<'_>, sentence: &str, pattern: &str) -> Said {
     Ok(Some((risk, sentence)))
 }
 
-fn address(guest: &Json) -> Option<String> {
+fn address(guest: &Json<'_>) -> Option<String> {
     let Json::Object(members) = guest else { return None };
     members.iter().find_map(|(name, value)| match value {
-        Json::Text(text) if name == "email" => Some(text.clone()),
+        Json::Text(text) if name == "email" => Some(text.to_string()),
         _ => None,
     })
 }

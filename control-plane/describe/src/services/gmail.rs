@@ -1,5 +1,7 @@
 //! Gmail: what is sent, to whom, and what happens to a mailbox.
 
+use countersign_policy::decode;
+
 use crate::ask::Ask;
 use crate::table::{Row, look_up};
 use crate::{Risk, Said, Undecidable, mail};
@@ -37,11 +39,11 @@ fn send(ask: &mut Ask<'_>, uploads: bool, field: &str, verb: &str, risk: Risk) -
         if !ask.is("@content-type", "message/rfc822") {
             return Err(Undecidable("an upload that is not one mail"));
         }
-        let mail = mail::read(ask.bytes)?;
+        let mail = decode::mail::read(ask.bytes)?;
         ask.cover_body();
         mail
     } else {
-        let mail = mail::raw(&ask.need(field)?)?;
+        let mail = decode::mail::raw(&ask.need(field)?)?;
         ask.cover(field);
         mail
     };

@@ -177,7 +177,7 @@ fn images(ask: &Ask<'_>) -> Vec<String> {
                     && let Some((_, Json::Text(image))) =
                         members.iter().find(|(name, _)| name == "image")
                 {
-                    found.push(image.clone());
+                    found.push(image.to_string());
                 }
             }
         }

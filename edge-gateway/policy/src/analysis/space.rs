@@ -98,14 +98,14 @@ impl Space {
             values.extend(other.next());
         }
 
-        let conditions: BTreeSet<&str> =
-            rules.iter().filter_map(|rule| Some(rule.when.as_ref()?.source())).collect();
+        let conditions: BTreeSet<String> =
+            rules.iter().filter_map(|rule| Some(rule.when.as_ref()?.identity())).collect();
         let space = Self {
             agents,
             methods: methods(rules),
             paths,
             names,
-            conditions: conditions.into_iter().map(str::to_owned).collect(),
+            conditions: conditions.into_iter().collect(),
         };
         let mut areas = Vec::new();
         for (rule, pattern) in rules.iter().zip(numbers) {
@@ -189,8 +189,8 @@ impl Space {
                 }]
             }));
         }
-        let when = rule.when.as_ref().map(crate::when::When::source);
-        if let Some(number) = self.conditions.iter().position(|known| Some(known.as_str()) == when)
+        let when = rule.when.as_ref().map(crate::when::When::identity);
+        if let Some(number) = self.conditions.iter().position(|known| Some(known) == when.as_ref())
         {
             area.push(self.literal(self.condition(number), |at| {
                 vec![match SAID[at] {

@@ -7,7 +7,19 @@ use countersign_policy::body::{Kind, View, view};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-use crate::support::{Ask, ask, policy};
+use crate::support::{Ask, ask, hex, policy};
+
+/// `{"a":1}` as Node's zlib writes it.
+const BROTLI: &str = "0b03807b2261223a317d03";
+/// 64 MiB of spaces.
+const BROTLI_BOMB: &str = "cfffff7f002440e2b14072effff9ffff0f8004401c1680eefd3fffffff01900088c302d0bdffcfffff7f001200715800baf7ff";
+/// The same for a window of 2^30 bytes, which is none of RFC 7932.
+const BROTLI_LARGE: &str = "111e0c00027b2261223a317d03";
+/// As the reference implementation writes it: with a checksum, and without.
+const ZSTANDARD: [&str; 2] =
+    ["28b52ffd04583900007b2261223a317d488bfc32", "28b52ffd00583900007b2261223a317d"];
+/// The same for a window of 128 MiB.
+const ZSTANDARD_WIDE: &str = "28b52ffd04883900007b2261223a317d488bfc32";
 
 /// Whether the body can be read as JSON by a rule: an allow rule that is true of every JSON body matches.
 fn readable(request: &Ask) -> bool {
@@ -46,10 +58,37 @@ fn b_4_encodings_are_taken_off_within_limits() {
     assert!(readable(&encoded("deflate", deflate(json))));
     assert!(readable(&encoded("gzip, deflate", deflate(&gzip(json)))));
     assert!(readable(&encoded("gzip, gzip, gzip", gzip(&gzip(&gzip(json))))));
+    assert!(readable(&encoded("br", hex(BROTLI))));
+    assert!(readable(&encoded("br, gzip", gzip(&hex(BROTLI)))));
+    for frame in ZSTANDARD {
+        assert!(readable(&encoded("zstd", hex(frame))), "{frame}");
+    }
+    let mut wrong_sum = hex(ZSTANDARD[0]);
+    wrong_sum.pop();
+    wrong_sum.push(0x33);
+    // One raw block in a frame that says how long it is.
+    let raw = |size: u8, body: &[u8]| {
+        let block = 1 | body.len() << 3;
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0x20, size, block as u8, 0, 0];
+        [&header[..], body].concat()
+    };
+    assert!(readable(&encoded("zstd", raw(7, json))));
     for (coding, body, why) in [
         ("gzip, gzip, gzip, gzip", gzip(&gzip(&gzip(&gzip(json)))), "four layers"),
-        ("br", json.to_vec(), "not known"),
-        ("zstd", json.to_vec(), "not known"),
+        ("compress", json.to_vec(), "not known"),
+        ("br", json.to_vec(), "a wrong label"),
+        ("zstd", json.to_vec(), "a wrong label"),
+        ("br", hex(ZSTANDARD[0]), "a wrong label"),
+        ("br", hex(BROTLI)[..8].to_vec(), "cut off"),
+        ("br", [hex(BROTLI), vec![0]].concat(), "bytes after the end"),
+        ("br", hex(BROTLI_LARGE), "a window that is not RFC 7932's"),
+        ("zstd", hex(ZSTANDARD[0])[..18].to_vec(), "cut off in its checksum"),
+        ("zstd", hex(ZSTANDARD[1])[..12].to_vec(), "cut off"),
+        ("zstd", wrong_sum, "a checksum of something else"),
+        ("zstd", raw(9, json), "another size than it says"),
+        ("zstd", [hex(ZSTANDARD[0]), hex(ZSTANDARD[0])].concat(), "a second frame"),
+        ("zstd", hex(&format!("502a4d1801000000ff{}", ZSTANDARD[0])), "a frame to be skipped"),
+        ("zstd", hex(ZSTANDARD_WIDE), "a window above 8 MiB"),
         ("gzip", json.to_vec(), "a wrong label"),
         ("gzip", deflate(json), "a wrong label"),
         ("deflate, gzip", deflate(&gzip(json)), "the wrong order"),
@@ -74,6 +113,14 @@ fn b_5_bombs_are_not_opened() {
     let started = std::time::Instant::now();
     assert!(!readable(&encoded("gzip", bomb.clone())));
     assert!(!readable(&encoded("gzip, gzip", gzip(&bomb))));
+    // 64 MiB of spaces as Node's zlib writes them in 51 bytes.
+    let brotli = hex(BROTLI_BOMB);
+    assert!(brotli.len() < 100 && !readable(&encoded("br", brotli.clone())));
+    assert!(!readable(&encoded("br, gzip", gzip(&brotli))));
+    // 1000 blocks, each of which is one byte 128 KiB long.
+    let block = [2 | (128_u32 * 1024) << 3; 1000].map(|it| [&it.to_le_bytes()[..3], b" "].concat());
+    let zstandard = [hex("28b52ffd0050"), block.concat()].concat();
+    assert!(!readable(&encoded("zstd", zstandard)));
     assert!(started.elapsed().as_secs() < 5);
     assert!(!readable(&post().json(&" ".repeat(9 * 1024 * 1024))));
 }

@@ -31,7 +31,7 @@ host = "b.example"
 "#,
     );
     let expected = [
-        "policy.toml:3: a policy file has no key `colour`: the keys are version, rule, test",
+        "policy.toml:3: a policy file has no key `colour`: the keys are version, rule, test, descriptor",
         "policy.toml:5: rule \"one\": `host` is missing: write one host (a rule per host), exact or \"*.example.com\"",
         "policy.toml:7: rule \"one\": a rule has no key `hots`: did you mean `host`?",
         "policy.toml:10: rule \"one\": `then` is missing: write \"allow\", \"observe\", \"approve\", \"deny\" or \"tunnel\"",

@@ -117,3 +117,28 @@ impl Ask {
         policy.needs(&self.head())
     }
 }
+
+/// What a condition says of a request to `a.example`: "yes", "no", or "unknown".
+pub(crate) fn said(when: &str, request: &Ask) -> &'static str {
+    said_with("", when, request)
+}
+
+/// The same beside other tables, such as descriptors.
+pub(crate) fn said_with(tables: &str, when: &str, request: &Ask) -> &'static str {
+    let then = |then: &str| {
+        let rule = format!("[[rule]]\nname = \"r\"\nhost = \"a.example\"\nthen = \"{then}\"");
+        request.then(&policy(&format!("{tables}\n{rule}\nwhen = \'\'\'{when}\'\'\'\n")))
+    };
+    match (then("allow"), then("approve")) {
+        (Then::Allow, Then::Approve) => "yes",
+        (Then::Unnamed, Then::Approve) => "unknown",
+        (Then::Unnamed, Then::Unnamed) => "no",
+        other => panic!("{when}: {other:?}"),
+    }
+}
+
+/// Bytes from hexadecimal digits.
+pub(crate) fn hex(digits: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("as tests write it");
+    (0..digits.len()).step_by(2).map(digit).collect()
+}
