@@ -200,6 +200,7 @@ impl Dialler {
                 Scheme::Https => {
                     Connection::to_switch(shake(&self.tls_one, destination, tcp).await?).await
                 }
+                Scheme::Postgres => return Err(no_http(destination)),
             };
             connection.map_err(|e| not_sent(destination, e))
         };
@@ -222,6 +223,7 @@ impl Dialler {
                     _ => Connection::one(tls).await,
                 }
             }
+            Scheme::Postgres => return Err(no_http(destination)),
         };
         connection.map_err(|e| not_sent(destination, e))
     }
@@ -309,6 +311,10 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+fn no_http(destination: &Destination) -> Failure {
+    not_sent(destination, "a database does not speak HTTP")
 }
 
 fn not_sent(destination: &Destination, why: impl fmt::Display) -> Failure {
