@@ -11,6 +11,9 @@
 use cel::IdedExpr as Expression;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators};
 use cel::parser::Parser;
+use countersign_sql::{Effect, KINDS};
+
+use crate::rules::Protocol;
 
 use crate::shape::{self, Shape};
 
@@ -33,6 +36,10 @@ pub(crate) struct Uses {
     pub(crate) decoded: Vec<&'static str>,
     /// Fields of `grpc.message`.
     pub(crate) message: Vec<String>,
+    pub(crate) database: bool,
+    pub(crate) role: bool,
+    pub(crate) effect: bool,
+    pub(crate) statements: bool,
     /// Every field name written anywhere in it.
     pub(crate) fields: Vec<String>,
     /// Whether a comprehension runs inside another one.
@@ -57,6 +64,10 @@ impl Uses {
     pub(crate) fn body(&self) -> bool {
         let plain = self.form.used() || self.json.used() || self.graphql || self.text || self.size;
         plain || !self.decoded.is_empty()
+    }
+
+    pub(crate) fn sql(&self) -> bool {
+        self.database || self.role || self.effect || self.statements
     }
 }
 
@@ -104,12 +115,14 @@ const UNJUDGED: [&str; 12] = [
     "upgrade",
 ];
 const BODY: [&str; 7] = ["form", "graphql", "json", "mail", "multipart", "size", "text"];
+/// What there is of a request to a database.
+const REQUEST_OF_DATABASE: [&str; 2] = ["host", "port"];
 
 /// Parses and rewrites. Call it on a thread with a large stack: the parser recurses as the source does.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub(crate) fn compile(source: &str) -> Result<(Expression, Uses), Vec<String>> {
+pub(crate) fn compile(source: &str, protocol: Protocol) -> Result<(Expression, Uses), Vec<String>> {
     if source.len() > LONGEST {
         return Err(vec![format!("it is longer than {LONGEST} bytes")]);
     }
@@ -123,7 +136,7 @@ pub(crate) fn compile(source: &str) -> Result<(Expression, Uses), Vec<String>> {
     if depth(&expression, 0) > DEEPEST {
         return Err(vec![format!("it is nested more than {DEEPEST} deep: split the rule")]);
     }
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler { protocol, ..Compiler::default() };
     let kind = compiler.walk(&mut expression);
     if matches!(kind, Kind::Number | Kind::Text | Kind::Null) {
         compiler.wrong("it is not a question with a yes or a no for an answer");
@@ -183,6 +196,7 @@ impl Kind {
 
 #[derive(Default)]
 struct Compiler {
+    protocol: Protocol,
     uses: Uses,
     errors: Vec<String>,
     /// Names that comprehensions have bound.
@@ -240,10 +254,11 @@ impl Compiler {
             Expr::Ident(name) => {
                 if !self.bound.contains(name) && !TYPES.contains(&name.as_str()) {
                     let name = name.clone();
-                    self.wrong(format!(
-                        "there is no `{name}`: it can look at {}",
-                        shape::ROOTS.join(", ")
-                    ));
+                    let seen = match self.protocol {
+                        Protocol::Http => shape::OF_HTTP.join(", "),
+                        Protocol::Postgres => shape::OF_DATABASES.join(", "),
+                    };
+                    self.wrong(format!("there is no `{name}`: it can look at {seen}"));
                 }
                 Kind::Other
             }
@@ -402,8 +417,28 @@ impl Compiler {
 
     /// `request.x` or `body.x` itself.
     fn whole(&mut self, root: &str, field: &str) -> Kind {
+        match (self.protocol, root) {
+            (Protocol::Http, "sql") => {
+                self.wrong("`sql` is looked at in rules with protocol = \"postgres\"");
+                return Kind::Other;
+            }
+            (Protocol::Postgres, root) if !shape::OF_DATABASES.contains(&root) => {
+                self.wrong(format!("a statement is looked at as sql.statements, not as a {root}"));
+                return Kind::Other;
+            }
+            (Protocol::Postgres, "request") if !REQUEST_OF_DATABASE.contains(&field) => {
+                let known = REQUEST_OF_DATABASE.join(" and request.");
+                self.wrong(format!("a request to a database has request.{known} alone"));
+                return Kind::Other;
+            }
+            _ => {}
+        }
         let uses = &mut self.uses;
         match (root, field) {
+            ("sql", "database") => uses.database = true,
+            ("sql", "effect") => uses.effect = true,
+            ("sql", "role") => uses.role = true,
+            ("sql", "statements") => uses.statements = true,
             ("body", "form") => uses.form.all = true,
             ("body", "graphql") => uses.graphql = true,
             ("body", "json") => uses.json.all = true,
@@ -448,8 +483,61 @@ impl Compiler {
         Kind::Other
     }
 
+    /// One of `sql.statements`.
+    fn is_statement(&self, expression: &Expression) -> bool {
+        self.shape(expression) == Some(shape::STATEMENT)
+    }
+
+    /// Whether a value is a kind or an effect, which can only be one of a few words: what they are called, and they.
+    fn vocabulary(&self, expression: &Expression) -> Option<(&'static str, Vec<&'static str>)> {
+        // What is undecidable is not compared with anything.
+        let effects = || Effect::ALL.into_iter().filter(|e| *e != Effect::Undecidable);
+        if matches!(self.field(expression), Some(("sql", "effect", false))) {
+            return Some(("an effect", effects().map(Effect::word).collect()));
+        }
+        let Expr::Select(select) = &expression.expr else { return None };
+        if select.test || !self.is_statement(&select.operand) {
+            return None;
+        }
+        match select.field.as_str() {
+            "effect" => Some(("an effect", effects().map(Effect::word).collect())),
+            "kind" => Some(("a kind", KINDS.to_vec())),
+            _ => None,
+        }
+    }
+
+    /// Finds comparisons with words that a kind or an effect never is.
+    fn check_words(&mut self, call: &CallExpr) {
+        let [left, right] = call.args.as_slice() else { return };
+        let (value, words): (_, Vec<&Expression>) = match call.func_name.as_str() {
+            operators::EQUALS | operators::NOT_EQUALS if string(left).is_some() => {
+                (right, vec![left])
+            }
+            operators::EQUALS | operators::NOT_EQUALS => (left, vec![right]),
+            operators::IN => match &right.expr {
+                Expr::List(list) => (left, list.elements.iter().collect()),
+                _ => return,
+            },
+            _ => return,
+        };
+        let Some((what, known)) = self.vocabulary(value) else { return };
+        for word in words.into_iter().filter_map(string) {
+            if word == Effect::Undecidable.word() {
+                self.errors.push(
+                    "what is undecidable equals nothing: every approve and deny rule is about it already, and no other one"
+                        .to_owned(),
+                );
+            } else if !known.contains(&word) {
+                let known = known.join(", ");
+                self.errors
+                    .push(format!("{word:?} is not {what} of a statement: there is {known}"));
+            }
+        }
+    }
+
     fn call(&mut self, expression: &mut Expression) -> Kind {
         let Expr::Call(call) = &mut expression.expr else { return Kind::Other };
+        self.check_words(call);
         if call.func_name == operators::INDEX
             && let [_, index] = call.args.as_slice()
             && let Some(name) = string(index)

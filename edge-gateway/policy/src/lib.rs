@@ -32,6 +32,7 @@
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
+//! protocol = "postgres"               # about a database, see below; absent: "http"
 //! upgrade = "websocket"               # only in an allow rule: the request may become a WebSocket
 //! max_bytes = "64MiB"                 # through that, or through a tunnel: both ways together, 1KiB to 64GiB
 //! max_time = "1h"                     # and for so long, 1s to 24h
@@ -72,6 +73,21 @@
 //! largest bounds count. A rule with `then = "tunnel"` lets its agents through to its host without looking into anything,
 //! so it has no other conditions, and no other rule may be about the same host and agent, and no key be for that host.
 //!
+//! # Databases
+//!
+//! A rule with `protocol = "postgres"` is about connections to a PostgreSQL and the texts of statements on them (see
+//! [`database`]), and about nothing else. In place of `methods`, `path` and `query` it has
+//!
+//! ```toml
+//! databases = ["shop"]                # absent: any
+//! roles = ["shop_app"]                # absent: any
+//! sql = ["session", "read"]           # connect, session, read, write, schema, danger, undecidable; absent: any
+//! ```
+//!
+//! A rule that lets through has to name the effect of every statement in a text; any other one is about a text if it names
+//! the effect of one of them. What `countersign_sql` cannot read for certain, or what settings of the session could make
+//! mean something else, is let through by no rule, and matches every approve and deny rule.
+//!
 //! # Conditions
 //!
 //! `when` sees `agent` (its name), `request.method`, `.host`, `.port`, `.path` (as written; if decoding it changes the
@@ -89,6 +105,9 @@
 //! | `grpc.message` | by a `[[descriptor]]`, fields by their names in the `.proto` file |
 //! | `mcp.method`, `.kind`, `.params`, `.tool`, `.arguments` | of a single JSON-RPC message; the last two of `tools/call` alone |
 //! | `mcp.calls` | every message, of a batch too, each with those of the same that it has |
+//!
+//! Of a database it sees `agent`, `request.host`, `request.port`, `sql.database`, `sql.role`, `sql.effect` and
+//! `sql.statements` (`.kind`, `.effect`, `.tables`, `.reads`, `.writes`, `.functions`, `.has_where`).
 //!
 //! Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
 //!
@@ -125,7 +144,7 @@
 //! # Reading it
 //!
 //! No I/O, no clock, no randomness; compiling happens on a thread with a large stack. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
-//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `decode`, `when`, `expression`, `shape`, `reading`.
+//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `decode`, `database`, `when`, `expression`, `shape`, `reading`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -146,6 +165,7 @@ mod parse;
 mod rules;
 
 pub mod body;
+pub mod database;
 pub mod decode;
 pub mod descriptor;
 mod expression;

@@ -19,10 +19,15 @@ pub(crate) enum Shape {
 use Shape::{Any, Fields, Flag, List, Number, Record, Text, Written};
 
 /// What an expression may begin with.
-pub(crate) const ROOTS: [&str; 7] = ["agent", "body", "git", "graphql", "grpc", "mcp", "request"];
+pub(crate) const ROOTS: [&str; 8] =
+    ["agent", "body", "git", "graphql", "grpc", "mcp", "request", "sql"];
+/// In rules about HTTP.
+pub(crate) const OF_HTTP: [&str; 7] = ["agent", "body", "git", "graphql", "grpc", "mcp", "request"];
+/// In rules about databases.
+pub(crate) const OF_DATABASES: [&str; 3] = ["agent", "request", "sql"];
 
 /// Every name, as it is bound.
-pub(crate) static NAMES: [(&str, Shape); 14] = [
+pub(crate) static NAMES: [(&str, Shape); 18] = [
     ("body.mail", Record(&MAIL)),
     ("body.multipart", Record(&MULTIPART)),
     ("git.atomic", Flag),
@@ -37,7 +42,22 @@ pub(crate) static NAMES: [(&str, Shape); 14] = [
     ("mcp.method", Text),
     ("mcp.params", Any),
     ("mcp.tool", Text),
+    ("sql.database", Text),
+    ("sql.effect", Text),
+    ("sql.role", Text),
+    ("sql.statements", List(&STATEMENT)),
 ];
+
+/// One of `sql.statements`.
+pub(crate) const STATEMENT: Shape = Record(&[
+    ("effect", Text),
+    ("functions", List(&Text)),
+    ("has_where", Flag),
+    ("kind", Text),
+    ("reads", List(&Text)),
+    ("tables", List(&Text)),
+    ("writes", List(&Text)),
+]);
 
 const CALL: [(&str, Shape); 5] =
     [("arguments", Any), ("kind", Text), ("method", Text), ("params", Any), ("tool", Text)];

@@ -206,6 +206,7 @@ impl Dialler {
                     let tls = shake(&self.tls_one, destination, tcp).await?;
                     Connection::to_switch(Together::new(tls)).await
                 }
+                Scheme::Postgres => return Err(no_http(destination)),
             };
             connection.map_err(|e| not_sent(destination, e))
         };
@@ -228,6 +229,7 @@ impl Dialler {
                     _ => Connection::one(Together::new(tls)).await,
                 }
             }
+            Scheme::Postgres => return Err(no_http(destination)),
         };
         connection.map_err(|e| not_sent(destination, e))
     }
@@ -315,6 +317,10 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+fn no_http(destination: &Destination) -> Failure {
+    not_sent(destination, "a database does not speak HTTP")
 }
 
 fn not_sent(destination: &Destination, why: impl fmt::Display) -> Failure {

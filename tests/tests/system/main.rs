@@ -23,6 +23,7 @@ mod secrets;
 mod signed;
 mod slots;
 mod sockets;
+mod sql_oracle;
 mod waiting;
 mod whole;
 mod xchat;

@@ -6,6 +6,7 @@ mod bodies;
 mod bypass;
 mod channels;
 mod corpus;
+mod databases;
 mod decisions;
 mod fixtures;
 mod git;
