@@ -35,8 +35,18 @@ pub(crate) struct Draft {
     pub(crate) protocol: &'static str,
     /// How long the agent asks to be held.
     pub(crate) wait: Option<Duration>,
-    /// Whether it asks to go on as a WebSocket.
-    pub(crate) asks_for_socket: bool,
+    /// What its connection is asked to become.
+    pub(crate) upgrade: Upgrade,
+}
+
+/// What a request asks its connection to become (RFC 9110 §7.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// Nothing, or another HTTP or TLS: whoever asks for these goes on without them.
+    Nothing,
+    /// Something of this name that nobody here can look into. Whoever asks for it has no use for a plain answer.
+    Other(String),
+    WebSocket,
 }
 
 const APPROVAL_WAIT: &str = "countersign-approval-wait";
@@ -72,9 +82,10 @@ impl Draft {
             _ => {}
         }
         hosts(&parts, tunnel, parts.version == Version::HTTP_11)?;
-        let asks_for_socket = asks_for_socket(&parts);
+        let upgrade =
+            if is_handshake(&parts) { Upgrade::WebSocket } else { upgrade(&parts.headers) };
         let draft = Self::read(parts, tunnel.clone(), policy)?;
-        Ok(Self { asks_for_socket, ..draft })
+        Ok(Self { upgrade, ..draft })
     }
 
     /// Reads a head in absolute form that came to the proxy itself: plain http, which never carries a key.
@@ -141,12 +152,12 @@ impl Draft {
         policy
             .check_target(&destination, &path, query.as_deref())
             .map_err(|why| Refusal::AmbiguousTarget { why: format!("there is {why}") })?;
+        let upgrade = upgrade(&headers);
         let wait = approval_wait(&headers)?.or_else(|| grpc_patience(&headers));
         strip(&mut headers);
         join_cookies(&mut headers);
         let protocol = if version == Version::HTTP_2 { "h2" } else { "h1" };
-        let asks_for_socket = false;
-        Ok(Self { destination, method, path, query, headers, protocol, wait, asks_for_socket })
+        Ok(Self { destination, method, path, query, headers, protocol, wait, upgrade })
     }
 
     /// Lets go of the connection's read buffer, which header values are slices of: it is many times their size, and
@@ -326,9 +337,29 @@ fn grpc_patience(headers: &HeaderMap) -> Option<Duration> {
     Some(deadline.saturating_sub(MARGIN))
 }
 
-/// Whether a head is the handshake of a WebSocket (RFC 6455 §4.2.1). What only looks like one is no such request, and
-/// its Upgrade stays here as any other does.
-fn asks_for_socket(parts: &request::Parts) -> bool {
+/// What Upgrade names, where that is no handshake of a WebSocket.
+fn upgrade(headers: &HeaderMap) -> Upgrade {
+    /// What only looks like a handshake is none, and its Upgrade stays here.
+    const DONE_WITHOUT: [&str; 5] = ["h2", "h2c", "http", "tls", "websocket"];
+    const LONGEST: usize = 40;
+    let named = headers.get_all(header::UPGRADE).iter();
+    let named: Vec<_> = named.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    let mut protocols = named.iter().flat_map(|value| value.split(',')).map(str::trim);
+    let known = |protocol: &&str| {
+        let name = protocol.split('/').next().unwrap_or_default();
+        protocol.is_empty() || DONE_WITHOUT.iter().any(|it| name.eq_ignore_ascii_case(it))
+    };
+    let Some(other) = protocols.find(|protocol| !known(protocol)) else { return Upgrade::Nothing };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._+/".contains(&b);
+    if other.len() <= LONGEST && other.bytes().all(plain) {
+        Upgrade::Other(other.to_owned())
+    } else {
+        Upgrade::Other("another protocol".to_owned())
+    }
+}
+
+/// Whether a head is the handshake of a WebSocket (RFC 6455 §4.2.1).
+fn is_handshake(parts: &request::Parts) -> bool {
     let one = |name: HeaderName| {
         let mut values = parts.headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)

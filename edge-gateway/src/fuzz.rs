@@ -1,19 +1,28 @@
 //! Doors for fuzzers (`tests/fuzzing`) to what is private here. Nothing else uses them, and nothing is decided by them.
 
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
 use std::sync::OnceLock;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use countersign_gate::{Destination, Injection, Origin, Payload, Request as Frozen, Scheme};
 use http::{Response, request};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::bundle::{Around, Bundle, Credential, Pair, Parts, Place};
-use crate::frames::Frames;
+use crate::frames::Frames as Http2Frames;
 use crate::freeze::Draft;
 use crate::inject;
 use crate::names;
-use crate::refuse::Refusal;
+use crate::redact::Redactor;
+use crate::refuse::{Form, NotUpgraded, Refusal};
+use crate::socket::Cleaner;
+use crate::socket::frame::{self, Opcode, Piece};
 use crate::tripwire::{Tripwire, Watch};
+use crate::tunnel;
 use crate::upstream::BoxBody;
 
 /// The fake keys of what [`freeze`] knows.
@@ -110,18 +119,141 @@ pub fn tripwire(keys: &[&str], pieces: &[&[u8]]) -> (bool, bool) {
 /// What the pieces of an HTTP/2 connection come to: the number of the head that is half there, or that it is a flood.
 pub fn frames(pieces: &[&[u8]]) -> Result<Option<u64>, String> {
     let now = Instant::now();
-    let mut frames = Frames::new(now);
+    let mut frames = Http2Frames::new(now);
     for piece in pieces {
         frames.feed(piece, || now).map_err(|flood| flood.to_string())?;
     }
     Ok(frames.head())
 }
 
+/// A frame of a WebSocket, put together again where it went by in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Whether it may stand within another message.
+    pub control: bool,
+    /// Whether it goes on with what an earlier frame has begun.
+    pub continues: bool,
+    /// Whether its message ends with it, and all of it is there.
+    pub last: bool,
+    pub payload: Vec<u8>,
+}
+
+/// What came of the frames that one side has sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// What went on, as it came.
+    pub passed: Vec<u8>,
+    pub messages: Vec<Message>,
+    /// Why the rest was not read.
+    pub refused: Option<&'static str>,
+}
+
+/// Reads the frames of one direction of a WebSocket in these pieces.
+pub fn websocket(pieces: &[&[u8]], masked: bool, extended: bool) -> Frames {
+    let mut came = Frames::default();
+    read_frames(pieces, masked, extended, &mut came, |came, piece| {
+        came.passed.extend_from_slice(&piece.written);
+        came.passed.extend_from_slice(&piece.payload);
+    });
+    came
+}
+
+/// The same of an upstream, as it goes on to an agent that must not see this key: what an agent reads then.
+pub fn cleaned(key: &[u8], pieces: &[&[u8]]) -> Option<Frames> {
+    let mut cleaner = Cleaner::new(Redactor::new(&[key]).masker()?);
+    let mut came = Frames::default();
+    read_frames(pieces, false, false, &mut came, |came, piece| {
+        came.passed.extend(cleaner.clean(piece).unwrap_or_default());
+    });
+    let refused = came.refused;
+    Some(Frames { refused, ..websocket(&[&came.passed], false, false) })
+}
+
+fn read_frames(
+    pieces: &[&[u8]],
+    masked: bool,
+    extended: bool,
+    came: &mut Frames,
+    mut pass: impl FnMut(&mut Frames, Piece),
+) {
+    let mut frames = frame::Frames::new(masked, extended);
+    let mut read = BytesMut::new();
+    for bytes in pieces {
+        read.extend_from_slice(bytes);
+        loop {
+            let piece = match frames.next(&mut read) {
+                Ok(None) => break,
+                Ok(Some(piece)) => piece,
+                Err(malformed) => {
+                    came.refused = Some(malformed.0);
+                    return;
+                }
+            };
+            let (head, last) = (piece.head, piece.head.last && piece.ends);
+            let payload = piece.unmasked();
+            match came.messages.last_mut().filter(|_| piece.written.is_empty()) {
+                Some(message) => {
+                    message.payload.extend(payload);
+                    message.last = last;
+                }
+                None => came.messages.push(Message {
+                    control: head.opcode.is_control(),
+                    continues: head.opcode == Opcode::Continuation,
+                    last,
+                    payload,
+                }),
+            }
+            pass(came, piece);
+        }
+    }
+}
+
+/// The server name in the TLS that begins a tunnel, read in these pieces, of which the first came with CONNECT; and how many
+/// bytes were read by then. An error where it does not begin so.
+pub fn hello(pieces: &[&[u8]]) -> Result<(Option<String>, usize), String> {
+    let (first, rest) = pieces.split_first().map_or((&[][..], &[][..]), |(it, rest)| (*it, rest));
+    let mut rest = Pieces(rest.iter().map(|piece| Bytes::copy_from_slice(piece)).collect());
+    let reading = tunnel::hello(&mut rest, Bytes::copy_from_slice(first));
+    let (read, name) = futures::executor::block_on(reading).map_err(|why| why.to_string())?;
+    Ok((name, read.len()))
+}
+
+/// A stream from which one piece after the other is read.
+struct Pieces(VecDeque<Bytes>);
+
+impl AsyncRead for Pieces {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(piece) = self.0.front_mut() {
+            if piece.is_empty() {
+                self.0.pop_front();
+                continue;
+            }
+            let size = piece.len().min(into.remaining());
+            into.put_slice(&piece.split_to(size));
+            break;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Refusals with this text wherever text goes, as clients of Kubernetes read them.
+pub fn statuses(text: &str) -> Vec<Response<BoxBody>> {
+    all_refusals(text).into_iter().map(|refusal| refusal.in_form(Form::Kubernetes)).collect()
+}
+
 /// Refusals with this text wherever text goes.
 pub fn refusals(text: &str) -> Vec<Response<BoxBody>> {
+    all_refusals(text).into_iter().map(|refusal| refusal.in_form(Form::Problem)).collect()
+}
+
+fn all_refusals(text: &str) -> Vec<Refusal> {
     let (why, detail) = (text.to_owned(), text.to_owned());
     let approval_id = Some(text.to_owned());
-    let all = vec![
+    vec![
         Refusal::AddressDenied { why: why.clone() },
         Refusal::AlreadyExecuted { approval_id: approval_id.clone(), kept: true },
         Refusal::AmbiguousTarget { why: why.clone() },
@@ -144,8 +276,11 @@ pub fn refusals(text: &str) -> Vec<Response<BoxBody>> {
         Refusal::PolicyDenied { rule: Some(why.clone()), detail: Some(detail.clone()) },
         Refusal::PolicyDenied { rule: None, detail: Some(detail.clone()) },
         Refusal::TooManyPending { detail },
-        Refusal::UpgradeRefused { rule: why.clone(), asked: true },
+        Refusal::UpgradeRefused { rule: why.clone(), because: NotUpgraded::Asked },
+        Refusal::UpgradeRefused {
+            rule: why.clone(),
+            because: NotUpgraded::Unlooked { protocol: why.clone() },
+        },
         Refusal::UpstreamFailed { why },
-    ];
-    all.into_iter().map(Refusal::into_response).collect()
+    ]
 }

@@ -2,6 +2,7 @@
 //! anywhere else it is a sign that something is wrong, and refused.
 
 mod aws;
+mod family;
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -34,6 +35,8 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 pub(crate) struct Found<'a> {
     pub(crate) credential: &'a Arc<Credential>,
     slot: Slot,
+    /// Headers with other keys, which were taken off beside it.
+    pub(crate) dropped: Vec<HeaderName>,
 }
 
 /// A fake key that was found where it does not belong.
@@ -47,6 +50,8 @@ pub(crate) struct Misplaced {
 #[derive(Debug)]
 pub(crate) enum Unfound {
     Misplaced(Misplaced),
+    /// It is where it belongs, and the same parameter is there once more.
+    Twice(String),
     /// It is where it belongs, and yet the control plane could not sign the request: what there is, and what to do.
     Unsignable(String),
 }
@@ -58,10 +63,11 @@ impl From<Misplaced> for Unfound {
 }
 
 /// Looks for a fake key in its slot of the head; if it is there, takes it out and leaves a hole (path, query, cookie)
-/// or nothing at all (other headers, and every duplicate of that header).
+/// or nothing at all (other headers, every duplicate of that header, and whatever else in the head is a key).
 ///
 /// # Errors
-/// [`Unfound::Misplaced`] if a fake key is anywhere else in the head, or a second one is; [`Unfound::Unsignable`].
+/// [`Unfound::Misplaced`] if a fake key is anywhere else in the head, or a second one is; [`Unfound::Twice`];
+/// [`Unfound::Unsignable`].
 pub(crate) fn find<'a>(
     draft: &mut Draft,
     bundle: &'a Bundle,
@@ -71,7 +77,7 @@ pub(crate) fn find<'a>(
         found = match credential.place {
             Place::AwsSigv4 => aws::take_out(draft, &credential.fake_keys)
                 .map_err(Unfound::Unsignable)?
-                .map(|slot| Found { credential, slot }),
+                .map(|slot| Found { credential, slot, dropped: Vec::new() }),
             _ => take_out(draft, credential),
         };
         if found.is_some() {
@@ -88,7 +94,10 @@ pub(crate) fn find<'a>(
         };
         return Err(Misplaced::new(credential, at.place).into());
     }
-    Ok(found)
+    if let Some(found) = &found {
+        once(draft, &found.credential.place)?;
+    }
+    Ok(found.map(|found| alone(found, draft, bundle)))
 }
 
 /// Looks for a fake key in its slot of the body, unless the head had one; if it is there, leaves a hole in its place.
@@ -121,7 +130,7 @@ pub(crate) fn find_in_body<'a>(
     }
     let Some(owner) = bundle.tripwire.find(body).and_then(|index| bundle.credentials.get(index))
     else {
-        return Ok(found);
+        return Ok(found.map(|found| alone(found, draft, bundle)));
     };
     Err(Unfound::Misplaced(match unread {
         Some((credential, why)) if credential.id == owner.id => Misplaced {
@@ -133,6 +142,29 @@ pub(crate) fn find_in_body<'a>(
         },
         _ => Misplaced::new(owner, "in the body"),
     }))
+}
+
+/// The same, without whatever else in the head could say who is asking.
+fn alone<'a>(mut found: Found<'a>, draft: &mut Draft, bundle: &'a Bundle) -> Found<'a> {
+    let destination = draft.destination.clone();
+    found.dropped.extend(family::strip(draft, found.credential, bundle.serving(&destination)));
+    found
+}
+
+/// A parameter in which a key goes is there once: of several, each server takes the one that it likes.
+fn once(draft: &Draft, place: &Place) -> Result<(), Unfound> {
+    let (Place::Query { name }, Some(query)) = (place, &draft.query) else { return Ok(()) };
+    let named = query.split('&').filter(|pair| {
+        let there: Vec<u8> = percent_decode_str(pair.split('=').next().unwrap_or(pair)).collect();
+        there.eq_ignore_ascii_case(name.as_bytes())
+    });
+    if named.count() == 1 {
+        return Ok(());
+    }
+    Err(Unfound::Twice(format!(
+        "the parameter {name:?}, into which the key goes, is in the query more than once, and any of them could count: send it \
+         once"
+    )))
 }
 
 /// The answer is searched for the real key, so it must not come in another coding.
@@ -230,7 +262,7 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Arc<Credential>) -> Option<Fo
             Slot::Query { at: at + hole }
         }
     };
-    Some(Found { credential, slot })
+    Some(Found { credential, slot, dropped: Vec::new() })
 }
 
 fn take_out_of_body<'a>(
@@ -256,7 +288,8 @@ fn take_out_of_body<'a>(
         return Ok(None);
     };
     *body = [&body[..located.at.start], HOLE.as_bytes(), &body[located.at.end..]].concat().into();
-    Ok(Some(Found { credential, slot: slot(located.at.start as u32) }))
+    let slot = slot(located.at.start as u32);
+    Ok(Some(Found { credential, slot, dropped: Vec::new() }))
 }
 
 /// The Cookie header with a hole in the place of this cookie's value, if that is a fake key and the cookie is there

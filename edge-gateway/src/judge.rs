@@ -11,7 +11,7 @@ use countersign_gate::{
 use countersign_policy::{Body, Channel, Decision, Head, Subject, Then};
 use futures::FutureExt as _;
 use http::Response;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, COOKIE};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -19,7 +19,7 @@ use crate::agent::Badge;
 use crate::bundle::{Agent, Credential, InForce, Place};
 use crate::control::{Alarm, Control, Why};
 use crate::freeze::Draft;
-use crate::inject::{Misplaced, Unfound};
+use crate::inject::{Found, Misplaced, Unfound};
 use crate::park::Parking;
 use crate::refuse::Refusal;
 use crate::rooms::{self, Rooms};
@@ -240,8 +240,29 @@ pub(crate) fn misplaced(
 pub(crate) fn unfound(rooms: &Rooms, agent: &Agent, draft: &Draft, no: Unfound) -> Refusal {
     match no {
         Unfound::Misplaced(misplaced) => self::misplaced(rooms, agent, draft, misplaced),
-        Unfound::Unsignable(why) => Refusal::BadRequest { why },
+        Unfound::Twice(why) | Unfound::Unsignable(why) => Refusal::BadRequest { why },
     }
+}
+
+/// Says that keys of the agent's own did not go where a key of ours does. Cookies come and go by themselves, so they are no news.
+pub(crate) fn dropped(rooms: &Rooms, agent: &Agent, draft: &Draft, found: &Found<'_>) {
+    let names: Vec<_> = found.dropped.iter().filter(|name| **name != COOKIE).collect();
+    if names.is_empty() {
+        return;
+    }
+    let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let Credential { id, name, destination, .. } = found.credential;
+    rooms.control.alarm(Alarm {
+        kind: "own_key_dropped",
+        agent_id: agent.id.clone(),
+        credential_id: id.clone(),
+        host: draft.destination.host().to_owned(),
+        detail: format!(
+            "a request that gets the key for \"{name}\" (of {}) had another of the agent's own in {}, which was taken off",
+            destination.authority(),
+            names.join(" and ")
+        ),
+    });
 }
 
 pub(crate) fn alarmed(

@@ -3,6 +3,7 @@
 
 mod detail;
 mod grpc;
+mod kubernetes;
 
 use bytes::Bytes;
 use http::header::{
@@ -15,12 +16,12 @@ use http_body_util::{BodyExt as _, Full};
 use crate::local::result_of;
 use crate::upstream::BoxBody;
 
-pub(crate) use grpc::calls;
-
 pub(crate) const APPROVAL_ID: HeaderName = HeaderName::from_static("countersign-approval-id");
 pub(crate) const APPROVAL_STATUS: HeaderName =
     HeaderName::from_static("countersign-approval-status");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Our `code`, where the body has no place for it.
+const CODE: HeaderName = HeaderName::from_static("countersign-code");
 
 /// An approval's id, as people see it.
 pub(crate) type ApprovalId = String;
@@ -126,14 +127,46 @@ pub(crate) enum Refusal {
     TooManyPending {
         detail: String,
     },
-    /// It would become more than one request; `asked`: people would have been.
+    /// It would become more than one request.
     UpgradeRefused {
         rule: String,
-        asked: bool,
+        because: NotUpgraded,
     },
     UpstreamFailed {
         why: String,
     },
+}
+
+/// Why a connection may not become what a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotUpgraded {
+    /// People would have been asked.
+    Asked,
+    /// Each request is recorded, or has its key, one at a time.
+    InTurns,
+    /// Nobody here reads this protocol.
+    Unlooked { protocol: String },
+}
+
+/// How a client reads a refusal best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Grpc,
+    Kubernetes,
+    Problem,
+}
+
+impl Form {
+    /// By what the request says of itself.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        if grpc::calls(headers) {
+            Self::Grpc
+        } else if kubernetes::asks(headers) {
+            Self::Kubernetes
+        } else {
+            Self::Problem
+        }
+    }
 }
 
 impl Refusal {
@@ -237,7 +270,7 @@ impl Refusal {
                 (S::TOO_MANY_REQUESTS, "too_many_pending", "Too many requests wait for approval")
             }
             Self::UpgradeRefused { .. } => {
-                (S::FORBIDDEN, "upgrade_refused", "A WebSocket may not be opened here")
+                (S::FORBIDDEN, "upgrade_refused", "It may not go on as anything but requests")
             }
             Self::UpstreamFailed { .. } => {
                 (S::BAD_GATEWAY, "upstream_failed", "The upstream could not be used")
@@ -287,6 +320,14 @@ impl Refusal {
         let (status, ..) = self.row();
         matches!(status, StatusCode::FORBIDDEN | StatusCode::CONFLICT)
             || matches!(self, Self::AmbiguousTarget { .. } | Self::TokensWithheld)
+    }
+
+    pub(crate) fn in_form(self, form: Form) -> Response<BoxBody> {
+        match form {
+            Form::Grpc => self.into_grpc(),
+            Form::Kubernetes => self.into_status(),
+            Form::Problem => self.into_response(),
+        }
     }
 
     /// The answer: `application/problem+json` (RFC 9457).

@@ -17,15 +17,15 @@ use crate::agent::{Badge, Seat};
 use crate::bundle::{Credential, InForce};
 use crate::carry::{pass, released_by_decision, seated};
 use crate::control::Why;
-use crate::freeze::{self, Draft};
+use crate::freeze::{self, Draft, Upgrade};
 use crate::inject;
 use crate::judge::{
-    Became, No, Passing, Socket, judge, judge_again, misplaced, not_classified,
+    Became, No, Passing, Socket, dropped, judge, judge_again, misplaced, not_classified,
     refused_if_it_fails, unfound,
 };
 use crate::local;
 use crate::park::{self, Parking};
-use crate::refuse::{self, Refusal};
+use crate::refuse::{Form, NotUpgraded, Refusal};
 use crate::rooms::Rooms;
 use crate::socket;
 use crate::telemetry::{self, Counted};
@@ -59,7 +59,7 @@ pub(crate) async fn serve(
         }
     };
     telemetry::continue_trace(&span, request.headers());
-    let grpc = refuse::calls(request.headers());
+    let form = Form::of(request.headers());
     let answer = if local::asks(entrance, &request) {
         local::answer(rooms, badge, entrance, request).instrument(span.clone()).await
     } else {
@@ -80,8 +80,7 @@ pub(crate) async fn serve(
     span.in_scope(|| tracing::debug!(outcome, "answered"));
     match answer {
         Ok(answer) => answer,
-        Err(refusal) if grpc => refusal.into_grpc(),
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refusal.in_form(form),
     }
 }
 
@@ -205,6 +204,10 @@ async fn judged(
         }
     };
 
+    if let Some(found) = &found {
+        dropped(rooms, agent, &draft, found);
+    }
+
     // What the policy says.
     let judgement = judge(
         &force,
@@ -220,8 +223,7 @@ async fn judged(
         Origin { cluster: force.cluster.clone(), org: force.org.clone(), agent: agent.id.clone() };
     let credential = found.as_ref().map(|found| Arc::clone(found.credential));
     let injections: Vec<Injection> = found.map(inject::Found::into_injection).into_iter().collect();
-    let Draft { destination, method, path, query, headers, protocol, wait, asks_for_socket } =
-        draft;
+    let Draft { destination, method, path, query, headers, protocol, wait, upgrade: asked } = draft;
     let frozen =
         Frozen::new(origin, destination, method, path, query, headers, payload, injections)
             .map_err(|why| Refusal::BadRequest { why: format!("there is {why}") })?;
@@ -229,22 +231,27 @@ async fn judged(
     // What becomes of it.
     match classify(frozen, judgement.verdict) {
         Class::Refuse(no) => Err(not_classified(no, judgement.reason)),
+        Class::Hold(judged) if asked != Upgrade::Nothing => Err(Refusal::UpgradeRefused {
+            rule: judged.rule().to_owned(),
+            because: if judgement.allowed { NotUpgraded::InTurns } else { NotUpgraded::Asked },
+        }),
         Class::Pass(released) => {
+            if let Upgrade::Other(protocol) = asked {
+                let because = NotUpgraded::Unlooked { protocol };
+                return Err(Refusal::UpgradeRefused { rule: judgement.rule, because });
+            }
             if credential.is_none() {
                 rooms.control.lets_through().await.map_err(wait::unreachable)?;
             }
             let agent = Arc::clone(agent);
             // Where no rule says so, it goes on as the plain request that it is without its Upgrade.
-            let socket = judgement.channel.filter(|_| asks_for_socket).zip(upgrade);
+            let may = judgement.channel.filter(|_| asked == Upgrade::WebSocket);
+            let socket = may.zip(upgrade);
             let rule = judgement.rule;
             let socket = socket.map(|(channel, upgrade)| Socket { upgrade, channel, rule, place });
             let passing = Passing { force, agent, released, credential, streamed, socket };
             Ok((Became::Passing(Box::new(passing)), seat.with(spooled)))
         }
-        Class::Hold(judged) if asks_for_socket => Err(Refusal::UpgradeRefused {
-            rule: judged.rule().to_owned(),
-            asked: !judgement.allowed,
-        }),
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;

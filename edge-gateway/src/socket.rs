@@ -7,7 +7,7 @@
 //!
 //! What an upstream spreads over messages, or encrypts, is not recognised; what of a key comes last in such a row is.
 
-mod frame;
+pub(crate) mod frame;
 
 use std::io;
 use std::sync::Arc;
@@ -279,7 +279,7 @@ impl Relay {
 
 /// Takes a key out of frames. A message has the same bytes after it as before, save for those of a key, and may come in
 /// other frames: what could be the beginning of a key waits for what follows, up to the end of its message.
-struct Cleaner {
+pub(crate) struct Cleaner {
     data: Masker,
     control: Masker,
     /// The kind of the message that has begun, if nothing of it was passed on yet.
@@ -287,12 +287,12 @@ struct Cleaner {
 }
 
 impl Cleaner {
-    fn new(masker: Masker) -> Self {
+    pub(crate) fn new(masker: Masker) -> Self {
         Self { control: masker.another(), data: masker, begun: None }
     }
 
     /// The frame that goes on now, if one does.
-    fn clean(&mut self, piece: frame::Piece) -> Option<Vec<u8>> {
+    pub(crate) fn clean(&mut self, piece: frame::Piece) -> Option<Vec<u8>> {
         let opcode = piece.head.opcode;
         if opcode.is_control() {
             // Small, and whole.

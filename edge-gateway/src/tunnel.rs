@@ -149,8 +149,8 @@ fn same(name: Option<&str>, host: &str) -> Result<(), &'static str> {
 }
 
 /// The bytes of the client's first message, which must be TLS, and the server name in it.
-async fn hello(
-    stream: &mut TcpStream,
+pub(crate) async fn hello(
+    stream: &mut (impl AsyncRead + Unpin),
     read_already: Bytes,
 ) -> io::Result<(BytesMut, Option<String>)> {
     let mut acceptor = Acceptor::default();

@@ -1,6 +1,6 @@
 //! What a refusal says to whoever reads it, which is often a language model.
 
-use super::Refusal;
+use super::{NotUpgraded, Refusal};
 use crate::local::{approval_at, result_of};
 
 impl Refusal {
@@ -136,17 +136,30 @@ impl Refusal {
                  https://countersign.local/approvals shows it), then repeat this request; asking for more now changes nothing.",
                 after(detail)
             ),
-            Self::UpgradeRefused { rule, asked: true } => format!(
+            Self::UpgradeRefused { rule, because } => because.detail(rule),
+            Self::UpstreamFailed { why } => format!("Not carried out: {why}. Try again later."),
+        }
+    }
+}
+
+impl NotUpgraded {
+    fn detail(&self, rule: &str) -> String {
+        match self {
+            Self::Asked => format!(
                 "Not sent: rule \"{rule}\" of the policy asks people about this request, and one answer must not open a \
-                 WebSocket, through which anything could be sent afterwards. Do it with single requests, or ask an operator for \
-                 a rule that allows the WebSocket with a key of its own."
+                 connection through which anything could be sent afterwards. Do it with single requests, or ask an operator for \
+                 a rule that allows it as a WebSocket with a key of its own."
             ),
-            Self::UpgradeRefused { rule, .. } => format!(
+            Self::InTurns => format!(
                 "Not sent: under rule \"{rule}\" each request is recorded, or has its key, one at a time, and a WebSocket would \
                  be many. Do it with single requests, or ask an operator for a rule with `upgrade = \"websocket\"` and a key \
                  that may be leased."
             ),
-            Self::UpstreamFailed { why } => format!("Not carried out: {why}. Try again later."),
+            Self::Unlooked { protocol } => format!(
+                "Not sent: it asks to go on as {protocol}, which is not looked into here and therefore never let through. Rule \
+                 \"{rule}\" allows single requests; a rule with `upgrade = \"websocket\"` allows a WebSocket. Use a client \
+                 that speaks that (kubectl does from 1.31 on), and ask an operator for such a rule if there is none."
+            ),
         }
     }
 }

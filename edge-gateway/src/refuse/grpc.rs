@@ -10,16 +10,14 @@ use http::{Response, StatusCode};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{Refusal, whole};
+use super::{CODE, Refusal, whole};
 use crate::upstream::BoxBody;
 
-/// Our `code`, which has no body to stand in.
-const CODE: HeaderName = HeaderName::from_static("countersign-code");
 /// How long a client that tries again by itself waits (gRFC A6).
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Whether a request's head is that of a gRPC call, in any of its forms.
-pub(crate) fn calls(headers: &HeaderMap) -> bool {
+pub(super) fn calls(headers: &HeaderMap) -> bool {
     let prefix = b"application/grpc";
     headers.get(CONTENT_TYPE).is_some_and(|kind| {
         kind.as_bytes().get(..prefix.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(prefix))
@@ -66,7 +64,7 @@ impl Refusal {
     }
 
     /// The answer to a gRPC call: HTTP 200, the status in the only headers, nothing else.
-    pub(crate) fn into_grpc(self) -> Response<BoxBody> {
+    pub(super) fn into_grpc(self) -> Response<BoxBody> {
         let (.., code, _) = self.row();
         let mut about = HashMap::new();
         if let Some(id) = self.approval_id() {

@@ -32,12 +32,14 @@ pub(crate) const TARGETS: &[Target] = &[
     ("decision", decision),
     ("frames", frames),
     ("h1_round_trip", h1_round_trip),
+    ("hello", hello),
     ("policy", policy),
     ("problem", problem),
     ("redactor", redactor),
     ("request_head", request_head),
     ("request_target", request_target),
     ("sql", sql),
+    ("sockets", sockets),
     ("tripwire", tripwire),
 ];
 
@@ -367,6 +369,59 @@ fn frames(data: &[u8]) {
     assert_eq!(fuzz::frames(&cut), fuzz::frames(&[&cut.concat()]));
 }
 
+/// However it is cut, a tunnel begins with TLS for the same name, or with something else.
+fn hello(data: &[u8]) {
+    let cut = pieces(data);
+    let whole = cut.concat();
+    let name = |pieces: &[&[u8]]| {
+        let read = fuzz::hello(pieces);
+        if let Ok((_, size)) = &read {
+            assert!(*size <= whole.len(), "more was read than there is");
+        }
+        read.map(|(name, _)| name).ok()
+    };
+    assert_eq!(name(&cut), name(&[&whole]));
+}
+
+/// However it is cut, the same frames go on as they came; and none of an upstream's messages shows a key to the agent, nor is
+/// any of them longer or shorter for it.
+fn sockets(data: &[u8]) {
+    const KEY: &[u8] = b"tk_REAL_0123456789";
+    let Some((how, rest)) = data.split_first() else { return };
+    let (masked, extended) = (how & 1 == 1, how & 2 == 2);
+    let cut = pieces(rest);
+    let whole = cut.concat();
+    let came = fuzz::websocket(&cut, masked, extended);
+    assert_eq!(came, fuzz::websocket(&[&whole], masked, extended));
+    assert!(whole.starts_with(&came.passed), "it goes on as it came");
+    if masked || extended {
+        return;
+    }
+    let seen = messages(fuzz::cleaned(KEY, &cut).expect("a key to look for"));
+    assert!(seen.iter().all(|message| !contains(message, KEY)), "{seen:?}");
+    let sizes = |messages: &[Vec<u8>]| messages.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(sizes(&seen), sizes(&messages(came)));
+}
+
+/// The messages that are all there, in the order in which they end.
+fn messages(frames: fuzz::Frames) -> Vec<Vec<u8>> {
+    let (mut done, mut begun) = (Vec::new(), Vec::new());
+    for frame in frames.messages {
+        if frame.control {
+            done.extend(frame.last.then_some(frame.payload));
+            continue;
+        }
+        if !frame.continues {
+            begun.clear();
+        }
+        begun.extend(frame.payload);
+        if frame.last {
+            done.push(std::mem::take(&mut begun));
+        }
+    }
+    done
+}
+
 /// What is found in the whole is found in the stream, wherever it is cut.
 fn tripwire(data: &[u8]) {
     const KEYS: [&str; 2] = ["sk_live_fake_0123456789abcdef", "tk_fake"];
@@ -476,6 +531,13 @@ fn problem(data: &[u8]) {
                 && problem["detail"].is_string()
                 && problem["title"].is_string()
         );
+    }
+    for answer in fuzz::statuses(&text) {
+        let status = answer.status();
+        let body = through(answer.into_body()).expect("it is all there");
+        let said: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&said["kind"], &said["status"]), (&"Status".into(), &"Failure".into()));
+        assert!(said["code"] == status.as_u16() && said["message"].is_string());
     }
 }
 
