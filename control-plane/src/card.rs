@@ -23,7 +23,10 @@ pub(crate) fn of(state: &State, approval: &Approval, worth: Strength) -> Card {
     let name = agent.map_or(approval.agent.as_str(), |agent| agent.name.as_str());
     let owner = agent.and_then(|agent| agent.owner.as_deref());
     let who = owner.map_or_else(|| name.to_owned(), |owner| format!("{name} (of {owner})"));
-    let usual = matches!((shown.scheme.as_str(), shown.port), ("https", 443) | ("http", 80));
+    let usual = matches!(
+        (shown.scheme.as_str(), shown.port),
+        ("https", 443) | ("http", 80) | ("postgres", 5432)
+    );
     let port = if usual { String::new() } else { format!(":{}", shown.port) };
     let sentence = match &shown.effect {
         Effect::Described(described) => {

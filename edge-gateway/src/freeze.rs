@@ -250,6 +250,7 @@ fn names(authority: &str, destination: &Destination) -> bool {
     let default_port = match destination.scheme() {
         Scheme::Http => 80,
         Scheme::Https => 443,
+        Scheme::Postgres => 5432,
     };
     Destination::parse(destination.scheme(), authority, Some(default_port))
         .is_ok_and(|named| named == *destination)

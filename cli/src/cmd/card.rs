@@ -116,7 +116,10 @@ pub(crate) fn summary(approval: &v1::Approval) -> String {
 
 /// Where it goes, with `{key}` where the key would be.
 pub(crate) fn url(approval: &v1::Approval) -> String {
-    let usual = matches!((approval.scheme.as_str(), approval.port), ("https", 443) | ("http", 80));
+    let usual = matches!(
+        (approval.scheme.as_str(), approval.port),
+        ("https", 443) | ("http", 80) | ("postgres", 5432)
+    );
     let port = if usual { String::new() } else { format!(":{}", approval.port) };
     let query = approval.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     format!("{}://{}{port}{}{query}", approval.scheme, approval.host, approval.path)

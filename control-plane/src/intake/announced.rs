@@ -127,7 +127,8 @@ fn destination(scheme: &str, host: &str, port: u32) -> Result<Destination, Inval
     let scheme = match scheme {
         "http" => Scheme::Http,
         "https" => Scheme::Https,
-        _ => return Err(Invalid("the scheme must be http or https".into())),
+        "postgres" => Scheme::Postgres,
+        _ => return Err(Invalid("the scheme must be http, https or postgres".into())),
     };
     let authority =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };

@@ -49,7 +49,7 @@ fn told(approval: &Approval) -> v1::AgentApproval {
     let host =
         if shown.host.contains(':') { format!("[{}]", shown.host) } else { shown.host.clone() };
     let port = match (shown.scheme.as_str(), shown.port) {
-        ("https", 443) | ("http", 80) => String::new(),
+        ("https", 443) | ("http", 80) | ("postgres", 5432) => String::new(),
         (_, port) => format!(":{port}"),
     };
     let query = shown.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();

@@ -15,7 +15,7 @@ pub const HOLE: &str = "{key}";
 
 /// Headers that a client changes from one try to the next and that carry no meaning for the upstream. Every
 /// other header is part of the intent: what is not known to be harmless is approved with the rest.
-pub const VOLATILE_HEADERS: [&str; 17] = [
+pub const VOLATILE_HEADERS: [&str; 18] = [
     "accept-encoding",
     "amz-sdk-invocation-id",
     "amz-sdk-request",
@@ -24,6 +24,7 @@ pub const VOLATILE_HEADERS: [&str; 17] = [
     "content-length",
     "date",
     "grpc-timeout",
+    "postgres-estimated-rows",
     "traceparent",
     "tracestate",
     "user-agent",
@@ -47,11 +48,13 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// Only `Https` may carry a key.
+/// `Https` and `Postgres` may carry a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     Http,
     Https,
+    /// Statements over TLS, and the opening of the connection that they go over.
+    Postgres,
 }
 
 impl Scheme {
@@ -59,6 +62,7 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::Postgres => "postgres",
         }
     }
 }
@@ -128,7 +132,7 @@ impl Destination {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.scheme, self.port) {
-            (Scheme::Https, 443) | (Scheme::Http, 80) => host,
+            (Scheme::Https, 443) | (Scheme::Http, 80) | (Scheme::Postgres, 5432) => host,
             (_, port) => format!("{host}:{port}"),
         }
     }
@@ -258,7 +262,7 @@ impl Request {
     ///
     /// # Errors
     /// A path or query that would not be written as given, a method outside the known ones, a header that has
-    /// no business here, a key for a destination that is not https, a hole that is not where it is said to be.
+    /// no business here, a key for a destination in the clear, a hole that is not where it is said to be.
     #[allow(clippy::too_many_arguments)] // the fields of the digest, in its order
     pub fn new(
         origin: Origin,
@@ -338,9 +342,9 @@ impl Request {
             }
         }
         // One key is what policies name; a second in the same path would move the first one's hole.
-        if injections.len() > 1 || (!injections.is_empty() && destination.scheme != Scheme::Https) {
+        if injections.len() > 1 || (!injections.is_empty() && destination.scheme == Scheme::Http) {
             return Err(Rejected(
-                "a key for a destination that is not https, or more than one key",
+                "a key for a destination that is not https or postgres, or more than one key",
             ));
         }
         let request =
