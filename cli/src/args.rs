@@ -154,13 +154,16 @@ pub(crate) enum Credential {
     /// key. It stays in the control plane, and what is put in for the fake key is a token that ends by itself.
     Create {
         name: String,
-        /// The one destination that it is for (port 443 unless given)
+        /// The one destination that it is for (port 443 unless given, 5432 with --postgres-role)
         #[arg(long, value_name = "HOST[:PORT]")]
         host: String,
         /// Where in a request it goes: `header[:NAME]`, basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4 or
         /// hmac:HEADER[,TIMESTAMP-HEADER]
-        #[arg(long, value_name = "SLOT")]
-        slot: String,
+        #[arg(long, value_name = "SLOT", required_unless_present = "postgres_role")]
+        slot: Option<String>,
+        /// It is the password of this role of a Postgres server, and connections are opened with it: the slot postgres:ROLE
+        #[arg(long, value_name = "ROLE", conflicts_with = "slot")]
+        postgres_role: Option<String>,
         /// The text around the key, with {key} in it; each slot has its usual one. For hmac: what is signed, and how
         #[arg(long, value_name = "TEMPLATE")]
         template: Option<String>,
@@ -195,6 +198,33 @@ pub(crate) enum Credential {
     },
     /// Take a credential out of use for good
     Revoke(Named),
+    /// Print the URL with which an agent reaches a database through the edge
+    ///
+    /// Its password is made of the agent's token and the credential's fake key, and good for these two alone. They come from
+    /// COUNTERSIGN_AGENT_TOKEN and COUNTERSIGN_FAKE_KEY or from files, never from the command line. Nobody is asked.
+    PostgresUrl(PostgresUrl),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PostgresUrl {
+    /// The credential
+    pub(crate) name: String,
+    #[arg(long)]
+    pub(crate) agent: String,
+    #[arg(long)]
+    pub(crate) database: String,
+    /// Where the edge listens for clients of Postgres
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5433")]
+    pub(crate) edge: String,
+    /// Read the agent's token from this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Read the fake key from this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) fake_key_file: Option<PathBuf>,
+    /// The edge's CA file, as the agent's client finds it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_path: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

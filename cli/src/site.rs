@@ -147,6 +147,7 @@ async fn attach(control: &ControlPlane, plan: Plan) -> Result<(Edge, Context), F
             forbidden: ours.into_iter().flatten().collect(),
             response_header_timeout: RESPONSE_HEADER_TIMEOUT,
         },
+        postgres: Vec::new(),
         // One agent on one's own machine may have all of it.
         limits: Limits {
             max_in_flight_per_agent: 4096,

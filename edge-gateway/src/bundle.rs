@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use countersign_gate::{Destination, Scheme};
+use countersign_gate::Destination;
 use countersign_policy::{Policy, body};
 use http::HeaderMap;
 use http::header::HeaderName;
@@ -96,6 +96,10 @@ pub(crate) enum Place {
     Path {
         before: String,
         after: String,
+    },
+    /// The password of this role, with which a connection to a Postgres server is opened.
+    Postgres {
+        role: String,
     },
     Query {
         name: String,
@@ -192,6 +196,12 @@ impl Bundle {
         bool::from(same).then_some(agent)
     }
 
+    /// The agent of this name, as it would show itself: for what proves a token without sending it.
+    pub(crate) fn agent_named(&self, name: &str) -> Option<Badge> {
+        let (hash, agent) = self.agents.iter().find(|(_, agent)| agent.name == name)?;
+        Some(Badge { name: agent.name.clone(), token_sha256: *hash })
+    }
+
     /// The credentials for exactly this destination.
     pub(crate) fn serving<'a>(
         &'a self,
@@ -236,9 +246,17 @@ impl Bundle {
 }
 
 impl Credential {
-    /// Whether it is for exactly this host and port, over https.
+    /// Whether it is for exactly this host and port, over what it is used with: https, or Postgres.
     pub(crate) fn serves(&self, destination: &Destination) -> bool {
-        destination.scheme() == Scheme::Https && self.destination == *destination
+        self.destination == *destination
+    }
+
+    /// The role whose password it is, if it is one's.
+    pub(crate) fn postgres_role(&self) -> Option<&str> {
+        match &self.place {
+            Place::Postgres { role } => Some(role),
+            _ => None,
+        }
     }
 }
 
@@ -254,6 +272,7 @@ impl Place {
             | Self::Header { .. }
             | Self::Hmac { .. }
             | Self::Path { .. }
+            | Self::Postgres { .. }
             | Self::Query { .. } => false,
         }
     }

@@ -194,7 +194,7 @@ fn searched<'a>(slot: &Slot, secret: &'a [u8]) -> Vec<&'a [u8]> {
 
 /// Opens the keys that came with a decision, in the order of the plan. What does not open is left out, and the gate
 /// then refuses the whole.
-fn open_keys(
+pub(crate) fn open_keys(
     rooms: &Rooms,
     released: &Released,
     sealed: &[Sealed],

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use countersign_gate::{Destination, Scheme};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
@@ -29,7 +30,20 @@ pub struct Config {
     pub gateway: Gateway,
     /// The way out. The edge adds its own listeners to what must never be dialled.
     pub upstream: upstream::Settings,
+    /// Servers of Postgres, each behind a listener of its own.
+    pub postgres: Vec<Postgres>,
     pub limits: Limits,
+}
+
+/// A server of Postgres, and where agents reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// Port 0 picks one.
+    pub listen: SocketAddr,
+    /// The one server behind it.
+    pub upstream: Destination,
+    /// Names that agents reach the listener under, besides `localhost` and its address.
+    pub names: Vec<String>,
 }
 
 /// Where the control plane is, and how it is recognised.
@@ -137,7 +151,16 @@ struct Text {
     identity: IdentityText,
     control_plane: GatewayText,
     upstream: UpstreamText,
+    postgres: Vec<PostgresText>,
     limits: LimitsText,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PostgresText {
+    listen: Option<String>,
+    upstream: Option<String>,
+    names: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -296,6 +319,7 @@ impl Reading {
         let identity = self.identity(text.identity);
         let gateway = self.gateway(text.control_plane);
         let upstream = self.upstream(text.upstream);
+        let postgres = text.postgres.into_iter().filter_map(|text| self.postgres(text)).collect();
         let defaults = Limits::default();
         let limits = Limits {
             max_held_body: text.limits.max_held_body.unwrap_or(defaults.max_held_body),
@@ -335,8 +359,27 @@ impl Reading {
             identity: identity?,
             gateway: gateway?,
             upstream: upstream?,
+            postgres,
             limits,
         })
+    }
+
+    fn postgres(&mut self, text: PostgresText) -> Option<Postgres> {
+        let listen = text.listen.unwrap_or_else(|| "127.0.0.1:5433".into());
+        let listen = self.address("postgres.listen", &listen);
+        let upstream = self.needed("postgres.upstream", text.upstream);
+        let upstream = upstream.and_then(|text| {
+            let read = Destination::parse(Scheme::Postgres, &text, Some(5432));
+            self.note("postgres.upstream", read.map_err(|why| format!("{text}: it is {why}")))
+        });
+        let name = |name: String| {
+            let read = Destination::parse(Scheme::Postgres, &name, Some(5432));
+            let alone = read.ok().filter(|_| !name.contains(':'));
+            let alone = alone.map(|name| name.host().to_owned());
+            self.note("postgres.names", alone.ok_or_else(|| format!("{name} is not a host's name")))
+        };
+        let names = text.names.into_iter().filter_map(name).collect();
+        Some(Postgres { listen: listen?, upstream: upstream?, names })
     }
 
     fn identity(&mut self, text: IdentityText) -> Option<Identity> {

@@ -212,8 +212,10 @@ fn take_out<'a>(draft: &mut Draft, credential: &'a Arc<Credential>) -> Option<Fo
             draft.headers.insert(COOKIE, cookies);
             Slot::Cookie { at }
         }
-        // Signed requests are another thing, and the body is not here yet.
-        Place::AwsSigv4 | Place::Form { .. } | Place::Json { .. } => return None,
+        // Signed requests are another thing, the body is not here yet, and Postgres is no HTTP.
+        Place::AwsSigv4 | Place::Form { .. } | Place::Json { .. } | Place::Postgres { .. } => {
+            return None;
+        }
         Place::Header { name, around } => {
             let mut values = draft.headers.get_all(name).iter();
             let (before, after) = values.find_map(|value| match around {
@@ -281,6 +283,7 @@ fn take_out_of_body<'a>(
         | Place::Header { .. }
         | Place::Hmac { .. }
         | Place::Path { .. }
+        | Place::Postgres { .. }
         | Place::Query { .. } => return Ok(None),
     };
     let Some(located) = located.filter(|located| credential.fake_keys.contains(&located.text))

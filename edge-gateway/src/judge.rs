@@ -21,6 +21,7 @@ use crate::control::{Alarm, Control, Why};
 use crate::freeze::Draft;
 use crate::inject::{Found, Misplaced, Unfound};
 use crate::park::Parking;
+use crate::postgres;
 use crate::refuse::Refusal;
 use crate::rooms::{self, Rooms};
 use crate::upstream::BoxBody;
@@ -125,6 +126,12 @@ fn key_agrees(
             )));
         }
         None if named.is_empty() => return Ok(()),
+        None if postgres::is_statement(head) => {
+            if opened_with_one(force, head, named) {
+                return Ok(());
+            }
+            "the policy wants another key for this statement than the one that this connection was opened with"
+        }
         None => match wanted_in_body(force, head, named) {
             Some(place) if !place.is_in_body(head.headers) => {
                 "the policy wants a key in the body of this request, and its Content-Type is not the one that such bodies have"
@@ -143,6 +150,16 @@ fn key_agrees(
     };
     let basic = force.bundle.credentials.iter().any(|credential| basic(credential));
     Err(No::Refusal(Refusal::FakeKeyMissing { credentials: named.to_vec(), basic, why }))
+}
+
+/// Whether a statement goes over a connection that was opened with one of these credentials: it says whose role that is.
+fn opened_with_one(force: &InForce, head: &Head<'_>, named: &[String]) -> bool {
+    let role = head.headers.get(postgres::ROLE).map(http::HeaderValue::as_bytes);
+    force.bundle.serving(head.destination).any(|credential| {
+        named.contains(&credential.name)
+            && credential.postgres_role().map(str::as_bytes) == role
+            && role.is_some()
+    })
 }
 
 /// Where in the body the key would be that the policy wants, if it would be there.

@@ -12,6 +12,7 @@
 //! serve   THE STORY: one request, start to end
 //! judge   policy and keys → pass, hold, refuse; carry, bounded: what was released, out and back
 //! socket, tunnel  what is more than one request; channel: its bounds and its end
+//! postgres  statements to a database are requests as well; a listener and a server for each
 //! park    a held request that outlives its client; local: what an agent may know of its approvals
 //! rooms   everything that a request meets on its way
 //! agent   proxy credential → Agent; unknown is refused
@@ -47,6 +48,7 @@ pub mod mitm;
 mod names;
 mod pace;
 mod park;
+pub mod postgres;
 pub mod redact;
 mod refuse;
 mod rooms;
@@ -92,6 +94,7 @@ use crate::upstream::{Resolve, SystemResolver};
 pub struct Edge {
     rooms: Arc<Rooms>,
     proxy_addr: SocketAddr,
+    postgres_addrs: Vec<SocketAddr>,
     metrics_addr: Option<SocketAddr>,
     /// No new connections, and no new requests on old ones.
     stop: CancellationToken,
@@ -123,6 +126,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let edge = Edge::start(config).await?;
     tracing::info!(proxy = %edge.proxy_addr(), "the edge listens");
+    for address in edge.postgres_addrs() {
+        tracing::info!(postgres = %address, "the edge listens for clients of Postgres");
+    }
     shutdown.await;
     tracing::info!("the edge goes down");
     edge.shutdown().await;
@@ -144,8 +150,16 @@ impl Edge {
     /// As [`Edge::start`].
     pub async fn start_in(config: Config, surroundings: Surroundings) -> anyhow::Result<Self> {
         let Surroundings { clock, resolver } = surroundings;
-        let Config { listen, metrics_listen, ca_file, identity, gateway, mut upstream, limits } =
-            config;
+        let Config {
+            listen,
+            metrics_listen,
+            ca_file,
+            identity,
+            gateway,
+            mut upstream,
+            postgres,
+            limits,
+        } = config;
         let (stop, drain, detach) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::new()?;
@@ -157,13 +171,23 @@ impl Edge {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
         let proxy_addr = listener.local_addr()?;
+        let mut databases = Vec::new();
+        for server in postgres {
+            let listen = server.listen;
+            let listener = TcpListener::bind(listen)
+                .await
+                .with_context(|| format!("listening on {listen}"))?;
+            databases.push((listener.local_addr()?, listener, server));
+        }
+        let postgres_addrs: Vec<SocketAddr> = databases.iter().map(|(at, ..)| *at).collect();
         let metrics_addr = match metrics_listen {
             None => None,
             Some(listen) => {
                 Some(telemetry::serve_metrics(listen, Arc::clone(&metrics), detach.clone()).await?)
             }
         };
-        upstream.forbidden.extend([proxy_addr].into_iter().chain(metrics_addr));
+        let ours = [proxy_addr].into_iter().chain(metrics_addr);
+        upstream.forbidden.extend(ours.chain(postgres_addrs.iter().copied()));
         let control =
             Control::start(gateway, identity, clock, Arc::clone(&metrics), detach.clone())?;
         let shelf = Arc::new(park::Shelf::new(&limits, control.clock().clone()));
@@ -180,12 +204,22 @@ impl Edge {
         });
         let open = TaskTracker::new();
         tokio::spawn(accept::accept(listener, Arc::clone(&rooms), stop.clone(), open.clone()));
-        Ok(Self { rooms, proxy_addr, metrics_addr, stop, detach, open })
+        for (_, listener, server) in databases {
+            let gate = postgres::Gate::new(Arc::clone(&rooms), server.upstream, server.names);
+            let gate = Arc::new(gate);
+            tokio::spawn(postgres::accept(listener, gate, stop.clone(), open.clone()));
+        }
+        Ok(Self { rooms, proxy_addr, postgres_addrs, metrics_addr, stop, detach, open })
     }
 
     /// Where agents reach it.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy_addr
+    }
+
+    /// Where clients of Postgres reach it, in the order of its configuration.
+    pub fn postgres_addrs(&self) -> &[SocketAddr] {
+        &self.postgres_addrs
     }
 
     /// Where its metrics are, if they are served.

@@ -147,6 +147,39 @@ impl Authority {
         hello.into_stream(config).await.map_err(|e| NotIntercepted::Handshake(e.to_string()))
     }
 
+    /// TLS with an agent that came to a listener of its own for one protocol, named `alpn`: with the leaf of the name that
+    /// it asks for, if that is one of `names` or `localhost`, and else with that of `address`.
+    ///
+    /// # Errors
+    /// As [`Authority::accept`].
+    pub(crate) async fn accept_named<S>(
+        &self,
+        stream: S,
+        names: &[String],
+        address: &str,
+        alpn: &[u8],
+    ) -> Result<TlsStream<S>, NotIntercepted>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let shaken = async {
+            let hello =
+                LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(read_failure)?;
+            let asked = hello.client_hello().server_name().map(str::to_ascii_lowercase);
+            let known = |asked: &String| asked == "localhost" || names.contains(asked);
+            let name = asked.filter(known).unwrap_or_else(|| address.to_owned());
+            let mut config = ServerConfig::clone(&*self.leaf(&name).await?);
+            config.alpn_protocols = vec![alpn.to_vec()];
+            // Nothing is resumed: what a ticket of another protocol would be good for is not asked.
+            config.send_tls13_tickets = 0;
+            hello
+                .into_stream(Arc::new(config))
+                .await
+                .map_err(|e| NotIntercepted::Handshake(e.to_string()))
+        };
+        tokio::time::timeout(HANDSHAKE_LIMIT, shaken).await.unwrap_or(Err(NotIntercepted::Timeout))
+    }
+
     async fn leaf(&self, host: &str) -> Result<Arc<ServerConfig>, NotIntercepted> {
         if let Some(config) = self.leaves.get(host).await {
             return Ok(config);

@@ -283,7 +283,13 @@ impl Refusal {
         self.row().1
     }
 
-    fn approval_id(&self) -> Option<&str> {
+    /// What it is, in a few words.
+    pub(crate) fn title(&self) -> &'static str {
+        self.row().2
+    }
+
+    /// The approval that it is about.
+    pub(crate) fn approval_id(&self) -> Option<&str> {
         match self {
             Self::AlreadyExecuted { approval_id, .. }
             | Self::ApprovalCancelled { approval_id, .. }

@@ -7,6 +7,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod postgres;
 mod silence;
 mod switch;
 #[cfg(feature = "planted-bugs")]
@@ -30,6 +31,7 @@ use tokio::net::TcpStream;
 use tracing::Instrument as _;
 
 pub use dial::{ConnectTo, NotConnectTo, Resolve, SystemResolver};
+pub(crate) use postgres::{ALPN, CancelKey, Opened};
 pub use switch::Switched;
 
 use crate::addresses::{Guard, Network};
@@ -133,7 +135,7 @@ impl Upstream {
         destination: Destination,
         pool_key: &str,
     ) -> Result<Response<BoxBody>, Failure> {
-        if outbound.keyed() && destination.scheme() != Scheme::Https {
+        if destination.scheme() == Scheme::Postgres || !may_carry(&outbound) {
             return Err(Failure::NotSent { why: "a key leaves over https only".into() });
         }
         let alone = outbound.request_id().is_some();
@@ -175,6 +177,11 @@ impl Upstream {
     fn manner(&self, apart: bool) -> Manner {
         Manner { patience: self.response_header_timeout, apart }
     }
+}
+
+/// Whether what it has may leave over HTTP: a key does so over https alone.
+fn may_carry(outbound: &Outbound) -> bool {
+    !outbound.keyed() || outbound.destination().scheme() == Scheme::Https
 }
 
 /// Why there is no answer, and whether the request may have arrived.

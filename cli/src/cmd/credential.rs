@@ -1,6 +1,7 @@
 //! `countersign credential`. Values come in and never go out.
 
 mod mint;
+mod postgres;
 
 use std::path::Path;
 
@@ -24,6 +25,7 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
             name,
             host,
             slot,
+            postgres_role,
             template,
             class,
             from_file,
@@ -34,6 +36,8 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
             let mint = mint::from_args(*mint)?;
             let value = value(from_file.as_deref(), &parts)?;
             let template = template.unwrap_or_default();
+            let role = postgres_role.map(|role| format!("postgres:{role}"));
+            let slot = role.or(slot).unwrap_or_default();
             let class = v1::CredentialClass::from(class).into();
             let request = v1::CreateCredentialRequest {
                 request_id,
@@ -64,6 +68,7 @@ pub(crate) async fn run(context: &Context, command: Credential) -> Done {
                 client::connect(context).await?.rotate_credential(request).await?.into_inner();
             faked(&part(made.credential)?, &made.fake_key, &show)
         }
+        Credential::PostgresUrl(wanted) => postgres::url(context, &wanted),
         Credential::Revoke(named) => {
             let request = v1::RevokeCredentialRequest { request_id, name: named.name };
             let answer =
@@ -190,6 +195,12 @@ fn faked(credential: &v1::Credential, fake_key: &str, show: &Show) -> Done {
         ]),
     }
     print::facts(&facts)?;
+    if credential.slot.starts_with("postgres:") {
+        return print::line(&format!(
+            "Agents never see the password. Each has a URL of its own, made of this fake key and its token: countersign credential postgres-url {}",
+            credential.name
+        ));
+    }
     print::line(match credential.mint {
         None => {
             "Give agents the fake key. The real one is in the vault, and nothing shows it again."

@@ -174,14 +174,18 @@ fn agrees_with_plan(
             decision.rule, credential.name
         )));
     }
-    let destination = request.destination();
-    if destination.host() != credential.host || destination.port() != credential.port {
+    let (destination, place) = (request.destination(), Place::of(credential));
+    let same_scheme = place.as_ref().is_some_and(|it| it.scheme() == destination.scheme());
+    if destination.host() != credential.host
+        || destination.port() != credential.port
+        || !same_scheme
+    {
         return Err(No::Mismatch(format!(
             "the key \"{}\" is for another destination",
             credential.name
         )));
     }
-    if !Place::of(credential).is_some_and(|place| place.agrees(&planned.slot, request)) {
+    if !place.is_some_and(|place| place.agrees(&planned.slot, request)) {
         return Err(No::Mismatch(format!(
             "the key \"{}\" goes into another slot",
             credential.name

@@ -29,10 +29,12 @@ pub(super) async fn create(
     let value = taken(request.value);
     let mut wrong = Vec::new();
     let mut note = |field: &str, what: String| wrong.push((field.to_owned(), what));
-    let destination = Destination::parse(Scheme::Https, &request.host, Some(443))
+    let slot = slot_of(&request.slot).map_err(|what| note("slot", what)).ok();
+    let postgres = slot.as_deref().is_some_and(opens_postgres);
+    let (scheme, port) = if postgres { (Scheme::Postgres, 5432) } else { (Scheme::Https, 443) };
+    let destination = Destination::parse(scheme, &request.host, Some(port))
         .map_err(|e| note("host", format!("{e}: write \"host\" or \"host:port\"")))
         .ok();
-    let slot = slot_of(&request.slot).map_err(|what| note("slot", what)).ok();
     let template = slot.as_ref().and_then(|slot| {
         template_of(slot, &request.template).map_err(|what| note("template", what)).ok()
     });
@@ -42,6 +44,12 @@ pub(super) async fn create(
             "class",
             "cannot be lease: with this slot the control plane signs, and the key never leaves it"
                 .into(),
+        );
+    }
+    if request.mint.is_some() && postgres {
+        note(
+            "mint",
+            "does not go with a role's password: SCRAM proves that, and takes no token".into(),
         );
     }
     if request.mint.is_some() && slot.as_deref().is_some_and(signs) {
@@ -271,8 +279,16 @@ fn signs(slot: &str) -> bool {
     slot == "aws-sigv4" || slot.starts_with("hmac:")
 }
 
+/// Whether it opens a connection to a Postgres server.
+fn opens_postgres(slot: &str) -> bool {
+    slot.starts_with("postgres:")
+}
+
 /// A value that its slot could not be filled with would be found out only when somebody needs it.
 fn check_fits(slot: &str, value: &[u8]) -> Result<(), &'static str> {
+    if opens_postgres(slot) && value.iter().any(u8::is_ascii_control) {
+        return Err("has a control character in it, which no password here can have");
+    }
     let octet = |b: &u8| b.is_ascii_graphic() && !b"\",;\\".contains(b);
     if slot.starts_with("cookie:") && !value.iter().all(octet) {
         return Err(
@@ -300,7 +316,7 @@ fn slot_of(text: &str) -> Result<String, String> {
     ];
     let grammar = || {
         format!(
-            "{text:?} is not a slot: write header, header:NAME, basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4, or hmac:HEADER"
+            "{text:?} is not a slot: write header, header:NAME, basic, cookie:NAME, query:NAME, path, form:FIELD, json:POINTER, aws-sigv4, hmac:HEADER, or postgres:ROLE"
         )
     };
     let header = |name: &str| -> Result<HeaderName, String> {
@@ -356,6 +372,15 @@ fn slot_of(text: &str) -> Result<String, String> {
             }
             Ok(text.into())
         }
+        ("postgres", Some(role)) => {
+            let plain = |b: u8| b.is_ascii_graphic() && b != b'%';
+            if role.is_empty() || role.len() > 63 || !role.bytes().all(plain) {
+                return Err(format!(
+                    "{role:?} is not a role's name: use up to 63 visible ASCII characters without %"
+                ));
+            }
+            Ok(text.into())
+        }
         _ => Err(grammar()),
     }
 }
@@ -388,6 +413,9 @@ fn template_of(slot: &str, text: &str) -> Result<String, String> {
             around.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
         }
         "aws-sigv4" => return Err("is not for a signature: leave it empty".into()),
+        slot if opens_postgres(slot) => {
+            return Err("is not for a role's password: leave it empty".into());
+        }
         slot if ["cookie:", "form:", "json:", "query:"]
             .iter()
             .any(|kind| slot.starts_with(kind)) =>

@@ -1,9 +1,10 @@
 //! Where a credential's key goes: as its record says, as proto says, and whether a plan agrees.
 
-use countersign_gate::{HOLE, Payload, Request, Slot};
+use countersign_gate::{HOLE, Payload, Request, Scheme, Slot};
 use countersign_policy::body::{self, Located};
 use countersign_proto::v1;
 use countersign_proto::v1::credential_slot;
+use http::Method;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode_str;
 
@@ -39,10 +40,18 @@ pub(crate) enum Place {
     Path {
         template: String,
     },
+    /// The password of this role, which opens a connection to a Postgres server.
+    Postgres {
+        role: String,
+    },
     Query {
         name: String,
     },
 }
+
+/// Where the plan of a connection to a Postgres server has its key, and where it says whose that is.
+const POSTGRES_PASSWORD: &str = "postgres-password";
+const POSTGRES_ROLE: &str = "postgres-role";
 
 impl Place {
     /// `None` for a record that no edge could follow.
@@ -71,6 +80,7 @@ impl Place {
                 Self::Header { name, template }
             }
             "path" => Self::Path { template: or(HOLE) },
+            "postgres" if !name.is_empty() => Self::Postgres { role: name.to_owned() },
             "query" if !name.is_empty() => Self::Query { name: name.to_owned() },
             _ => return None,
         };
@@ -84,6 +94,7 @@ impl Place {
             | Self::Form { .. }
             | Self::Hmac { .. }
             | Self::Json { .. }
+            | Self::Postgres { .. }
             | Self::Query { .. } => true,
         };
         whole.then_some(place)
@@ -113,6 +124,9 @@ impl Place {
             Self::Path { template } => {
                 credential_slot::Slot::Path(v1::PathSlot { template: template.clone() })
             }
+            Self::Postgres { role } => {
+                credential_slot::Slot::Postgres(v1::PostgresSlot { role: role.clone() })
+            }
             Self::Query { name } => {
                 credential_slot::Slot::Query(v1::QuerySlot { name: name.clone() })
             }
@@ -125,8 +139,19 @@ impl Place {
         matches!(self, Self::AwsSigv4 | Self::Hmac { .. })
     }
 
+    /// What a request with such a key is sent over.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Postgres { .. } => Scheme::Postgres,
+            _ => Scheme::Https,
+        }
+    }
+
     /// Whether the plan puts the key exactly here, in this request.
     pub(crate) fn agrees(&self, slot: &Slot, request: &Request) -> bool {
+        if request.destination().scheme() != self.scheme() {
+            return false;
+        }
         match (self, slot) {
             (Self::AwsSigv4, Slot::Signed { names, manner }) => {
                 Manner::aws(names, manner, request).is_some()
@@ -173,6 +198,15 @@ impl Place {
             }
             (Self::Path { template }, Slot::Path { at }) => {
                 piece(request.path(), '/', *at).is_some_and(|segment| segment == template)
+            }
+            (Self::Postgres { role }, Slot::Header { name, before, after }) => {
+                let named = request.headers().get(POSTGRES_ROLE);
+                let opens = request.method() == Method::GET && request.query().is_none();
+                opens
+                    && name.as_str() == POSTGRES_PASSWORD
+                    && before.is_empty()
+                    && after.is_empty()
+                    && named.is_some_and(|named| named.as_bytes() == role.as_bytes())
             }
             (Self::Query { name }, Slot::Query { at }) => request
                 .query()

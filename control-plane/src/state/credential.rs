@@ -56,7 +56,7 @@ pub struct Credential {
     pub host: String,
     pub port: u16,
     /// "header:authorization", "basic", "cookie:sid", "query:api_key", "path", "form:client_secret", "json:/auth/secret",
-    /// "aws-sigv4", "hmac:x-signature,x-timestamp".
+    /// "aws-sigv4", "hmac:x-signature,x-timestamp", "postgres:app".
     pub slot: String,
     /// With one "{key}"; "" where the slot needs none.
     pub template: String,

@@ -230,13 +230,18 @@ fn understood(sent: pb::EdgeCredential) -> Option<Credential> {
 fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     use pb::credential_slot::Slot as S;
     let name = credential.name;
-    let destination = destination(&credential.host, credential.port)
+    let slot = credential.slot.and_then(|slot| slot.slot);
+    let scheme = match &slot {
+        Some(S::Postgres(_)) => Scheme::Postgres,
+        _ => Scheme::Https,
+    };
+    let destination = destination(scheme, &credential.host, credential.port)
         .with_context(|| format!("credential {name}"))?;
     let split = |template: &str| {
         Place::split(template)
             .with_context(|| format!("credential {name}: a template without exactly one {{key}}"))
     };
-    let place = match credential.slot.and_then(|slot| slot.slot) {
+    let place = match slot {
         Some(S::Header(slot)) => {
             let header: HeaderName = slot
                 .name
@@ -267,6 +272,7 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
             Place::Hmac { names, template: slot.template }
         }
         Some(S::Json(slot)) => Place::Json { pointer: slot.pointer },
+        Some(S::Postgres(slot)) => Place::Postgres { role: slot.role },
         Some(S::Query(slot)) => Place::Query { name: slot.name },
         Some(S::Path(slot)) => {
             let (before, after) = split(&slot.template)?;
@@ -286,16 +292,16 @@ fn credential(credential: pb::EdgeCredential) -> anyhow::Result<Credential> {
     })
 }
 
-fn destination(host: &str, port: u32) -> anyhow::Result<Destination> {
+fn destination(scheme: Scheme, host: &str, port: u32) -> anyhow::Result<Destination> {
     let port = u16::try_from(port).context("its port")?;
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    Destination::parse(Scheme::Https, &host, Some(port))
+    Destination::parse(scheme, &host, Some(port))
         .map_err(|why| anyhow::anyhow!("its host is {why}"))
 }
 
 fn token_endpoint(endpoint: pb::TokenEndpoint) -> anyhow::Result<TokenEndpoint> {
-    let destination =
-        destination(&endpoint.host, endpoint.port).context("where its tokens come from")?;
+    let destination = destination(Scheme::Https, &endpoint.host, endpoint.port)
+        .context("where its tokens come from")?;
     Ok(TokenEndpoint { destination, path: endpoint.path })
 }
 

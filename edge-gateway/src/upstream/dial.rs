@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::Failure;
 use super::connection::Connection;
+use super::{Failure, postgres};
 use crate::addresses::Guard;
 use crate::ahead::{Ahead, Together};
 
@@ -135,6 +135,8 @@ pub(super) struct Dialler {
     tls: TlsConnector,
     /// Offers HTTP/1.1 alone.
     tls_one: TlsConnector,
+    /// Offers Postgres alone.
+    tls_postgres: TlsConnector,
 }
 
 impl Dialler {
@@ -160,13 +162,17 @@ impl Dialler {
                 .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls_one = TlsConnector::from(Arc::new(config.clone()));
+        config.alpn_protocols = vec![postgres::ALPN.to_vec()];
+        let tls_postgres = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let tls = TlsConnector::from(Arc::new(config));
-        Ok(Self { guard, connect_to, resolver, tls, tls_one })
+        Ok(Self { guard, connect_to, resolver, tls, tls_one, tls_postgres })
     }
 
     pub(super) fn check(&self, destination: &Destination) -> Result<(), Failure> {
-        if self.connect_to.iter().any(|rule| rule.is_about(destination)) {
+        if named_by_the_operator(destination)
+            || self.connect_to.iter().any(|rule| rule.is_about(destination))
+        {
             return Ok(());
         }
         let host = destination.host();
@@ -209,6 +215,19 @@ impl Dialler {
                 Scheme::Postgres => return Err(no_http(destination)),
             };
             connection.map_err(|e| not_sent(destination, e))
+        };
+        in_time(destination, connected).await
+    }
+
+    /// A connection to a Postgres server, encrypted, and with nothing else on it.
+    pub(super) async fn postgres(
+        &self,
+        destination: &Destination,
+    ) -> Result<TlsStream<TcpStream>, Failure> {
+        let connected = async {
+            let mut tcp = self.connect_tcp(destination).await?;
+            postgres::ask_for_tls(&mut tcp).await.map_err(|why| not_sent(destination, why))?;
+            shake(&self.tls_postgres, destination, tcp).await
         };
         in_time(destination, connected).await
     }
@@ -263,18 +282,27 @@ impl Dialler {
         }
         for address in &addresses {
             match redirected {
-                None => self.checked(destination.host(), *address)?,
-                Some(_) => {
-                    self.guard.check_own(*address).map_err(|closed| Failure::AddressDenied {
-                        host: destination.host().into(),
-                        address: Some(address.ip()),
-                        why: closed.to_string(),
-                    })?
+                None if !named_by_the_operator(destination) => {
+                    self.checked(destination.host(), *address)?;
                 }
+                _ => self.guard.check_own(*address).map_err(|closed| Failure::AddressDenied {
+                    host: destination.host().into(),
+                    address: Some(address.ip()),
+                    why: closed.to_string(),
+                })?,
             }
         }
         Ok(addresses)
     }
+}
+
+/// Where a Postgres server is says the edge's configuration, and never an agent.
+fn named_by_the_operator(destination: &Destination) -> bool {
+    destination.scheme() == Scheme::Postgres
+}
+
+fn no_http(destination: &Destination) -> Failure {
+    not_sent(destination, "a Postgres server speaks no HTTP")
 }
 
 async fn in_time<T>(

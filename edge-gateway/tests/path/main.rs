@@ -30,6 +30,7 @@ mod matrix;
 mod observed;
 mod outage;
 mod park;
+mod postgres;
 mod process;
 mod session;
 mod signed;

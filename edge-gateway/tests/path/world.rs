@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use countersign_edge_gateway::addresses::Network;
 use countersign_edge_gateway::clock::{Clock, Hands};
-use countersign_edge_gateway::config::{Config, Gateway, Identity, Limits};
+use countersign_edge_gateway::config::{Config, Gateway, Identity, Limits, Postgres};
 use countersign_edge_gateway::upstream::{Resolve, Settings};
 use countersign_edge_gateway::{Edge, Surroundings};
+use countersign_gate::{Destination, Scheme};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose,
     IsCa, KeyPair,
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::agent::{Agent, Answer};
 use crate::control::{Control, secret};
 use crate::origin::Origin;
+use crate::postgres::Database;
 use crate::raw::{Raw, Script};
 use crate::stage::Stage;
 
@@ -301,6 +303,8 @@ pub(crate) struct World {
     pub(crate) raw: Option<Raw>,
     /// An upstream that the test plays itself.
     pub(crate) stage: Stage,
+    /// A server of Postgres that the test plays itself.
+    pub(crate) database: Database,
     pub(crate) authority: Authority,
     pub(crate) agent: Agent,
     /// What the edge and the control plane tell the time by.
@@ -422,6 +426,7 @@ impl Setup {
         };
         let upstream = raw.as_ref().map_or_else(|| origin.addr(), Raw::addr);
         let stage = Stage::start(&authority).await;
+        let database = Database::start(&authority).await;
         let (certificate_pem, key_pem) = authority.edge(self.certificate_hours);
         if let Some(file) = &self.certificate_file {
             std::fs::write(file, &certificate_pem).expect("written");
@@ -449,6 +454,7 @@ impl Setup {
                     .iter()
                     .map(|host| format!("{host}::127.0.0.1:{}", upstream.port()))
                     .chain(["down.test::127.0.0.1:1".to_owned()])
+                    .chain([format!("db.test::127.0.0.1:{}", database.port())])
                     .chain(STAGED.iter().map(|host| format!("{host}::127.0.0.1:{}", stage.port())))
                     .map(|mapping| mapping.parse().expect("a mapping"))
                     .collect(),
@@ -456,6 +462,12 @@ impl Setup {
                 forbidden: Vec::new(),
                 response_header_timeout: self.patience,
             },
+            postgres: vec![Postgres {
+                listen: ([127, 0, 0, 1], 0).into(),
+                upstream: Destination::parse(Scheme::Postgres, "db.test", Some(5432))
+                    .expect("a destination"),
+                names: vec!["db.edge.test".into()],
+            }],
             limits: self.limits,
         };
         let mut surroundings = Surroundings { clock: clock.clone(), ..Surroundings::default() };
@@ -464,7 +476,7 @@ impl Setup {
         }
         let edge = Edge::start_in(config, surroundings).await?;
         let agent = Agent::new(edge.proxy_addr(), edge.ca_pem(), "robot", crate::control::TOKEN);
-        Ok(World { edge, control, origin, raw, stage, authority, agent, clock, hands })
+        Ok(World { edge, control, origin, raw, stage, database, authority, agent, clock, hands })
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn check_digests(open: &Open, edge_key: [u8; 32], incarnation: [u8; 1
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("ASCII");
     let request = gate::Request::new(
         gate::Origin { cluster: CLUSTER.into(), org: "org-1".into(), agent: head.agent_id.clone() },
-        gate::Destination::parse(gate::Scheme::Https, &head.host, Some(head.port as u16))
+        gate::Destination::parse(scheme(&head.scheme), &head.host, Some(head.port as u16))
             .expect("a destination"),
         head.method.parse().expect("a method"),
         text(&head.path),
@@ -78,4 +78,12 @@ pub(super) fn check_digests(open: &Open, edge_key: [u8; 32], incarnation: [u8; 1
         "the request digest"
     );
     assert_eq!(Sha256::digest(&open.body).as_slice(), head.body_sha256.as_ref(), "the body digest");
+}
+
+fn scheme(word: &str) -> gate::Scheme {
+    match word {
+        "https" => gate::Scheme::Https,
+        "postgres" => gate::Scheme::Postgres,
+        other => panic!("{other} was announced"),
+    }
 }

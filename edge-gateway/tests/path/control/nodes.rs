@@ -214,7 +214,7 @@ fn state() -> pb::EdgeState {
         name: secret.name.into(),
         version: 1,
         host: secret.host.into(),
-        port: 443,
+        port: if secret.host == "db.test" { 5432 } else { 443 },
         slot: Some(slot(secret.name)),
         fake_keys: vec![secret.fake.into()],
         leasable: secret.leasable,

@@ -11,7 +11,7 @@ pub(crate) struct Secret {
     pub(super) leasable: bool,
 }
 
-pub(crate) const SECRETS: [Secret; 15] = [
+pub(crate) const SECRETS: [Secret; 17] = [
     Secret {
         name: "api",
         fake: "tk_fake_api_0123456789",
@@ -118,6 +118,20 @@ pub(crate) const SECRETS: [Secret; 15] = [
         leasable: false,
     },
     Secret {
+        name: "db",
+        fake: "dbFAKE-0123456789-abcdef",
+        real: "dbREAL-9876543210-zyxwvu",
+        host: "db.test",
+        leasable: true,
+    },
+    Secret {
+        name: "db-admin",
+        fake: "adFAKE-0123456789-abcdef",
+        real: "adREAL-9876543210-zyxwvu",
+        host: "db.test",
+        leasable: false,
+    },
+    Secret {
         name: "sealed",
         fake: "tk_fake_sealed_012345678",
         real: "tk_REAL_sealed_abcdefghi",
@@ -143,6 +157,8 @@ pub(super) fn slot(name: &str) -> pb::CredentialSlot {
             headers: vec!["webhook-signature".into(), "webhook-timestamp".into()],
             template: HOOK.into(),
         }),
+        "db" => Slot::Postgres(pb::PostgresSlot { role: "app".into() }),
+        "db-admin" => Slot::Postgres(pb::PostgresSlot { role: "admin".into() }),
         "aws" => Slot::AwsSigv4(pb::AwsSigv4Slot {}),
         "session" => Slot::Cookie(pb::CookieSlot { name: "sid".into() }),
         "form" => Slot::Form(pb::FormSlot { name: "client_secret".into() }),
