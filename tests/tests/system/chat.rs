@@ -295,6 +295,7 @@ fn r_22_a_platform_that_is_down_is_tried_again_and_the_card_comes_once() {
     });
     chat.slack.trouble(None);
     let card = eventually("the card", || chat.cards_of(&id).pop());
+    assert!(!words(&card.2).contains("Sent again"), "it is the first that arrives");
     press("U1", &card, "approve").send(&chat.hook);
     assert_eq!(waiting.answer().status, 200);
     chat.shows(&card.0, &card.1, "Carried out once");
@@ -314,6 +315,9 @@ fn r_22_a_card_whose_answer_was_lost_still_counts_and_shows_how_it_ends() {
         let cards = chat.cards_of(&id);
         (cards.len() == 2).then_some(cards)
     });
+    // The second one says so.
+    let again = |card: &(String, String, Value)| words(&card.2).contains("Sent again");
+    assert_eq!((again(&both[0]), again(&both[1])), (false, true));
     // The person presses the one that the control plane never heard of.
     let orphan = &both[0];
     assert_eq!(press("U1", orphan, "approve").send(&chat.hook).0, 200);

@@ -24,6 +24,8 @@ const DEAF: [&str; 2] = ["email", "smtp"];
 /// They keep a card as it was sent.
 const NO_EDITS: [&str; 8] =
     ["whatsapp", "messenger", "instagram", "webex", "x", "twilio", "email", "smtp"];
+/// What stands here in the place of the platforms could read nothing of it: its story is in `xchat`, with X's own SDK.
+const ENCRYPTED: &str = "xchat";
 /// X takes fifteen messages in fifteen minutes, and Linear two in three seconds: so they are asked about fewer people's.
 const ASKED_ON_X: usize = 1;
 const ASKED_ON_LINEAR: usize = 4;
@@ -302,7 +304,8 @@ fn one_approval_is_on_every_chat_at_once_and_one_answer_on_any_of_them_settles_i
     let guide = all.world.ok(&["channel", "guide"]);
     let listed: Vec<_> =
         guide.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(listed, PLATFORMS);
+    let (told, here): (Vec<_>, Vec<_>) = listed.into_iter().partition(|it| *it == ENCRYPTED);
+    assert_eq!((here, told.len()), (PLATFORMS.to_vec(), 1));
 
     // The first of them is asked on all, and answers on X.
     all.link(0);

@@ -177,6 +177,9 @@ fn r_22_a_mail_whose_fate_is_unknown_is_sent_again_as_the_same_mail() {
     assert_eq!(both.len(), 2);
     assert!(!both[0].header("message-id").is_empty());
     assert_eq!(both[0].header("message-id"), both[1].header("message-id"));
+    // And says so, to whoever gets both.
+    let again = |mail: &Arrived| mail.part("text/plain").contains("Sent again");
+    assert_eq!((again(&both[0]), again(&both[1])), (false, true));
     waiting.hang_up();
 }
 

@@ -121,7 +121,7 @@ fn a_request_is_shown_and_answered_where_x_itself_can_read_neither() {
 
     let (waiting, id) = team.hold("DELETE", "/encrypted/1");
     let card = x.read(&id);
-    assert!(card.contains(&format!("DELETE {HOST} /encrypted/1")), "{card}");
+    assert!(card.contains(&format!("DELETE {HOST}/encrypted/1")), "{card}");
     let code = card.split("approve ").nth(1).unwrap()[..9].to_owned();
 
     // Whoever signs with other keys in the person's name is not heard, and X is told to try again.
