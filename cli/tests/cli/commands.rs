@@ -337,6 +337,40 @@ fn policy_test_needs_no_control_plane() {
 }
 
 #[test]
+fn descriptors_are_read_beside_the_policy() {
+    let place = Place::empty();
+    let set = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzzing/src/billing.binpb");
+    let beside = place.write("billing.binpb", "");
+    std::fs::copy(set, &beside).unwrap();
+    let policy = |file: &str| {
+        format!(
+            r#"
+version = 1
+[[descriptor]]
+name = "billing"
+file = "{file}"
+[[rule]]
+name = "small refunds"
+host = "billing.example.com"
+path = "/acme.billing.v1.Refunds/Create"
+when = "grpc.message.amount < 100"
+then = "allow"
+[[test]]
+method = "POST"
+url = "https://billing.example.com/acme.billing.v1.Refunds/Create"
+headers = {{ content-type = "application/grpc" }}
+body_base64 = "AAAAAAIQBQ=="
+expect = "allow"
+"#
+        )
+    };
+    place.write("policy.toml", &policy("billing.binpb"));
+    assert!(place.run(&["policy", "test", "policy.toml"]).ok().contains("1 of 1"));
+    place.write("policy.toml", &policy("other.binpb"));
+    place.run(&["policy", "test", "policy.toml"]).fails(1, &["policy.toml", "other.binpb"]);
+}
+
+#[test]
 fn env_takes_the_token_from_the_environment_a_file_or_standard_input() {
     let mut place = Place::knowing(&ControlPlane::start());
     place.set("COUNTERSIGN_EDGE", "http://127.0.0.1:7080");

@@ -61,3 +61,35 @@ await calls("@linear/sdk", "linear", [
   ["comment", () => linear.createComment({ issueId: "ENG-7", body: "Done." })],
   ["read issues", () => linear.issues({ first: 3 })],
 ]);
+
+// The MCP client asks for answers before it goes on, so this server has some.
+const { Client } = await import(require.resolve("@modelcontextprotocol/sdk/client/index.js"));
+const { StreamableHTTPClientTransport } = await import(require.resolve("@modelcontextprotocol/sdk/client/streamableHttp.js"));
+const said = [];
+async function server(input, init = {}) {
+  if (init.method !== "POST") return new Response(null, { status: 405 });
+  await record(input, init);
+  said.push(made);
+  const message = JSON.parse(made.body);
+  if (Array.isArray(message) || message.id === undefined) return new Response(null, { status: 202 });
+  const results = {
+    initialize: { protocolVersion: message.params?.protocolVersion, capabilities: { tools: {} }, serverInfo: { name: "s", version: "1" } },
+    "tools/list": { tools: [{ name: "delete_user", inputSchema: { type: "object" } }] },
+    "tools/call": { content: [] },
+  };
+  const answer = { jsonrpc: "2.0", id: message.id, result: results[message.method] ?? {} };
+  return new Response(JSON.stringify(answer), { headers: { "content-type": "application/json" } });
+}
+const transport = new StreamableHTTPClientTransport(new URL("https://mcp.example.com/mcp"), { fetch: server });
+const client = new Client({ name: "agent", version: "1" });
+await client.connect(transport);
+await client.listTools();
+await client.callTool({ name: "read_user", arguments: { user: "ana" } });
+await client.callTool({ name: "delete_user", arguments: { user: "ana", hard: true } });
+await transport.send([
+  { jsonrpc: "2.0", id: 90, method: "tools/list" },
+  { jsonrpc: "2.0", id: 91, method: "tools/call", params: { name: "delete_user", arguments: { user: "ben" } } },
+]);
+await client.close();
+const names = ["initialize", "initialized", "list", "read a user", "delete a user", "a batch"];
+await calls("@modelcontextprotocol/sdk", "mcp", names.map((name, at) => [name, () => { made = said[at]; }]));

@@ -181,6 +181,33 @@ fn b_14_pushes_from_git() {
 }
 
 #[test]
+fn b_9_tools_from_the_mcp_sdk() {
+    use Risk::{Code, Read};
+    says(
+        "mcp",
+        &[
+            ("initialize", Read, "Call method initialize of mcp.example.com"),
+            ("initialized", Read, "Call method notifications/initialized of mcp.example.com"),
+            ("list", Read, "Call method tools/list of mcp.example.com"),
+            ("read a user", Code, "Call tool read_user of mcp.example.com"),
+            ("delete a user", Code, "Call tool delete_user of mcp.example.com"),
+            (
+                "a batch",
+                Code,
+                "Make 2 calls at mcp.example.com: method tools/list and tool delete_user",
+            ),
+        ],
+    );
+    let answer =
+        br#"{"jsonrpc":"2.0","id":3,"result":{"action":"accept","content":{"sure":true}}}"#;
+    let json = [("content-type", "application/json")];
+    let answer = Captured::new("POST", "https://mcp.example.com/mcp", &json, answer);
+    let described = answer.describe().unwrap().unwrap();
+    assert_eq!(described.sentence, "Give mcp.example.com an answer to what it asked");
+    assert!(described.also.line().unwrap().contains("accept"), "{described:?}");
+}
+
+#[test]
 fn stripe_from_its_sdk() {
     use Risk::{Destructive, Money, People, Read};
     says(

@@ -383,3 +383,67 @@ fn fixed64(rest: &mut &[u8]) -> Result<u64, Undecodable> {
     *rest = after;
     Ok(u64::from_le_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost_reflect::prost::Message as _;
+    use prost_reflect::{DynamicMessage, ReflectMessage as _};
+
+    use super::*;
+
+    fn refund() -> MessageDescriptor {
+        let set = include_bytes!("../../../../tests/fuzzing/src/billing.binpb");
+        let pool = DescriptorPool::decode(&set[..]).unwrap();
+        pool.get_message_by_name("acme.billing.v1.Refund").unwrap()
+    }
+
+    /// One field, of any wire type, whose number is likely to be known.
+    fn written() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..6);
+        (1_u8..15, 0_u8..6, any::<u64>(), bytes).prop_map(|(number, wire, value, bytes)| {
+            let mut out = vec![number << 3 | wire];
+            match wire {
+                0 => prost_reflect::prost::encoding::encode_varint(value >> (value % 64), &mut out),
+                1 => out.extend(value.to_le_bytes()),
+                5 => out.extend(value.to_le_bytes().into_iter().take(4)),
+                _ => {
+                    out.push(bytes.len() as u8);
+                    out.extend(bytes);
+                }
+            }
+            out
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_read_another_reader_reads_alike(fields in prop::collection::vec(written(), 0..5)) {
+            let bytes = fields.concat();
+            let Ok(Json::Object(members)) = read_message(&refund(), &bytes, 0, &mut 0) else { return Ok(()) };
+            let other = DynamicMessage::decode(refund(), bytes.as_slice()).unwrap();
+            prop_assert_eq!(other.unknown_fields().count(), 0);
+            for field in other.descriptor().fields() {
+                let ours = members.iter().find(|(name, _)| name == field.name()).map(|(_, value)| value);
+                let theirs = other.get_field(&field);
+                prop_assert!(ours.is_some() || !other.has_field(&field), "{field:?}");
+                match (ours, &*theirs) {
+                    (Some(Json::Text(ours)), prost_reflect::Value::String(theirs)) => prop_assert_eq!(ours, theirs),
+                    (Some(Json::Flag(ours)), prost_reflect::Value::Bool(theirs)) => prop_assert_eq!(ours, theirs),
+                    (Some(Json::Whole(ours)), prost_reflect::Value::I64(theirs)) => prop_assert_eq!(ours, theirs),
+                    (Some(Json::Whole(ours)), prost_reflect::Value::U64(theirs)) => prop_assert_eq!(*ours as u64, *theirs),
+                    (Some(Json::Large(ours)), prost_reflect::Value::U64(theirs)) => prop_assert_eq!(ours, theirs),
+                    (Some(Json::Fraction(ours)), prost_reflect::Value::F64(theirs)) => prop_assert_eq!(ours, theirs),
+                    (Some(Json::List(ours)), prost_reflect::Value::List(theirs)) => prop_assert_eq!(ours.len(), theirs.len()),
+                    (Some(Json::Object(ours)), prost_reflect::Value::Map(theirs)) => prop_assert_eq!(ours.len(), theirs.len()),
+                    (Some(Json::Object(_)), prost_reflect::Value::Message(_)) => {}
+                    (Some(Json::Text(_)), prost_reflect::Value::Bytes(_) | prost_reflect::Value::EnumNumber(_)) => {}
+                    (None, _) => {}
+                    (ours, theirs) => prop_assert!(false, "{ours:?} {theirs:?}"),
+                }
+            }
+        }
+    }
+}

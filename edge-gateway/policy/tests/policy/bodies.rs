@@ -231,6 +231,29 @@ fn b_11_and_b_12_the_content_type_has_to_match() {
 }
 
 #[test]
+fn b_13_what_is_hidden_from_a_reader_is_not_hidden_from_a_rule() {
+    use crate::support::said;
+    let far = format!("{}DROP TABLE users", "\n".repeat(100_000));
+    let text = post().header("content-type", "text/plain").bytes(far.clone());
+    assert_eq!(said("body.text.contains('DROP TABLE')", &text), "yes");
+    let json = post().json(&serde_json::json!({ "note": far, "token_note": "rm -rf" }).to_string());
+    assert_eq!(said("body.json.note.contains('DROP TABLE')", &json), "yes");
+    assert_eq!(said("body.json.token_note == 'rm -rf'", &json), "yes");
+    // A name or a value with a character of no width in it is another one, and a tool so named is none.
+    let hidden = post().json("{\"amount\":1,\"am\u{200b}ount\":2,\"to\":\"a\u{202e}b\"}");
+    assert_eq!(said("body.json.amount == 1 && body.json.to != 'ab'", &hidden), "yes");
+    let call = |tool: &str| {
+        let params = serde_json::json!({ "name": tool });
+        let call = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+        post().json(&call.to_string())
+    };
+    assert_eq!(said("mcp.tool == 'read'", &call("read")), "yes");
+    for tool in ["re\u{200b}ad", "\u{202e}daer", "read\u{1b}[2K", "r\u{435}ad"] {
+        assert_eq!(said("mcp.tool == 'read'", &call(tool)), "unknown", "{tool:?}");
+    }
+}
+
+#[test]
 fn views_say_what_is_shown_and_whether_it_is_all() {
     let show = |request: &Ask| view(&request.headers, request.body.as_deref().unwrap());
     let text = |text: &str, complete, kind| View { text: Some(text.to_owned()), complete, kind };

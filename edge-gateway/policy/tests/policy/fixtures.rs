@@ -69,3 +69,26 @@ fn compile_takes_fixtures_and_says_what_is_wrong_with_them() {
     }
     assert_eq!(run_fixtures(broken, "p").unwrap_err().len(), found.len());
 }
+
+#[test]
+fn a_fixture_may_have_a_body_that_is_no_text() {
+    let with = |body: &str| {
+        format!(
+            "version = 1\n[[rule]]\nname = \"push\"\nhost = \"a.example\"\nthen = \"allow\"\n\
+             when = \"git.refs.size() == 0\"\n[[test]]\nmethod = \"POST\"\n\
+             url = \"https://a.example/x/git-receive-pack\"\nexpect = \"allow\"\n\
+             headers = {{ content-type = \"application/x-git-receive-pack-request\" }}\n{body}\n"
+        )
+    };
+    // "0000"
+    assert!(run_fixtures(&with("body_base64 = \"MDAwMA==\""), "p").unwrap().passed());
+    assert!(run_fixtures(&with("body = \"0000\""), "p").unwrap().passed());
+    assert!(!run_fixtures(&with("body_base64 = \"/w==\""), "p").unwrap().passed());
+    for (body, says) in [
+        ("body_base64 = \"%\"", "`body_base64` is not base64"),
+        ("body = \"\"\nbody_base64 = \"\"", "not both"),
+    ] {
+        let found = run_fixtures(&with(body), "p").unwrap_err();
+        assert!(found.iter().any(|mistake| mistake.to_string().contains(says)), "{found:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! What policies see of Git's smart HTTP.
 
-use crate::support::{Ask, ask, said};
+use crate::support::{Ask, ask, captured, said};
 
 const ZERO: &str = "0000000000000000000000000000000000000000";
 const ONE: &str = "78a52b4b724b056d0164d678a5d27f667060fa71";
@@ -153,4 +153,35 @@ fn b_14_a_rule_for_some_branches_lets_nothing_else_through() {
     assert_eq!(said(when, &push(&[(ONE, ZERO, "refs/heads/agent/fix")], "", "")), "no");
     let gzipped = push(&[agent], "", "PACK").header("content-encoding", "gzip");
     assert_eq!(said(when, &gzipped), "unknown");
+}
+
+#[test]
+fn b_14_what_git_itself_pushes_is_read() {
+    let mut seen = 0;
+    for (name, request) in captured("git") {
+        let expected: &[(&str, &str)] = match name.as_str() {
+            "create and update" => &[
+                ("git.refs.map(r, r.kind) == ['update', 'create']", "yes"),
+                ("git.refs[0].ref == 'refs/heads/main'", "yes"),
+                ("git.refs.all(r, r.kind != 'delete')", "yes"),
+            ],
+            "delete a branch" => {
+                &[("git.refs.all(r, r.kind == 'delete' && r.ref == 'refs/heads/old')", "yes")]
+            }
+            "force a branch" => {
+                &[("git.refs.exists(r, r.forced)", "unknown"), ("git.refs.size() == 1", "yes")]
+            }
+            "delete and force with an option" => &[
+                ("git.options.size() == 1", "yes"),
+                ("git.refs.exists(r, r.kind == 'delete')", "yes"),
+                ("git.refs.exists(r, r.kind == 'update')", "yes"),
+            ],
+            other => panic!("{other} is not known here"),
+        };
+        for (when, answer) in expected {
+            assert_eq!(said(when, &request), *answer, "{name}: {when}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
 }

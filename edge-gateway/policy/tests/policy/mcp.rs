@@ -1,6 +1,6 @@
 //! What policies see of JSON-RPC and the Model Context Protocol.
 
-use crate::support::{Ask, ask, said};
+use crate::support::{Ask, ask, captured, said};
 
 fn post(body: &str) -> Ask {
     ask("POST", "https://a.example/mcp").json(body)
@@ -120,4 +120,24 @@ fn b_9_headers_that_name_a_call_have_to_name_this_one() {
     assert_eq!(said(when, &good.header("mcp-name", "drop")), "unknown");
     let batch = post(&format!("[{LIST}]")).header("mcp-method", "tools/list");
     assert_eq!(said("mcp.calls.size() == 1", &batch), "unknown");
+}
+
+/// The rule of POLICY.md.
+const READS: &str = "mcp.calls.all(c, c.kind == 'notification' || c.method in ['initialize', 'ping', 'tools/list'] || (c.method == 'tools/call' && c.tool in ['search', 'read_user']))";
+
+#[test]
+fn b_9_what_the_official_client_sends_is_read() {
+    let mut seen = 0;
+    for (name, request) in captured("mcp") {
+        let (reads, deletes) = match name.as_str() {
+            "initialize" | "initialized" | "list" | "read a user" => ("yes", "no"),
+            "delete a user" | "a batch" => ("no", "yes"),
+            other => panic!("{other} is not known here"),
+        };
+        assert_eq!(said(READS, &request), reads, "{name}");
+        let when = "mcp.calls.exists(c, c.method == 'tools/call' && c.tool == 'delete_user')";
+        assert_eq!(said(when, &request), deletes, "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
 }

@@ -156,3 +156,49 @@ fn nested_toml_is_refused_not_crashed_on() {
     let text = format!("version = 1\nx = {}", "[".repeat(100_000));
     assert!(Policy::compile(&text, "p.toml").is_err());
 }
+
+#[test]
+fn names_of_what_is_decoded_are_checked() {
+    for (when, says) in [
+        ("mcp.tol == 'x'", "there is no mcp.tol: there is mcp.arguments, mcp.calls"),
+        ("git == 1", "`git` alone is nothing: write git.atomic"),
+        ("has(mcp.tool)", "has(mcp.tool) cannot be asked"),
+        (
+            "git.refs.all(r, r.knd == 'x')",
+            "there is no `knd` in a record of forced, kind, new, old, ref",
+        ),
+        ("git.refs[0].reference == 'x'", "there is no `reference`"),
+        (
+            "graphql.operations.exists(o, o.fields.exists(f, f.name == 'x'))",
+            "there is no `name` in a text",
+        ),
+        ("git.refs.exists(r, r.ref == 5)", "it compares a text with a number"),
+        ("mcp.tool == true", "it compares a text with true or false"),
+        ("git.refs > 3", "it compares a list with a number"),
+        ("git.atomic == 1", "it compares true or false with a number"),
+        (
+            "body.multipart.files.all(f, f.bytes < 3)",
+            "there is no `bytes` in a record of field, name, size, type",
+        ),
+        ("body.multipart.field.a == 'x'", "there is no `field` in a record of fields, files"),
+        ("body.mail.sender == 'x'", "there is no `sender`"),
+        ("body.json.all(mcp, mcp == 1)", "`mcp` is taken"),
+        (
+            "body.xml == 'x'",
+            "there is body.form, body.graphql, body.json, body.mail, body.multipart",
+        ),
+        ("grpc.message.x == 1", "grpc.message needs a [[descriptor]]"),
+    ] {
+        wrong(&format!("when = \"{when}\""), says);
+    }
+    for fine in [
+        "mcp.arguments.anything.at.all > 3 && mcp.calls.size() < 5",
+        "git.refs.filter(r, r.kind == 'update').size() == 0",
+        "body.multipart.fields.amount > 5 && body.multipart.files[0].size + 1 < 10",
+    ] {
+        let rule = format!(
+            "[[rule]]\nname = \"r\"\nhost = \"a.example\"\nthen = \"approve\"\nwhen = \"{fine}\""
+        );
+        crate::support::policy(&rule);
+    }
+}

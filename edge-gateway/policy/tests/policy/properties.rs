@@ -209,3 +209,91 @@ proptest! {
         }
     }
 }
+
+/// Content types and conditions of everything that is decoded further.
+fn decoded() -> impl Strategy<Value = (&'static str, &'static str, &'static str)> {
+    select(vec![
+        ("application/json", "/", "mcp.calls.all(c, c.method == 'tools/list')"),
+        ("application/json", "/", "mcp.tool == 'x' && mcp.arguments.n == 1"),
+        ("application/json", "/", "graphql.operations.all(o, o.type == 'query')"),
+        ("application/json", "/", "body.mail.recipients.size() == 0"),
+        ("message/rfc822", "/", "body.mail.to.all(a, a.endsWith('@a.example'))"),
+        ("multipart/form-data; boundary=b", "/", "body.multipart.fields.n < 5"),
+        (
+            "application/x-git-receive-pack-request",
+            "/r/git-receive-pack",
+            "git.refs.all(r, r.kind == 'create')",
+        ),
+        (
+            "application/x-git-upload-pack-request",
+            "/r/git-upload-pack",
+            "git.service == 'git-upload-pack'",
+        ),
+    ])
+}
+
+/// Bytes that are nearly what a decoder reads.
+fn nearly() -> impl Strategy<Value = Vec<u8>> {
+    let whole = select(vec![
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
+        r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"n":1}}}]"#,
+        r#"{"query":"query A { ...F a: b(x: \"{\") @skip(if: true) } fragment F on Q { c }"}"#,
+        r#"{"raw":"VG86IGFAYS5leGFtcGxlDQoNCmhp"}"#,
+        "To: Ana <a@a.example>\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nhi\r\n--x--\r\n",
+        "--b\r\nContent-Disposition: form-data; name=\"n\"\r\n\r\n1\r\n--b--\r\n",
+        "007b0000000000000000000000000000000000000000 78a52b4b724b056d0164d678a5d27f667060fa71 refs/heads/a\0 report-status\n0000PACK",
+    ]);
+    let change = (any::<prop::sample::Index>(), 0_usize..4, vec(any::<u8>(), 0..4));
+    (whole, vec(change, 0..3)).prop_map(|(whole, changes)| {
+        let mut bytes = whole.as_bytes().to_vec();
+        for (at, taken, put) in changes {
+            let at = at.index(bytes.len() + 1);
+            let end = (at + taken).min(bytes.len());
+            bytes.splice(at..end, put);
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_decoded_is_one_of_three_and_never_opens_what_it_is_not_sure_of(
+        (kind, path, when) in decoded(), body in nearly(),
+    ) {
+        let request = ask("POST", &format!("https://a.example{path}")).header("content-type", kind).bytes(body);
+        let answer = crate::support::said(when, &request);
+        let negated = crate::support::said(&format!("!({when})"), &request);
+        let opposite = match answer { "yes" => "no", "no" => "yes", unknown => unknown };
+        prop_assert_eq!(negated, opposite, "{}", when);
+        // The same bytes under another type are nothing.
+        let other = ask("POST", &format!("https://a.example{path}")).header("content-type", "text/plain");
+        let other = other.bytes(request.body.unwrap_or_default());
+        prop_assert_eq!(crate::support::said(when, &other), "unknown", "{}", when);
+    }
+
+    #[test]
+    fn a_form_in_parts_says_what_its_author_wrote(
+        fields in prop::collection::btree_map("[a-z]{1,8}", "[ -~]{0,20}", 1..5),
+        file in option::of(("[a-z]{1,5}\\.txt", vec(any::<u8>(), 0..40))),
+    ) {
+        let mut body = Vec::new();
+        for (name, value) in &fields {
+            body.extend(format!("--boundary42\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes());
+        }
+        if let Some((name, content)) = &file {
+            body.extend(format!("--boundary42\r\nContent-Disposition: form-data; name=\"_file\"; filename=\"{name}\"\r\n\r\n").bytes());
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--boundary42--\r\n");
+        let headers = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static("multipart/form-data; boundary=boundary42"))];
+        let read = countersign_policy::decode::multipart::read(&http::HeaderMap::from_iter(headers), &body).unwrap();
+        let mut expected: Vec<(&str, Option<&str>, &[u8])> =
+            fields.iter().map(|(name, value)| (name.as_str(), None, value.as_bytes())).collect();
+        expected.extend(file.iter().map(|(name, content)| ("_file", Some(name.as_str()), content.as_slice())));
+        let found: Vec<_> = read.parts.iter().map(|part| (part.name, part.file, part.content)).collect();
+        prop_assert_eq!(found, expected);
+    }
+}

@@ -1,5 +1,7 @@
 //! Requests and policies as the tests write them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_gate::{Destination, Scheme};
 use countersign_policy::{Body, Decision, Head, Need, Policy, Subject, Then};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -141,4 +143,24 @@ pub(crate) fn said_with(tables: &str, when: &str, request: &Ask) -> &'static str
 pub(crate) fn hex(digits: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("as tests write it");
     (0..digits.len()).step_by(2).map(digit).collect()
+}
+
+/// What an official client sent, from `control-plane/describe/tests/requests`, by name: its body and its Content-Type.
+pub(crate) fn captured(file: &str) -> Vec<(String, Ask)> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{root}/../../control-plane/describe/tests/requests/{file}.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{path}: {why}"));
+    let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let one = |request: &serde_json::Value| {
+        let text = |name: &str| request[name].as_str().expect("as it was captured").to_owned();
+        let path = text("url").splitn(4, '/').nth(3).expect("a path").to_owned();
+        let body = match request["body_base64"].as_str() {
+            Some(encoded) => STANDARD.decode(encoded).expect("as it was captured"),
+            None => text("body").into_bytes(),
+        };
+        let asked = ask(&text("method"), &format!("https://a.example/{path}")).bytes(body);
+        let kind = request["headers"]["content-type"].as_str().expect("as it was captured");
+        (text("name"), asked.header("content-type", kind))
+    };
+    all["requests"].as_array().expect("a list").iter().map(one).collect()
 }
