@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use countersign_policy::json::{self, Json};
+
 use crate::Undecidable;
 use crate::ask::Ask;
 use crate::words::{count, cut, quoted, row};
@@ -42,6 +44,45 @@ pub(crate) struct Mail {
 pub(crate) fn raw(text: &str) -> Result<Mail, Undecidable> {
     let bytes = URL.decode(text).map_err(|_| Undecidable("a mail that is not base64url"))?;
     read(&bytes)
+}
+
+/// Reads an upload of this Content-Type: a mail, or what stands beside it, JSON, and then the mail (`multipart/related`).
+///
+/// # Errors
+/// Anything else, a second mail in the JSON, and what [`read`] does not take.
+pub(crate) fn uploaded(
+    kind: &str,
+    bytes: &[u8],
+) -> Result<(Mail, Vec<(String, Json)>), Undecidable> {
+    let other = Undecidable("an upload that is not one mail");
+    let kind = Kind::read(kind)?;
+    if kind.name == "message/rfc822" {
+        return Ok((read(bytes)?, Vec::new()));
+    }
+    if kind.name != "multipart/related" {
+        return Err(other);
+    }
+    let parts = parts(bytes, kind.parameter("boundary").ok_or(PARTS)?)?;
+    let [about, mail] = parts.as_slice() else { return Err(other) };
+    let ((about, text), (labels, mail)) = (split(about)?, split(mail)?);
+    let is = |headers: &Headers, wanted: &str| match headers.as_slice() {
+        [(name, kind)] if name == "content-type" => {
+            Kind::read(kind).is_ok_and(|it| it.name == wanted)
+        }
+        _ => false,
+    };
+    if !is(&about, "application/json") || !is(&labels, "message/rfc822") {
+        return Err(other);
+    }
+    let Json::Object(members) = json::parse(text)? else { return Err(other) };
+    let says_raw = |value: &Json| match value {
+        Json::Object(members) => members.iter().any(|(name, _)| name == "raw"),
+        _ => false,
+    };
+    if members.iter().any(|(name, value)| name == "raw" || says_raw(value)) {
+        return Err(Undecidable("an upload with two mails"));
+    }
+    Ok((read(mail)?, members))
 }
 
 /// Tells it, and says what sending it would do. `verb`: "Send", "Draft".
