@@ -2,9 +2,10 @@
 //! the package that it is about runs the whole corpus through it.
 
 pub mod chat;
+pub mod describe;
 pub mod edge;
 
 /// Every target, by name.
 pub fn targets() -> impl Iterator<Item = (&'static str, fn(&[u8]))> {
-    edge::TARGETS.iter().chain(chat::TARGETS).copied()
+    edge::TARGETS.iter().chain(chat::TARGETS).chain(describe::TARGETS).copied()
 }
