@@ -15,6 +15,7 @@ pub mod history;
 pub mod hosts;
 pub mod invariants;
 pub mod issuer;
+pub mod kubernetes;
 pub mod mail;
 pub mod origin;
 pub mod peers;

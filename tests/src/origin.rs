@@ -242,7 +242,8 @@ pub fn certificate(names: &[&str]) -> (String, String, String) {
     (ca_pem, leaf.pem(), key.serialize_pem())
 }
 
-fn tls(names: &[&str]) -> (String, rustls::ServerConfig) {
+/// A fresh CA, and what a server with a certificate for `names` needs.
+pub(crate) fn tls(names: &[&str]) -> (String, rustls::ServerConfig) {
     use rustls::pki_types::pem::PemObject as _;
     let (ca_pem, leaf_pem, key_pem) = certificate(names);
     let leaf = rustls::pki_types::CertificateDer::from_pem_slice(leaf_pem.as_bytes()).unwrap();

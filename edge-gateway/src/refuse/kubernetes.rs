@@ -1,10 +1,10 @@
 //! Refusals as clients of Kubernetes read them: a Status of its API (meta/v1), whose message they show. Of any other body
 //! they tell their users that it is unknown.
 
+use http::Response;
 use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use http::{Response, StatusCode};
 
-use super::{CODE, Refusal, answer};
+use super::{CODE, Refusal, answer, kubernetes_reason};
 use crate::upstream::BoxBody;
 
 /// Whether a client is made of Kubernetes' own library, which names itself so:
@@ -12,23 +12,6 @@ use crate::upstream::BoxBody;
 pub(super) fn asks(headers: &HeaderMap) -> bool {
     let mut agents = headers.get_all(USER_AGENT).iter();
     agents.any(|agent| agent.to_str().is_ok_and(|agent| agent.contains(") kubernetes/")))
-}
-
-/// The reason that this API has for a status; empty where it has none.
-fn reason(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::BAD_REQUEST => "BadRequest",
-        StatusCode::UNAUTHORIZED => "Unauthorized",
-        StatusCode::FORBIDDEN => "Forbidden",
-        StatusCode::NOT_FOUND => "NotFound",
-        StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
-        StatusCode::REQUEST_TIMEOUT => "Timeout",
-        StatusCode::CONFLICT => "Conflict",
-        StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
-        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
-        _ => "",
-    }
 }
 
 impl Refusal {
@@ -44,7 +27,7 @@ impl Refusal {
             "metadata": {},
             "status": "Failure",
             "message": self.detail(),
-            "reason": reason(status),
+            "reason": kubernetes_reason(status),
             "details": details,
             "code": status.as_u16(),
         });

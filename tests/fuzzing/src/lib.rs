@@ -3,9 +3,11 @@
 
 pub mod chat;
 pub mod decoders;
+pub mod describe;
 pub mod edge;
 
 /// Every target, by name.
 pub fn targets() -> impl Iterator<Item = (&'static str, fn(&[u8]))> {
-    edge::TARGETS.iter().chain(chat::TARGETS).chain(decoders::TARGETS).copied()
+    let edge = edge::TARGETS.iter().chain(decoders::TARGETS);
+    edge.chain(chat::TARGETS).chain(describe::TARGETS).copied()
 }

@@ -97,6 +97,12 @@ impl Setting {
         self.client(tools().join("python/bin/python").to_str().unwrap(), arguments)
     }
 
+    /// What people read of an approval before they answer.
+    fn sentence(&self, approval: &Value) -> String {
+        let shown = self.world.json(&["approval", "show", approval["id"].as_str().unwrap()]);
+        shown["summary"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Approves what the client waits for; a client that ended before it waited says why.
     fn approve_next(&self, client: &mut std::process::Child) -> Value {
         let approval = eventually("an approval that is pending", || {
@@ -134,6 +140,7 @@ fn the_github_sdk_reads_and_its_delete_waits_for_a_person() {
         .unwrap();
     let approval = setting.approve_next(&mut child);
     assert_eq!(approval["path"], "/repos/octocat/doomed");
+    assert_eq!(setting.sentence(&approval), "Delete repository octocat/doomed");
     let said = said(child);
     assert_eq!(said["read"], "octocat/hello-world");
     assert_eq!(said["removed"], 204, "{said}");
@@ -267,6 +274,10 @@ fn a_git_clone_passes_and_a_push_is_held_and_completes_after_approval() {
     let push = run(&copy, &["push", "origin", "main"]).spawn().unwrap();
     let approval = setting.world.approval("pending");
     assert_eq!(approval["path"], "/project.git/git-receive-pack");
+    assert_eq!(
+        setting.sentence(&approval),
+        "Push to project: update branch main (may rewrite its history)"
+    );
     assert_eq!(head(), before, "nothing was pushed yet");
     setting.world.ok(&["approval", "approve", approval["id"].as_str().unwrap()]);
     let output = push.wait_with_output().unwrap();

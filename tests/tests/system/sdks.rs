@@ -200,11 +200,13 @@ impl Setting {
         seen.iter().filter(|seen| of(seen)).count()
     }
 
-    /// The one approval that the SDK's last call waits for, once it is there.
-    fn held(&self, path: &str) -> String {
+    /// The one approval that the SDK's last call waits for, once it is there, with the sentence that people read.
+    fn held(&self, path: &str, sentence: &str) -> String {
         let approval = self.world.approval("pending");
         assert_eq!(approval["path"], path, "{approval}");
-        approval["id"].as_str().unwrap().to_owned()
+        let id = approval["id"].as_str().unwrap().to_owned();
+        assert_eq!(self.world.json(&["approval", "show", &id])["summary"], sentence);
+        id
     }
 }
 
@@ -225,7 +227,7 @@ fn the_openai_sdk_reads_and_streams_and_its_delete_waits_for_a_person() {
     let arguments = ["--host", "api.openai.com", "--slot", "header"];
     let openai = setting.world.credential("openai", REAL_KEY, &arguments);
     let child = setting.start("openai_sdk.py", &openai.fake_key);
-    let approval = setting.held("/v1/files/file-doomed");
+    let approval = setting.held("/v1/files/file-doomed", "Delete file file-doomed");
     assert_eq!(setting.arrived(is_delete), 0, "nothing left before the answer");
     setting.world.ok(&["approval", "approve", &approval]);
     let said = said(child);
@@ -241,7 +243,7 @@ fn the_anthropic_sdk_reads_and_streams_and_its_delete_waits_for_a_person() {
     let arguments = ["--host", "api.anthropic.com", "--slot", "header"];
     let anthropic = setting.world.credential("anthropic", REAL_KEY, &arguments);
     let child = setting.start("anthropic_sdk.py", &anthropic.fake_key);
-    let approval = setting.held("/v1/files/file_doomed");
+    let approval = setting.held("/v1/files/file_doomed", "Delete file file_doomed");
     assert_eq!(setting.arrived(is_delete), 0, "nothing left before the answer");
     setting.world.ok(&["approval", "approve", &approval]);
     let said = said(child);
@@ -257,7 +259,7 @@ fn the_slack_sdk_lists_and_its_delete_that_is_denied_never_leaves() {
     let arguments = ["--host", "slack.com", "--slot", "header"];
     let slack = setting.world.credential("slack", REAL_KEY, &arguments);
     let child = setting.start("slack_sdk_web.py", &slack.fake_key);
-    let approval = setting.held("/api/chat.delete");
+    let approval = setting.held("/api/chat.delete", "Delete message 1700000000.000100 in C0100");
     setting.world.ok(&["approval", "deny", &approval, "--reason", "keep it"]);
     let said = said(child);
     assert_eq!(said["channels"], json!(["general"]), "{said}");

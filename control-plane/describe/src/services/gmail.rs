@@ -4,8 +4,12 @@ use countersign_policy::decode;
 
 use crate::ask::Ask;
 use crate::table::{Row, look_up};
-use crate::{Risk, Said, Undecidable, mail};
+use crate::words::within;
+use crate::{Risk, Said, mail};
 use Risk::{Destructive, Messages, People, Read, Write};
+
+/// Of what stands beside a mail, bytes.
+const IN_ALSO: usize = 400;
 
 pub(crate) fn describe(ask: &mut Ask<'_>) -> Said {
     let path = ask.path();
@@ -36,11 +40,12 @@ pub(crate) fn describe(ask: &mut Ask<'_>) -> Said {
 
 fn send(ask: &mut Ask<'_>, uploads: bool, field: &str, verb: &str, risk: Risk) -> Said {
     let mail = if uploads {
-        if !ask.is("@content-type", "message/rfc822") {
-            return Err(Undecidable("an upload that is not one mail"));
-        }
-        let mail = decode::mail::read(ask.bytes)?;
+        let kind = ask.text("@content-type").unwrap_or_default();
+        let (mail, about) = decode::mail::uploaded(&kind, ask.bytes)?;
         ask.cover_body();
+        for (name, value) in &about {
+            ask.also(name, &within(value, IN_ALSO));
+        }
         mail
     } else {
         let mail = decode::mail::raw(&ask.need(field)?)?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod databases;
+mod corpus;
 mod never_hides;
 mod requests;
 mod strict;

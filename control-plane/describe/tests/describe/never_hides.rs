@@ -1,9 +1,9 @@
 //! Properties: nothing panics, and every value of a body is in a fact, or listed, or counted.
 
-use countersign_describe::Description;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::corpus::targets::{mark, unsaid};
 use crate::requests::Captured;
 
 /// Calls whose bodies are JSON.
@@ -66,51 +66,6 @@ fn value() -> impl Strategy<Value = Value> {
                 .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
-}
-
-/// Gives every leaf a mark of its own, and returns where each stands. `at` is empty, or ends with a point.
-fn mark(value: &mut Value, at: &str, next: &mut usize, found: &mut Vec<(String, String)>) {
-    match value {
-        Value::Array(items) if !items.is_empty() => {
-            for (number, item) in items.iter_mut().enumerate() {
-                mark(item, &format!("{at}{number}."), next, found);
-            }
-        }
-        Value::Object(members) if !members.is_empty() => {
-            for (name, item) in members.iter_mut() {
-                mark(item, &format!("{at}{name}."), next, found);
-            }
-        }
-        leaf => {
-            *next += 1;
-            if let Value::String(text) = leaf {
-                *text = format!("m{next}m{text}");
-            } else if leaf.is_number() {
-                *leaf = json!(900_000 + *next);
-            }
-            let text = match leaf {
-                Value::String(_) => format!("m{next}m"),
-                other => other.to_string(),
-            };
-            found.push((at.to_owned(), text));
-        }
-    }
-}
-
-/// How many of the leaves are neither in a fact nor where something is listed, and of the latter how many values are
-/// hidden by a cut that does not say so.
-fn unsaid(said: &Description, leaves: &[(String, String)]) -> Vec<String> {
-    let cut = |text: &str| text.contains(" in all)") || text.contains("(shown ");
-    let told =
-        |text: &str| said.facts.iter().any(|fact| fact.value.contains(text) || cut(&fact.value));
-    let listed = |at: &str, text: &str| {
-        said.also.listed.iter().any(|(name, value)| {
-            let here = name == "body" || at.starts_with(&format!("{name}."));
-            (here || cut(name)) && (value.contains(text) || cut(value))
-        })
-    };
-    let missing = leaves.iter().filter(|(at, text)| !told(text) && !listed(at, text));
-    missing.map(|(at, text)| format!("{at}: {text}")).collect()
 }
 
 proptest! {

@@ -152,3 +152,49 @@ fn mails_that_readers_differ_on_are_undecidable() {
         assert!(told(mail).is_err(), "{mail:?}: {:?}", told(mail));
     }
 }
+
+#[test]
+fn b_10_an_upload_is_one_mail_and_what_stands_beside_it() {
+    const LETTER: &str = "To: ana@example.com\r\nSubject: Numbers\r\n\r\nHello\r\n";
+    let url =
+        "https://gmail.googleapis.com/upload/gmail/v1/users/me/messages/send?uploadType=multipart";
+    let described = |kind: &str, body: &str| {
+        Captured::new("POST", url, &[("content-type", kind)], body.as_bytes()).describe()
+    };
+    let related = |parts: &[(&str, &str)]| {
+        let each = parts.iter().map(|(head, body)| format!("--b\r\n{head}\r\n\r\n{body}\r\n"));
+        format!("{}--b--\r\n", each.collect::<String>())
+    };
+    let (json, mail) =
+        ("Content-Type: application/json; charset=UTF-8", "Content-Type: message/rfc822");
+    let kind = "multipart/related; boundary=b";
+    let whole = related(&[(json, r#"{"threadId":"t1","labelIds":["L"]}"#), (mail, LETTER)]);
+    let said = described(kind, &whole).unwrap().unwrap();
+    assert_eq!(said.sentence, "Send mail \"Numbers\" to ana@example.com");
+    let also = said.also.line().unwrap();
+    assert!(also.contains("threadId: t1") && also.contains("labelIds: [\"L\"]"), "{also}");
+    assert!(described("message/rfc822", LETTER).unwrap().is_some());
+    for (kind, body) in [
+        ("multipart/mixed; boundary=b", whole.clone()),
+        ("multipart/related", whole.clone()),
+        ("multipart/related; boundary=b; boundary=c", whole.clone()),
+        (kind, related(&[(json, "{}")])),
+        (kind, related(&[(mail, LETTER), (json, "{}")])),
+        (kind, related(&[(json, "{}"), (mail, LETTER), (mail, LETTER)])),
+        (kind, related(&[(json, r#"{"raw":"VG86IGE"}"#), (mail, LETTER)])),
+        (kind, related(&[(json, r#"{"message":{"raw":"VG86IGE"}}"#), (mail, LETTER)])),
+        (kind, related(&[(json, r#"{"a":1,"a":2}"#), (mail, LETTER)])),
+        (kind, related(&[(json, "[]"), (mail, LETTER)])),
+        (
+            kind,
+            related(&[
+                (json, "{}"),
+                (&format!("{mail}\r\nContent-Transfer-Encoding: base64"), LETTER),
+            ]),
+        ),
+        (kind, format!("preamble\r\n{whole}")),
+        ("text/plain", LETTER.to_owned()),
+    ] {
+        assert!(described(kind, &body).is_err(), "{kind}\n{body}");
+    }
+}

@@ -1,11 +1,13 @@
 //! A mail as it would be sent (RFC 5322, 2045 to 2047), read strictly: what readers of mail do not agree on is undecidable.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::body::Undecodable;
 use crate::decode::fold;
-use crate::json::Json;
+use crate::json::{self, Json};
 
 /// What a mail says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +69,45 @@ const STANDARD: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD
 pub fn raw(text: &str) -> Result<Mail, Undecodable> {
     let bytes = URL.decode(text).map_err(|_| Undecodable("a mail that is not base64url"))?;
     read(&bytes)
+}
+
+/// Reads an upload of this Content-Type: a mail, or what stands beside it, JSON, and then the mail (`multipart/related`).
+///
+/// # Errors
+/// Anything else, a second mail in the JSON, and what [`read`] does not take.
+pub fn uploaded<'b>(
+    kind: &str,
+    bytes: &'b [u8],
+) -> Result<(Mail, Vec<(Cow<'b, str>, Json<'b>)>), Undecodable> {
+    let other = Undecodable("an upload that is not one mail");
+    let kind = Kind::read(kind)?;
+    if kind.name == "message/rfc822" {
+        return Ok((read(bytes)?, Vec::new()));
+    }
+    if kind.name != "multipart/related" {
+        return Err(other);
+    }
+    let parts = parts(bytes, kind.parameter("boundary").ok_or(PARTS)?)?;
+    let [about, mail] = parts.as_slice() else { return Err(other) };
+    let ((about, text), (labels, mail)) = (split(about)?, split(mail)?);
+    let is = |headers: &Headers, wanted: &str| match headers.as_slice() {
+        [(name, kind)] if name == "content-type" => {
+            Kind::read(kind).is_ok_and(|it| it.name == wanted)
+        }
+        _ => false,
+    };
+    if !is(&about, "application/json") || !is(&labels, "message/rfc822") {
+        return Err(other);
+    }
+    let Json::Object(members) = json::parse(text)? else { return Err(other) };
+    let says_raw = |value: &Json<'_>| match value {
+        Json::Object(members) => members.iter().any(|(name, _)| name == "raw"),
+        _ => false,
+    };
+    if members.iter().any(|(name, value)| name == "raw" || says_raw(value)) {
+        return Err(Undecodable("an upload with two mails"));
+    }
+    Ok((read(mail)?, members))
 }
 
 /// Reads the mail that JSON has as its `raw`, or as the `raw` of its `message`: Gmail's bodies.
