@@ -18,8 +18,9 @@ import sys
 HERE = pathlib.Path(__file__).parent
 VOLATILE = {
     "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "baggage", "connection", "content-length", "date",
-    "grpc-timeout", "traceparent", "tracestate", "user-agent", "x-request-id", "x-stainless-read-timeout", "x-stainless-retry-count",
-    "x-stainless-timeout", "x-stripe-client-telemetry", "x-stripe-client-user-agent",
+    "grpc-timeout", "postgres-estimated-rows", "traceparent", "tracestate", "user-agent", "x-request-id",
+    "x-stainless-read-timeout", "x-stainless-retry-count", "x-stainless-timeout", "x-stripe-client-telemetry",
+    "x-stripe-client-user-agent",
 }
 
 
@@ -145,6 +146,13 @@ BASE = {
 HEADER = {"kind": "header", "name": "authorization", "before": "Bearer ", "after": ""}
 
 
+# A statement: its words are the body, the database the path, and the key was spent when the connection was opened.
+STATEMENT = {
+    "scheme": "postgres", "host": "db.example.com", "port": 5432, "path": "/app", "query": None, "injections": [],
+    "headers": [["content-type", "application/json"], ["postgres-role", "app_rw"]],
+    "body": b'{"protocol":"simple","statement":"DROP TABLE orders","transaction":"idle"}'.hex(),
+}
+
 SIGNED = {"kind": "signed", "names": ["authorization", "x-amz-date"], "manner": "aws-sigv4 eu/s3 host;x-amz-date"}
 
 
@@ -158,6 +166,9 @@ REQUEST_CHANGES = [
     ("org", {"org": "other"}, True),
     ("agent", {"agent": "agent-7f3b"}, True),
     ("scheme", {"scheme": "http", "injections": []}, True),
+    ("scheme-postgres", {"scheme": "postgres"}, True),
+    ("statement", STATEMENT, True),
+    ("statement-of-another-role", {**STATEMENT, "headers": [STATEMENT["headers"][0], ["postgres-role", "app"]]}, True),
     ("no-injection", {"injections": []}, True),
     ("host", {"host": "api.example.org"}, True),
     ("host-address", {"host": "2001:db8::1"}, True),
@@ -182,6 +193,7 @@ REQUEST_CHANGES = [
     ("header-not-utf8", {"headers": BASE["request"]["headers"] + [["x-name", "caf\xe9"]]}, True),
     ("header-volatile", {"headers": BASE["request"]["headers"][:-1] + [["user-agent", "client/1.1"]]}, False),
     ("header-volatile-added", {"headers": BASE["request"]["headers"] + [["x-request-id", "1"]]}, False),
+    ("header-volatile-rows", {"headers": BASE["request"]["headers"] + [["postgres-estimated-rows", "12"]]}, False),
     ("body", {"body": b'{"amount":1000}'.hex()}, True),
     ("body-same-length", {"body": b'{"amount":900}'.hex()}, True),
     ("body-empty", {"body": ""}, True),

@@ -34,8 +34,13 @@ pub(crate) enum Policy {
         /// The agent's name
         #[arg(long)]
         agent: String,
+        /// Of HTTP; GET for a connection to a database, POST for a statement
         method: String,
+        /// Of a database: postgres://role@host/database
         url: String,
+        /// What is asked of the database, in place of a body
+        #[arg(long, conflicts_with_all = ["body", "headers"], value_name = "STATEMENT")]
+        sql: Option<String>,
         /// The request's body
         #[arg(long, value_name = "FILE")]
         body: Option<PathBuf>,

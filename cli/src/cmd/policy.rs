@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use countersign_policy::analysis;
+use countersign_policy::database::Written;
 use countersign_policy::fixtures::{Report, run_fixtures};
 use countersign_proto::v1;
 use serde::Serialize;
@@ -33,7 +34,28 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
             [file] => test(&text(file)?, file, &show),
             files => test_each(files, &show),
         },
-        Policy::Explain { agent, method, url, body, headers, show } => {
+        Policy::Explain { agent, method: _, url, sql, body: None, headers, show }
+            if url.starts_with("postgres://") && headers.is_empty() =>
+        {
+            let written = Written::of(&url, sql.as_deref())
+                .map_err(|why| Failure::Usage(format!("{url:?}: {why}")))?;
+            let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| v1::Header {
+                name: name.to_string(),
+                value: Bytes::copy_from_slice(value.as_bytes()),
+            };
+            let request = v1::ExplainPolicyRequest {
+                agent,
+                method: written.method.to_string(),
+                url: written.url,
+                headers: written.headers.iter().map(header).collect(),
+                body: written.body.into(),
+            };
+            explain(&context()?, request, &show).await
+        }
+        Policy::Explain { sql: Some(_), .. } => Err(Failure::Usage(
+            "--sql is for the URL of a database: postgres://role@host/database".into(),
+        )),
+        Policy::Explain { agent, method, url, sql: None, body, headers, show } => {
             let request = v1::ExplainPolicyRequest {
                 agent,
                 method: method.to_ascii_uppercase(),

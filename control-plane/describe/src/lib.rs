@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! subject ─ Ask ──┬─ services::of(host) ─▶ a table of calls, or a function ─┐
-//!   (policy's own │                                                         ├─▶ Description
-//!    readers)     └─ git, rpc: protocols that any host may speak ───────────┘
+//!   (policy's own ├─ git, rpc: protocols that any host may speak ───────────┼─▶ Description
+//!    readers)     └─ database: the statements of a PostgreSQL ───────────────┘
 //! ```
 //!
 //! A describer never guesses: a call that it does not know has no sentence, and one that can be read in two ways is
@@ -14,11 +14,13 @@
 //!
 //! No I/O, no clock, no dice. Texts are as the agent wrote them: whoever shows them makes them visible first.
 
+use countersign_gate::Scheme;
 use countersign_policy::body::Undecodable;
 use countersign_policy::{Body, Subject, target};
 use serde::{Deserialize, Serialize};
 
 mod ask;
+mod database;
 mod git;
 mod mail;
 mod rpc;
@@ -122,6 +124,9 @@ type Said = Result<Option<(Risk, String)>, Undecidable>;
 pub fn describe(subject: &Subject<'_>) -> Result<Option<Description>, Undecidable> {
     let head = &subject.head;
     let Body::Whole(body) = subject.body else { return Ok(None) };
+    if head.destination.scheme() == Scheme::Postgres {
+        return database::describe(subject, body);
+    }
     let service = services::of(head.destination, head.path);
     let protocol = git::may_be(head).then_some(git::describe as services::Describer);
     let protocol = protocol.or_else(|| rpc::may_be(head, body).then_some(rpc::describe as _));

@@ -205,8 +205,10 @@ fn warnings(state: &State, policy: &Policy) -> Vec<String> {
             return Some(format!("there is no credential {name:?} yet: what its rules let through will be refused"));
         };
         let authority = format!("{}:{}", credential.host, credential.port);
-        let destination = Destination::parse(Scheme::Https, &authority, None).ok()?;
-        (!policy.names_host(&destination)).then(|| {
+        let spoken = [Scheme::Https, Scheme::Postgres];
+        let destinations =
+            spoken.into_iter().filter_map(|scheme| Destination::parse(scheme, &authority, None).ok());
+        (!destinations.into_iter().any(|destination| policy.names_host(&destination))).then(|| {
             format!("credential {name:?} is for {authority}, and no rule is about that host: it will never be used")
         })
     });
@@ -245,8 +247,10 @@ impl<'a> Url<'a> {
             (Scheme::Https, rest, 443)
         } else if let Some(rest) = text.strip_prefix("http://") {
             (Scheme::Http, rest, 80)
+        } else if let Some(rest) = text.strip_prefix("postgres://") {
+            (Scheme::Postgres, rest, 5432)
         } else {
-            return Err("must begin with https:// or http://".into());
+            return Err("must begin with https://, http:// or postgres://".into());
         };
         let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let destination = Destination::parse(scheme, authority, Some(port))

@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::Then;
 use crate::policy::Policy;
-use crate::rules::{HostPattern, Rule};
+use crate::rules::{Protocol, Rule};
 
 mod asked;
 mod host;
@@ -30,7 +30,7 @@ mod warnings;
 mod witness;
 
 pub use warnings::{Warning, warnings};
-pub use witness::{Condition, Holds, Witness};
+pub use witness::{Asked, Condition, Holds, Witness};
 
 use solve::Budget;
 
@@ -130,27 +130,32 @@ impl Comparison {
 /// A host that stands for all that the same rules are about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Example {
+    pub(crate) protocol: Protocol,
     pub(crate) name: String,
     pub(crate) port: u16,
 }
 
 /// One for every host, and for every kind of names below one, that rules are about.
 fn hosts(policies: &[&Policy]) -> BTreeSet<Example> {
-    let all = || policies.iter().flat_map(|policy| policy.rules()).map(|rule| &rule.host);
-    let exact: BTreeSet<&str> =
-        all().filter(|host| !host.below).map(|host| host.name.as_str()).collect();
-    let example = |host: &HostPattern| {
+    let all = || policies.iter().flat_map(|policy| policy.rules());
+    let exact: BTreeSet<&str> = all()
+        .map(|rule| &rule.host)
+        .filter(|host| !host.below)
+        .map(|host| host.name.as_str())
+        .collect();
+    let example = |rule: &Rule| {
+        let host = &rule.host;
         let mut name = if host.below { format!("any.{}", host.name) } else { host.name.clone() };
         while host.below && exact.contains(name.as_str()) {
             name = format!("some-{name}");
         }
-        Example { name, port: host.port }
+        Example { protocol: rule.protocol, name, port: host.port }
     };
     all().map(example).collect()
 }
 
 fn about<'p>(policy: &'p Policy, host: &Example) -> Vec<&'p Rule> {
-    let numbers = policy.numbers(&host.name, host.port);
+    let numbers = policy.numbers(host.protocol, &host.name, host.port);
     numbers.into_iter().map(|number| &policy.rules()[number]).collect()
 }
 

@@ -11,6 +11,9 @@
 use cel::IdedExpr as Expression;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators};
 use cel::parser::Parser;
+use countersign_sql::{Effect, KINDS};
+
+use crate::rules::Protocol;
 
 /// What an expression looks at.
 #[derive(Debug, Default)]
@@ -27,6 +30,10 @@ pub(crate) struct Uses {
     pub(crate) graphql: bool,
     pub(crate) text: bool,
     pub(crate) size: bool,
+    pub(crate) database: bool,
+    pub(crate) role: bool,
+    pub(crate) effect: bool,
+    pub(crate) statements: bool,
     /// Every field name written anywhere in it.
     pub(crate) fields: Vec<String>,
     /// Whether a comprehension runs inside another one.
@@ -50,6 +57,10 @@ impl Names {
 impl Uses {
     pub(crate) fn body(&self) -> bool {
         self.form.used() || self.json || self.graphql || self.text || self.size
+    }
+
+    pub(crate) fn sql(&self) -> bool {
+        self.database || self.role || self.effect || self.statements
     }
 }
 
@@ -97,12 +108,19 @@ const UNJUDGED: [&str; 12] = [
     "upgrade",
 ];
 const BODY: [&str; 5] = ["form", "graphql", "json", "size", "text"];
+/// What there is of a request to a database.
+const REQUEST_OF_DATABASE: [&str; 2] = ["host", "port"];
+const SQL: [&str; 4] = ["database", "effect", "role", "statements"];
+/// What there is of one of `sql.statements`.
+pub(crate) const STATEMENT: [&str; 7] =
+    ["effect", "functions", "has_where", "kind", "reads", "tables", "writes"];
+const ROOTS: [&str; 4] = ["agent", "body", "request", "sql"];
 
 /// Parses and rewrites. Call it on a thread with a large stack: the parser recurses as the source does.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub(crate) fn compile(source: &str) -> Result<(Expression, Uses), Vec<String>> {
+pub(crate) fn compile(source: &str, protocol: Protocol) -> Result<(Expression, Uses), Vec<String>> {
     if source.len() > LONGEST {
         return Err(vec![format!("it is longer than {LONGEST} bytes")]);
     }
@@ -116,7 +134,7 @@ pub(crate) fn compile(source: &str) -> Result<(Expression, Uses), Vec<String>> {
     if depth(&expression, 0) > DEEPEST {
         return Err(vec![format!("it is nested more than {DEEPEST} deep: split the rule")]);
     }
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler { protocol, ..Compiler::default() };
     let kind = compiler.walk(&mut expression);
     if matches!(kind, Kind::Number | Kind::Text | Kind::Null) {
         compiler.wrong("it is not a question with a yes or a no for an answer");
@@ -163,10 +181,13 @@ enum Kind {
 
 #[derive(Default)]
 struct Compiler {
+    protocol: Protocol,
     uses: Uses,
     errors: Vec<String>,
     /// Names that comprehensions have bound.
     bound: Vec<String>,
+    /// Those of them that stand for one of `sql.statements`.
+    statements: Vec<String>,
     comprehensions: usize,
 }
 
@@ -189,11 +210,14 @@ impl Compiler {
                 if self.comprehensions > 2 {
                     self.wrong("it has more than two comprehensions inside one another");
                 }
-                let bound = self.bound.len();
+                let (bound, statements) = (self.bound.len(), self.statements.len());
+                if self.is_statements(&comprehension.iter_range) {
+                    self.statements.push(comprehension.iter_var.clone());
+                }
                 self.bound.push(comprehension.accu_var.clone());
                 let named = [Some(&comprehension.iter_var), comprehension.iter_var2.as_ref()];
                 for name in named.into_iter().flatten() {
-                    if ["agent", "body", "request"].contains(&name.as_str()) {
+                    if ROOTS.contains(&name.as_str()) {
                         self.errors
                             .push(format!("`{name}` is taken: give the element another name"));
                     }
@@ -203,15 +227,18 @@ impl Compiler {
                 self.walk(&mut comprehension.loop_step);
                 self.walk(&mut comprehension.result);
                 self.bound.truncate(bound);
+                self.statements.truncate(statements);
                 self.comprehensions -= 1;
                 Kind::Other
             }
             Expr::Ident(name) => {
                 if !self.bound.contains(name) && !TYPES.contains(&name.as_str()) {
                     let name = name.clone();
-                    self.wrong(format!(
-                        "there is no `{name}`: it can look at agent, request and body"
-                    ));
+                    let seen = match self.protocol {
+                        Protocol::Http => "agent, request and body",
+                        Protocol::Postgres => "agent, request and sql",
+                    };
+                    self.wrong(format!("there is no `{name}`: it can look at {seen}"));
                 }
                 Kind::Other
             }
@@ -239,6 +266,12 @@ impl Compiler {
                 Kind::Other
             }
             Expr::Select(select) => {
+                if self.is_statement(&select.operand) && !STATEMENT.contains(&select.field.as_str())
+                {
+                    let known = STATEMENT.join(", .");
+                    let field = select.field.clone();
+                    self.wrong(format!("a statement has no .{field}: it has .{known}"));
+                }
                 self.uses.fields.push(select.field.clone());
                 self.walk(&mut select.operand);
                 if select.test { Kind::Flag } else { Kind::Other }
@@ -263,6 +296,9 @@ impl Compiler {
                     "`request` alone is nothing: write request.{}",
                     REQUEST.join(", .")
                 )),
+                "sql" => {
+                    self.wrong(format!("`sql` alone is nothing: write sql.{}", SQL.join(", sql.")))
+                }
                 _ => return None,
             }
             return Some(Kind::Other);
@@ -296,7 +332,7 @@ impl Compiler {
         if self.bound.contains(root) {
             return None;
         }
-        let root = ["agent", "body", "request"].into_iter().find(|known| known == root)?;
+        let root = ROOTS.into_iter().find(|known| known == root)?;
         Some((root, &select.field, select.test))
     }
 
@@ -324,8 +360,31 @@ impl Compiler {
 
     /// `request.x` or `body.x` itself.
     fn whole(&mut self, root: &str, field: &str) -> Kind {
+        match (self.protocol, root) {
+            (Protocol::Http, "sql") => {
+                self.wrong("`sql` is looked at in rules with protocol = \"postgres\"");
+                return Kind::Other;
+            }
+            (Protocol::Postgres, "body") => {
+                self.wrong("a statement is looked at as sql.statements, not as a body");
+                return Kind::Other;
+            }
+            (Protocol::Postgres, "request") if !REQUEST_OF_DATABASE.contains(&field) => {
+                let known = REQUEST_OF_DATABASE.join(" and request.");
+                self.wrong(format!("a request to a database has request.{known} alone"));
+                return Kind::Other;
+            }
+            _ => {}
+        }
         let uses = &mut self.uses;
         match (root, field) {
+            ("sql", "database") => uses.database = true,
+            ("sql", "effect") => uses.effect = true,
+            ("sql", "role") => uses.role = true,
+            ("sql", "statements") => uses.statements = true,
+            ("sql", _) => {
+                self.wrong(format!("there is no sql.{field}: there is sql.{}", SQL.join(", sql.")));
+            }
             ("body", "form") => uses.form.all = true,
             ("body", "graphql") => uses.graphql = true,
             ("body", "json") => uses.json = true,
@@ -358,8 +417,72 @@ impl Compiler {
         Kind::Other
     }
 
+    /// `sql.statements`.
+    fn is_statements(&self, expression: &Expression) -> bool {
+        matches!(self.field(expression), Some(("sql", "statements", false)))
+    }
+
+    /// A name that a comprehension over `sql.statements` has bound, or `sql.statements[0]`.
+    fn is_statement(&self, expression: &Expression) -> bool {
+        match &expression.expr {
+            Expr::Ident(name) => self.statements.contains(name),
+            Expr::Call(call) if call.func_name == operators::INDEX => {
+                call.args.first().is_some_and(|list| self.is_statements(list))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a value is a kind or an effect, which can only be one of a few words: what they are called, and they.
+    fn vocabulary(&self, expression: &Expression) -> Option<(&'static str, Vec<&'static str>)> {
+        // What is undecidable is not compared with anything.
+        let effects = || Effect::ALL.into_iter().filter(|e| *e != Effect::Undecidable);
+        if matches!(self.field(expression), Some(("sql", "effect", false))) {
+            return Some(("an effect", effects().map(Effect::word).collect()));
+        }
+        let Expr::Select(select) = &expression.expr else { return None };
+        if select.test || !self.is_statement(&select.operand) {
+            return None;
+        }
+        match select.field.as_str() {
+            "effect" => Some(("an effect", effects().map(Effect::word).collect())),
+            "kind" => Some(("a kind", KINDS.to_vec())),
+            _ => None,
+        }
+    }
+
+    /// Finds comparisons with words that a kind or an effect never is.
+    fn check_words(&mut self, call: &CallExpr) {
+        let [left, right] = call.args.as_slice() else { return };
+        let (value, words): (_, Vec<&Expression>) = match call.func_name.as_str() {
+            operators::EQUALS | operators::NOT_EQUALS if string(left).is_some() => {
+                (right, vec![left])
+            }
+            operators::EQUALS | operators::NOT_EQUALS => (left, vec![right]),
+            operators::IN => match &right.expr {
+                Expr::List(list) => (left, list.elements.iter().collect()),
+                _ => return,
+            },
+            _ => return,
+        };
+        let Some((what, known)) = self.vocabulary(value) else { return };
+        for word in words.into_iter().filter_map(string) {
+            if word == Effect::Undecidable.word() {
+                self.errors.push(
+                    "what is undecidable equals nothing: every approve and deny rule is about it already, and no other one"
+                        .to_owned(),
+                );
+            } else if !known.contains(&word) {
+                let known = known.join(", ");
+                self.errors
+                    .push(format!("{word:?} is not {what} of a statement: there is {known}"));
+            }
+        }
+    }
+
     fn call(&mut self, expression: &mut Expression) -> Kind {
         let Expr::Call(call) = &mut expression.expr else { return Kind::Other };
+        self.check_words(call);
         if call.func_name == operators::INDEX
             && let [_, index] = call.args.as_slice()
             && let Some(name) = string(index)

@@ -3,11 +3,13 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use countersign_sql::Effect;
 use toml_edit::{Item, TableLike};
 
+use crate::Then;
 use crate::channel::{parse_size, size};
 use crate::diagnostic::Mistakes;
-use crate::rules::Methods;
+use crate::rules::{Effects, Methods};
 
 /// The keys of one table: each is asked for once, and what was not asked for is a mistake.
 pub(crate) struct Fields<'a, 'm, 't> {
@@ -161,6 +163,30 @@ impl<'a, 'm, 't> Fields<'a, 'm, 't> {
             }
         }
         Some(methods)
+    }
+
+    /// The effects of `sql`; None for `then` when that is not known.
+    pub(crate) fn effects(&mut self, then: Option<Then>) -> Option<Effects> {
+        let (list, span) = self.texts("sql")?;
+        let mut effects = Effects::default();
+        for word in list {
+            match Effect::named(&word) {
+                Some(Effect::Undecidable) if then.is_some_and(Then::passes) => self.wrong(
+                    span.clone(),
+                    "`sql` has \"undecidable\", and what is undecidable is never let through unasked",
+                ),
+                Some(effect) => effects = effects.with(Effects::one(effect)),
+                None => {
+                    let known: Vec<&str> = Effect::ALL.into_iter().map(Effect::word).collect();
+                    let known = known.join(", ");
+                    self.wrong(
+                        span.clone(),
+                        format!("`sql` has {word:?}, which is no effect: the effects are {known}"),
+                    );
+                }
+            }
+        }
+        Some(effects)
     }
 
     pub(crate) fn query(&mut self) -> Vec<(String, String)> {

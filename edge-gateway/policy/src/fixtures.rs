@@ -11,6 +11,8 @@
 //! expect = "approve"                  # allow, observe, approve, deny, tunnel, or refuse where no rule lets it through
 //! rule = "large refunds"              # default: any
 //! ```
+//!
+//! For a database, `url` is `postgres://role@host/database` and `sql` what is asked of it; without `sql`, to connect.
 
 use std::ops::Range;
 
@@ -18,6 +20,7 @@ use countersign_gate::{Destination, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use toml_edit::TableLike;
 
+use crate::database::{self, Written};
 use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::fields::Fields;
 use crate::parse;
@@ -167,7 +170,9 @@ pub(crate) fn read(
 
     let name = fields.text("name").map(|(name, _)| name).unwrap_or_else(|| format!("line {line}"));
     let agent = fields.text("agent").map_or_else(|| "test".to_owned(), |(agent, _)| agent);
+    let sql = fields.text("sql");
     let method = match fields.text("method") {
+        None if sql.is_some() => Some(Method::POST),
         None => Some(Method::GET),
         Some((text, span)) => {
             let method = Methods::one(&text).and_then(|_| text.parse().ok());
@@ -177,21 +182,44 @@ pub(crate) fn read(
             method
         }
     };
+    let mut headers = headers(&mut fields);
+    let mut body = fields.text("body").map(|(body, _)| body).unwrap_or_default();
     let url = match fields.text("url") {
         None => {
             fields.missing("url", "write \"https://host/path\"");
             None
         }
-        Some((text, span)) => match split(&text) {
-            Ok(parts) => Some(parts),
-            Err(why) => {
-                fields.wrong(span, format!("`url` {text:?}: {why}"));
-                None
+        Some((text, span)) if text.starts_with(database::SCHEME) => {
+            fields.misplaced(
+                &["method", "headers", "body"],
+                "it asks something of a database: write it as `sql`, or nothing to connect",
+            );
+            match Written::of(&text, sql.as_ref().map(|(sql, _)| sql.as_str())) {
+                Ok(written) => {
+                    (headers, body) = (written.headers, written.body);
+                    Some((written.url, span))
+                }
+                Err(why) => {
+                    fields.wrong(span, format!("`url` {text:?}: {why}"));
+                    None
+                }
             }
-        },
+        }
+        found => {
+            fields.misplaced(
+                &["sql"],
+                "its `url` is no database's: write postgres://role@host/database",
+            );
+            found
+        }
     };
-    let headers = headers(&mut fields);
-    let body = fields.text("body").map(|(body, _)| body).unwrap_or_default();
+    let url = url.and_then(|(text, span)| match split(&text) {
+        Ok(parts) => Some(parts),
+        Err(why) => {
+            fields.wrong(span, format!("`url` {text:?}: {why}"));
+            None
+        }
+    });
     let words = [
         Expect::Allow,
         Expect::Observe,
@@ -256,10 +284,16 @@ fn headers(fields: &mut Fields<'_, '_, '_>) -> HeaderMap {
 
 /// A URL, split without normalising anything.
 pub(crate) fn split(url: &str) -> Result<(Destination, String, Option<String>), String> {
-    let (scheme, rest, port) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (Scheme::Https, rest, 443),
-        (None, Some(rest)) => (Scheme::Http, rest, 80),
-        (None, None) => return Err("it starts with https://".to_owned()),
+    let schemes = [
+        ("https://", Scheme::Https, 443),
+        ("http://", Scheme::Http, 80),
+        ("postgres://", Scheme::Postgres, 5432),
+    ];
+    let known = schemes
+        .into_iter()
+        .find_map(|(written, scheme, port)| Some((scheme, url.strip_prefix(written)?, port)));
+    let Some((scheme, rest, port)) = known else {
+        return Err("it starts with https:// or postgres://".to_owned());
     };
     let start = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(start);

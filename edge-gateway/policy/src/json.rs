@@ -41,6 +41,25 @@ pub fn parse(bytes: &[u8]) -> Result<Json, Undecodable> {
     Ok(value)
 }
 
+/// A text as JSON writes it.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for sign in text.chars() {
+        match sign {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\0'..='\x1f' => out.push_str(&format!("\\u{:04x}", u32::from(sign))),
+            sign => out.push(sign),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// So many names are compared with each other; more are looked up.
 const FEW: usize = 16;
 
@@ -345,6 +364,13 @@ mod tests {
             (Json::Large(number), theirs) => theirs.as_u64() == Some(*number),
             (Json::Text(text), theirs) => theirs.as_str() == Some(text),
             (Json::List(_) | Json::Object(_), _) => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_quoted_is_read_back(text in "\\PC{0,12}[\\x00-\\x7f]{0,12}") {
+            prop_assert_eq!(parse(quoted(&text).as_bytes()).unwrap(), Json::Text(text));
         }
     }
 

@@ -3,12 +3,15 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
+use countersign_sql::Effect;
+
 use crate::body::{self, Declared, Undecodable};
+use crate::database::{Access, Asks, Text};
 use crate::graphql::{self, Operation};
 use crate::json::Json;
 use crate::path::{Marks, Segments};
 use crate::query::{Found, Pairs};
-use crate::rules::{Methods, Rule};
+use crate::rules::{Effects, Methods, Protocol, Rule};
 use crate::target::{self, Clarity};
 use crate::truth::Truth;
 use crate::{Body, Head, Subject};
@@ -27,6 +30,7 @@ pub(crate) struct Case<'a> {
     form: OnceCell<Result<Pairs, Undecodable>>,
     json: OnceCell<Result<Json, Undecodable>>,
     graphql: OnceCell<Result<Operation, Undecodable>>,
+    access: OnceCell<Access>,
 }
 
 /// What a framework may take the method for, other than what is on the wire.
@@ -58,27 +62,46 @@ impl<'a> Case<'a> {
             form: OnceCell::new(),
             json: OnceCell::new(),
             graphql: OnceCell::new(),
+            access: OnceCell::new(),
         }
     }
 
     /// Whether the rule is about this request; its host is known to match.
     pub(crate) fn judge(&self, rule: &Rule) -> Truth {
-        self.agent(rule)
-            .and(|| self.methods(rule))
-            .and(|| self.path(rule))
-            .and(|| self.conditions(rule))
-            .and(|| self.when(rule))
+        match rule.protocol {
+            Protocol::Http => self
+                .agent(rule)
+                .and(|| self.methods(rule))
+                .and(|| self.path(rule))
+                .and(|| self.conditions(rule))
+                .and(|| self.when(rule)),
+            Protocol::Postgres => self
+                .agent(rule)
+                .and(|| self.databases(rule))
+                .and(|| self.roles(rule))
+                .and(|| self.effects(rule))
+                .and(|| self.when(rule)),
+        }
     }
 
     /// The parts of `judge`, each with its name, for explanations.
     pub(crate) fn parts(&self, rule: &Rule) -> [(&'static str, Truth); 5] {
-        [
-            ("agents", self.agent(rule)),
-            ("methods", self.methods(rule)),
-            ("path", self.path(rule)),
-            ("query", self.conditions(rule)),
-            ("when", self.when(rule)),
-        ]
+        match rule.protocol {
+            Protocol::Http => [
+                ("agents", self.agent(rule)),
+                ("methods", self.methods(rule)),
+                ("path", self.path(rule)),
+                ("query", self.conditions(rule)),
+                ("when", self.when(rule)),
+            ],
+            Protocol::Postgres => [
+                ("agents", self.agent(rule)),
+                ("databases", self.databases(rule)),
+                ("roles", self.roles(rule)),
+                ("sql", self.effects(rule)),
+                ("when", self.when(rule)),
+            ],
+        }
     }
 
     fn agent(&self, rule: &Rule) -> Truth {
@@ -221,6 +244,56 @@ impl<'a> Case<'a> {
             });
         }
         truth
+    }
+
+    /// What is asked of a database; only of a request whose destination is one.
+    pub(crate) fn access(&self) -> &Access {
+        self.access.get_or_init(|| Access::of(self.head, self.body))
+    }
+
+    fn databases(&self, rule: &Rule) -> Truth {
+        let Some(wanted) = &rule.databases else { return Truth::Yes };
+        match &self.access().database {
+            Some(database) => Truth::of(wanted.contains(database)),
+            None => Truth::undecidable("the request does not name its database clearly"),
+        }
+    }
+
+    fn roles(&self, rule: &Rule) -> Truth {
+        let Some(wanted) = &rule.roles else { return Truth::Yes };
+        match &self.access().role {
+            Some(role) => Truth::of(wanted.contains(role)),
+            None => Truth::undecidable("the request does not name its role clearly"),
+        }
+    }
+
+    /// What lets through has to name every effect of a text, and anything else only one of them. What is undecidable is
+    /// let through by nothing.
+    fn effects(&self, rule: &Rule) -> Truth {
+        let passes = rule.then.passes();
+        let undecidable = |why: String| match rule.effects {
+            None if !passes => Truth::Yes,
+            Some(wanted) if wanted.has(Effect::Undecidable) && !passes => Truth::Yes,
+            _ => Truth::undecidable(why),
+        };
+        let found = match &self.access().asks {
+            Asks::Connection => Effects::one(Effect::Connect),
+            Asks::Text(Text { read: Ok(statements), .. }) => {
+                let each = statements.iter().map(|statement| Effects::one(statement.effect));
+                each.reduce(Effects::with).unwrap_or(Effects::one(Effect::Session))
+            }
+            Asks::Text(Text { read: Err(why), .. }) => {
+                return undecidable(format!("the statement cannot be judged: {why}"));
+            }
+            Asks::Unreadable(why) => return undecidable(format!("the request has {why}")),
+            Asks::Unread if rule.effects.is_none() && !passes => return Truth::Yes,
+            Asks::Unread => return Truth::unread("the statement is not here"),
+        };
+        Truth::of(match rule.effects {
+            None => true,
+            Some(wanted) if passes => wanted.contains(found),
+            Some(wanted) => wanted.overlaps(found),
+        })
     }
 
     fn when(&self, rule: &Rule) -> Truth {

@@ -32,6 +32,7 @@
 //! accept_edge_enforced = false        # an approve rule that accepts that its credential may be leased elsewhere
 //! allow_encoded_slash = false         # this rule understands %2F inside a segment
 //! reason = "refunds are final"        # told to whoever is refused
+//! protocol = "postgres"               # about a database, see below; absent: "http"
 //! upgrade = "websocket"               # only in an allow rule: the request may become a WebSocket
 //! max_bytes = "64MiB"                 # through that, or through a tunnel: both ways together, 1KiB to 64GiB
 //! max_time = "1h"                     # and for so long, 1s to 24h
@@ -72,12 +73,28 @@
 //! largest bounds count. A rule with `then = "tunnel"` lets its agents through to its host without looking into anything,
 //! so it has no other conditions, and no other rule may be about the same host and agent, and no key be for that host.
 //!
+//! # Databases
+//!
+//! A rule with `protocol = "postgres"` is about connections to a PostgreSQL and the texts of statements on them (see
+//! [`database`]), and about nothing else. In place of `methods`, `path` and `query` it has
+//!
+//! ```toml
+//! databases = ["shop"]                # absent: any
+//! roles = ["shop_app"]                # absent: any
+//! sql = ["session", "read"]           # connect, session, read, write, schema, danger, undecidable; absent: any
+//! ```
+//!
+//! A rule that lets through has to name the effect of every statement in a text; any other one is about a text if it names
+//! the effect of one of them. What `countersign_sql` cannot read for certain, or what settings of the session could make
+//! mean something else, is let through by no rule, and matches every approve and deny rule.
+//!
 //! # Conditions
 //!
 //! `when` sees `agent` (its name), `request.method`, `.host`, `.port`, `.path` (as written; if decoding it changes the
 //! answer, that is undecidable), `.query` and `.headers` (one value a name, in lower case for headers), and of the body
 //! `body.json`, `body.form`, `body.graphql` (`.operation`, `.name`, `.fields`), `body.text` and `body.size` (bytes, as
-//! sent). Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
+//! sent). Of a database it sees `agent`, `request.host`, `request.port`, `sql.database`, `sql.role`, `sql.effect` and
+//! `sql.statements` (`.kind`, `.effect`, `.tables`, `.reads`, `.writes`, `.functions`, `.has_where`). Standard CEL functions and macros, `lowerAscii`, `upperAscii`, `charAt`, `indexOf`, and `number`.
 //!
 //! * Values of forms, queries and headers are text. Beside a number they are read as plain decimals; what is not one
 //!   (`1e4`, `007`, ` 5`) is undecidable. Beside text they stay text: `body.form.amount == "100"`.
@@ -98,7 +115,7 @@
 //! # Reading it
 //!
 //! No I/O, no clock, no randomness; compiling happens on a thread with a large stack. Read: `policy`, `judge`, `rules`, `parse`; then what a rule
-//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `when`, `expression`.
+//! looks at: `target`, `path`, `query`, `body`, `json`, `graphql`, `database`, `when`, `expression`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -119,6 +136,7 @@ mod parse;
 mod rules;
 
 pub mod body;
+pub mod database;
 pub mod decode;
 mod expression;
 pub mod graphql;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use countersign_sql::Effect;
 use toml_edit::{Document, Item, TableLike};
 
 use crate::Then;
@@ -13,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Mistakes};
 use crate::fields::{Fields, Span};
 use crate::fixtures::{self, Fixture};
 use crate::path::Pattern;
-use crate::rules::{HostPattern, Rule};
+use crate::rules::{HostPattern, Protocol, Rule};
 use crate::target;
 use crate::when::When;
 
@@ -141,12 +142,14 @@ fn rule(
     }
     let then = fields.word("then", &THEN);
     fields.missing("then", "write \"allow\", \"observe\", \"approve\", \"deny\" or \"tunnel\"");
+    let spoken = [("http", Protocol::Http), ("postgres", Protocol::Postgres)];
+    let protocol = fields.word("protocol", &spoken).unwrap_or_default();
     let host = match fields.text("host") {
         None => {
             fields.missing("host", "write one host (a rule per host), exact or \"*.example.com\"");
             None
         }
-        Some((text, span)) => match HostPattern::parse(&text) {
+        Some((text, span)) => match HostPattern::parse(&text, protocol) {
             Ok(host) => Some(host),
             Err(why) => {
                 fields.wrong(span, format!("`host` {text:?} is not one: {why}"));
@@ -176,7 +179,10 @@ fn rule(
         fields.wrong(span.clone(), "a `path` with %2f needs `allow_encoded_slash = true`");
     }
     let query = fields.query();
-    let when = fields.text("when").and_then(|(text, span)| match When::compile(&text) {
+    let databases = fields.texts("databases").map(|(list, _)| list);
+    let roles = fields.texts("roles").map(|(list, _)| list);
+    let effects = fields.effects(then);
+    let when = fields.text("when").and_then(|(text, span)| match When::compile(&text, protocol) {
         Ok(when) => Some(when),
         Err(errors) => {
             for error in errors {
@@ -205,17 +211,46 @@ fn rule(
             "it denies: nothing leaves",
         );
     }
+    match protocol {
+        Protocol::Http => fields.misplaced(
+            &["databases", "roles", "sql"],
+            "it is about HTTP: write protocol = \"postgres\" for a database",
+        ),
+        Protocol::Postgres => {
+            fields.misplaced(
+                &["methods", "path", "query", "allow_encoded_slash", "upgrade", "park"],
+                "it is about a database, and statements have none",
+            );
+            if then == Some(Then::Tunnel) {
+                let span = fields.span("then");
+                fields.wrong(
+                    span,
+                    "a database is not tunnelled: allow what is harmless, and ask about the rest",
+                );
+            }
+            if effects.is_some_and(|effects| !effects.has(Effect::Connect)) {
+                fields.misplaced(
+                    &["credential"],
+                    "the key opens the connection, and statements carry none: name it where `sql` has \"connect\"",
+                );
+            }
+        }
+    }
     fields.refuse_others("a rule");
 
     Some(Rule {
         name,
         line,
         then: then?,
+        protocol,
         agents,
         host: host?,
         methods,
         path: path.map(|(pattern, ..)| pattern),
         query,
+        databases,
+        roles,
+        effects,
         when,
         credential,
         asks,

@@ -10,7 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::judge::Case;
 use crate::parse;
 use crate::path::{Marks, Pattern};
-use crate::rules::{Methods, Rule};
+use crate::rules::{Methods, Protocol, Rule};
 use crate::target::{self, Ambiguous, Clarity};
 use crate::truth::Truth;
 use crate::{
@@ -33,6 +33,7 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     rule: usize,
+    protocol: Protocol,
     port: u16,
     /// None: any method.
     methods: Option<Methods>,
@@ -60,7 +61,13 @@ impl Policy {
         for (index, rule) in rules.iter().enumerate() {
             let map = if rule.host.below { &mut policy.below } else { &mut policy.exact };
             let path = rule.path.as_ref().map(Pattern::marks).unwrap_or_default();
-            let entry = Entry { rule: index, port: rule.host.port, methods: rule.methods, path };
+            let entry = Entry {
+                rule: index,
+                protocol: rule.protocol,
+                port: rule.host.port,
+                methods: rule.methods,
+                path,
+            };
             map.entry(rule.host.name.clone()).or_default().push(entry);
             if let Some(credential) = &rule.credential {
                 let using = policy.uses.entry(credential.clone()).or_insert(Use {
@@ -270,14 +277,13 @@ impl Policy {
     }
 
     /// The rules whose host this is, by their number.
-    pub(crate) fn numbers(&self, host: &str, port: u16) -> Vec<usize> {
-        self.entries(host, port).map(|entry| entry.rule).collect()
+    pub(crate) fn numbers(&self, protocol: Protocol, host: &str, port: u16) -> Vec<usize> {
+        self.entries(protocol, host, port).map(|entry| entry.rule).collect()
     }
 
     /// The rules whose host this is.
     fn naming(&self, destination: &Destination) -> impl Iterator<Item = &Rule> {
-        let entries = self.entries(destination.host(), destination.port());
-        entries.map(|entry| &self.rules[entry.rule])
+        self.entries_to(destination).map(|entry| &self.rules[entry.rule])
     }
 
     /// The rules whose host this is, without most of those that judging would say No to.
@@ -290,13 +296,18 @@ impl Policy {
             };
             method && entry.path.agree(path)
         };
-        let destination = case.head.destination;
-        let entries = self.entries(destination.host(), destination.port());
+        let entries = self.entries_to(case.head.destination);
         entries.filter(may_be).map(|entry| &self.rules[entry.rule])
     }
 
-    fn entries(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
-        self.entries_of(host).filter(move |entry| entry.port == port)
+    fn entries_to(&self, destination: &Destination) -> impl Iterator<Item = &Entry> {
+        let protocol = Protocol::of(destination.scheme());
+        self.entries(protocol, destination.host(), destination.port())
+    }
+
+    fn entries(&self, protocol: Protocol, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
+        let about = self.entries_of(host);
+        about.filter(move |entry| entry.port == port && entry.protocol == protocol)
     }
 
     fn entries_of(&self, host: &str) -> impl Iterator<Item = &Entry> {

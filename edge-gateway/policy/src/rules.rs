@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_gate::{Destination, Scheme};
+use countersign_sql::Effect;
 use http::Method;
 
 use crate::Then;
@@ -19,6 +20,7 @@ pub(crate) struct Rule {
     /// Where it starts in its file, from 1.
     pub(crate) line: usize,
     pub(crate) then: Then,
+    pub(crate) protocol: Protocol,
     /// None: any agent.
     pub(crate) agents: Option<Vec<String>>,
     pub(crate) host: HostPattern,
@@ -26,6 +28,12 @@ pub(crate) struct Rule {
     pub(crate) methods: Option<Methods>,
     pub(crate) path: Option<Pattern>,
     pub(crate) query: Vec<(String, String)>,
+    /// None: any database.
+    pub(crate) databases: Option<Vec<String>>,
+    /// None: any role.
+    pub(crate) roles: Option<Vec<String>>,
+    /// None: whatever is asked of the database.
+    pub(crate) effects: Option<Effects>,
     pub(crate) when: Option<When>,
     pub(crate) credential: Option<String>,
     pub(crate) asks: Asking,
@@ -59,8 +67,39 @@ impl Rule {
         let agents = self.agents.as_ref().map(sorted);
         let query: BTreeSet<_> = self.query.iter().collect();
         let when = self.when.as_ref().map(When::source);
-        let Self { methods, path, allow_encoded_slash, .. } = self;
-        format!("{agents:?} {methods:?} {path:?} {query:?} {when:?} {allow_encoded_slash}")
+        let [databases, roles] =
+            [&self.databases, &self.roles].map(|list| list.as_ref().map(sorted));
+        let Self { protocol, methods, path, effects, allow_encoded_slash, .. } = self;
+        format!(
+            "{protocol:?} {agents:?} {methods:?} {path:?} {query:?} {databases:?} {roles:?} {effects:?} {when:?} \
+             {allow_encoded_slash}"
+        )
+    }
+}
+
+/// What is spoken with a rule's host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Protocol {
+    /// With TLS or without.
+    #[default]
+    Http,
+    Postgres,
+}
+
+impl Protocol {
+    pub(crate) fn of(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Http | Scheme::Https => Self::Http,
+            Scheme::Postgres => Self::Postgres,
+        }
+    }
+
+    /// The scheme and the port of hosts that are written without one.
+    pub(crate) fn usual(self) -> (Scheme, u16) {
+        match self {
+            Self::Http => (Scheme::Https, 443),
+            Self::Postgres => (Scheme::Postgres, 5432),
+        }
     }
 }
 
@@ -92,27 +131,69 @@ impl HostPattern {
 
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, protocol: Protocol) -> Result<Self, String> {
         let (below, name) = match text.strip_prefix("*.") {
             Some(name) => (true, name),
             None => (false, text),
         };
         if name.contains("://") || name.contains('/') {
             return Err(
-                "it is a host and perhaps a port, without https:// and without a path".into()
+                "it is a host and perhaps a port, without a scheme and without a path".into()
             );
         }
         if name.contains('*') {
             return Err("a * stands for whole labels at the start only: *.example.com".into());
         }
-        let read =
-            Destination::parse(Scheme::Https, name, Some(443)).map_err(|why| why.to_string())?;
+        let (scheme, port) = protocol.usual();
+        let read = Destination::parse(scheme, name, Some(port)).map_err(|why| why.to_string())?;
         let literal =
             read.host().contains(':') || read.host().parse::<std::net::Ipv4Addr>().is_ok();
         if below && literal {
             return Err("an address has no names below it".into());
         }
         Ok(Self { below, name: read.host().to_owned(), port: read.port() })
+    }
+}
+
+/// A set of effects that texts may have on a database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Effects(u8);
+
+impl Effects {
+    pub(crate) fn one(effect: Effect) -> Self {
+        Self(1 << effect as u8)
+    }
+
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn has(self, effect: Effect) -> bool {
+        self.0 & Self::one(effect).0 != 0
+    }
+
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Least to worst.
+    pub(crate) fn words(self) -> impl Iterator<Item = &'static str> {
+        Effect::ALL.into_iter().filter(move |effect| self.has(*effect)).map(Effect::word)
+    }
+
+    /// What one request can have together: to connect, to be undecidable, or any statements in one text. Small sets first.
+    pub(crate) fn every() -> Vec<Self> {
+        let alone = [Effect::Connect, Effect::Undecidable].map(Self::one);
+        let mut all: Vec<Self> = (1..1 << Effect::ALL.len())
+            .map(Self)
+            .filter(|set| alone.iter().all(|one| !set.overlaps(*one)))
+            .collect();
+        all.sort_by_key(|set| set.0.count_ones());
+        [all.as_slice(), &alone].concat()
     }
 }
 

@@ -11,13 +11,16 @@ use cel::common::types::{
 };
 use cel::common::value::{CowVal, Val};
 use cel::{Context, Env, ExecutionError, IdedExpr as Expression, Value};
+use countersign_sql::{Effect, Statement};
 
 use crate::Body;
+use crate::database::{Asks, Text};
 use crate::decode;
 use crate::expression::{self, NUMBER, Names, SAME, Uses, WITHIN};
 use crate::json::Json;
 use crate::judge::Case;
 use crate::query::{Found, Pairs};
+use crate::rules::Protocol;
 use crate::truth::{Truth, Unknown};
 
 /// A compiled condition.
@@ -33,9 +36,9 @@ impl When {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(crate) fn compile(source: &str) -> Result<Self, Vec<String>> {
+    pub(crate) fn compile(source: &str, protocol: Protocol) -> Result<Self, Vec<String>> {
         // The parser is generated code; what it cannot take is the author's to rewrite.
-        catch_unwind(|| expression::compile(source))
+        catch_unwind(|| expression::compile(source, protocol))
             .unwrap_or_else(|_| Err(vec!["it cannot be compiled: write it more simply".to_owned()]))
             .map(|(expression, uses)| Self { source: source.trim().to_owned(), expression, uses })
     }
@@ -133,6 +136,52 @@ impl When {
         }
         if uses.body() {
             self.bind_body(case, scope);
+        }
+        if uses.sql() {
+            self.bind_sql(case, scope);
+        }
+    }
+
+    fn bind_sql<'v>(&self, case: &'v Case<'_>, scope: &mut Scope<'v>) {
+        let (uses, access) = (&self.uses, case.access());
+        let named = |name: &'v Option<String>, why| name.as_deref().map(text).ok_or(why);
+        if uses.database {
+            scope.bind("sql.database", named(&access.database, "the database is not clear"));
+        }
+        if uses.role {
+            scope.bind("sql.role", named(&access.role, "the role is not clear"));
+        }
+        if !uses.effect && !uses.statements {
+            return;
+        }
+        let (effect, statements) = match &access.asks {
+            Asks::Connection => (Effect::Connect, Vec::new()),
+            Asks::Text(Text { read: Ok(read), .. }) => (read.effect(), read.iter().collect()),
+            Asks::Text(Text { read: Err(why), .. }) => {
+                let why = format!("the statement cannot be judged: {why}").into();
+                return scope.unknown(Unknown { why, unread: false });
+            }
+            Asks::Unreadable(why) => return scope.lacks(why),
+            Asks::Unread => {
+                let why = "the statement is not here".into();
+                return scope.unknown(Unknown { why, unread: true });
+            }
+        };
+        if uses.effect {
+            scope.text("sql.effect", effect.word());
+        }
+        if uses.statements {
+            let names = statements.iter().map(|s| s.tables().len() + s.functions.len() + 8);
+            let bound = match uses.nested && names.sum::<usize>() > MOST_NESTED {
+                true => {
+                    Err("statements with too many names for a comprehension inside another one")
+                }
+                false => {
+                    let values = statements.into_iter().map(statement).collect::<Vec<_>>();
+                    Ok(Box::new(CelList::from(values)) as Box<dyn Val + 'v>)
+                }
+            };
+            scope.bind("sql.statements", bound);
         }
     }
 
@@ -263,6 +312,24 @@ fn object<'v>(
 ) -> Box<dyn Val + 'v> {
     let members = members.into_iter().map(|(name, value)| (CelMapKey::from(name), value));
     Box::new(CelMap::from(members.collect::<HashMap<_, _>>()))
+}
+
+/// A statement as CEL has it: with every one of [`expression::STATEMENT`].
+fn statement<'v>(statement: &'v Statement) -> Box<dyn Val + 'v> {
+    let texts = |names: Vec<&'v str>| {
+        let names = names.into_iter().map(text).collect::<Vec<_>>();
+        Box::new(CelList::from(names)) as Box<dyn Val + 'v>
+    };
+    let all = |names: &'v [String]| texts(names.iter().map(String::as_str).collect());
+    object([
+        ("effect", text(statement.effect.word())),
+        ("functions", all(&statement.functions)),
+        ("has_where", Box::new(CelBool::from(statement.has_where)) as Box<dyn Val + 'v>),
+        ("kind", text(statement.kind)),
+        ("reads", all(&statement.reads)),
+        ("tables", texts(statement.tables())),
+        ("writes", all(&statement.writes)),
+    ])
 }
 
 /// The names that are asked for; None when one of them is doubtful.

@@ -37,6 +37,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("redactor", redactor),
     ("request_head", request_head),
     ("request_target", request_target),
+    ("sql", sql),
     ("tripwire", tripwire),
 ];
 
@@ -586,4 +587,40 @@ fn read(method: &Method, uri: &http::Uri, headers: &HeaderMap, body: Bytes) -> R
         .collect();
     headers.sort();
     Read { method: method.clone(), target: uri.to_string(), headers, body }
+}
+
+/// Statements: what is read is read again in parts, and nothing that follows is lost.
+fn sql(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(all) = countersign_sql::read(text) else { return };
+    let mut end = 0;
+    for statement in all.iter() {
+        assert!(end <= statement.text.start && statement.text.start < statement.text.end);
+        end = statement.text.end;
+        assert!(statement.effect <= countersign_sql::Effect::Danger);
+        if statement.kind == "execute" || statement.inner == Some("execute") {
+            continue;
+        }
+        let alone = countersign_sql::read(&text[statement.text.clone()]).expect("it was read");
+        let one = alone.iter().next().expect("it is one");
+        assert_eq!(alone.iter().len(), 1);
+        assert_eq!(
+            (one.kind, one.effect, one.tables(), &one.functions, one.has_where),
+            (
+                statement.kind,
+                statement.effect,
+                statement.tables(),
+                &statement.functions,
+                statement.has_where
+            )
+        );
+    }
+    assert!(end <= text.len());
+    let after = format!("{text}\n;drop table z");
+    if let Ok(more) = countersign_sql::read(&after) {
+        assert_eq!(more.iter().len(), all.iter().len() + 1);
+        assert!(more.effect() >= countersign_sql::Effect::Schema);
+    } else {
+        assert!(all.iter().len() == 256 || after.len() > countersign_sql::MOST_TEXT, "{text:?}");
+    }
 }

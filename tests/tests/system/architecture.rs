@@ -52,8 +52,9 @@ fn packages_depend_along_the_arrows_only() {
         ("countersign-chat", &[][..]),
         ("countersign-gate", &[]),
         ("countersign-proto", &[]),
-        ("countersign-policy", &["countersign-gate"]),
-        ("countersign-describe", &["countersign-gate", "countersign-policy"]),
+        ("countersign-sql", &[]),
+        ("countersign-policy", &["countersign-gate", "countersign-sql"]),
+        ("countersign-describe", &["countersign-gate", "countersign-policy", "countersign-sql"]),
         (
             "countersign-control-plane",
             &[
@@ -66,7 +67,7 @@ fn packages_depend_along_the_arrows_only() {
         ),
         (
             "countersign-edge-gateway",
-            &["countersign-proto", "countersign-gate", "countersign-policy"],
+            &["countersign-proto", "countersign-gate", "countersign-policy", "countersign-sql"],
         ),
         (
             "countersign-cli",
@@ -87,6 +88,7 @@ fn packages_depend_along_the_arrows_only() {
                 "countersign-gate",
                 "countersign-policy",
                 "countersign-proto",
+                "countersign-sql",
             ],
         ),
     ]);
@@ -131,6 +133,29 @@ fn the_gate_uses_the_five_crates_that_it_may() {
     ] {
         assert_eq!(
             mentions("edge-gateway/gate/src", banned, &[]),
+            Vec::<PathBuf>::new(),
+            "{banned}"
+        );
+    }
+}
+
+#[test]
+fn what_reads_statements_is_pure_and_stands_alone() {
+    let manifest = std::fs::read_to_string(root().join("edge-gateway/sql/Cargo.toml")).unwrap();
+    let section = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    assert_eq!(section.trim(), "", "it has no dependencies");
+    for banned in [
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::thread",
+        "std::time",
+        "unsafe",
+        ".unwrap()",
+        ".expect(",
+    ] {
+        assert_eq!(
+            mentions("edge-gateway/sql/src", banned, &[]),
             Vec::<PathBuf>::new(),
             "{banned}"
         );

@@ -15,6 +15,7 @@ mod mail;
 mod minting;
 mod operator;
 mod parking;
+mod postgres;
 mod protocols;
 mod real_components;
 mod request_path;
@@ -23,6 +24,7 @@ mod secrets;
 mod signed;
 mod slots;
 mod sockets;
+mod sql_oracle;
 mod waiting;
 mod whole;
 

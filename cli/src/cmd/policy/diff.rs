@@ -97,6 +97,9 @@ struct Example<'a> {
     method: &'a str,
     overrides: &'a [String],
     url: String,
+    /// Of a database: what the statements of one text do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql: Option<&'a [String]>,
     conditions: Vec<Condition<'a>>,
 }
 
@@ -152,6 +155,7 @@ impl<'a> Opened<'a> {
                 method: &witness.method,
                 overrides: &witness.overrides,
                 url: witness.url(),
+                sql: witness.asked.as_ref().map(|asked| asked.effects.as_slice()),
                 conditions: witness.conditions.iter().map(condition).collect(),
             },
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod databases;
 mod never_hides;
 mod requests;
 mod strict;

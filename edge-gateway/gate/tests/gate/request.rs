@@ -4,7 +4,7 @@ use countersign_gate::{Destination, HOLE, Injection, Payload, Scheme, Slot};
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
-use crate::support::{Parts, http, https};
+use crate::support::{Parts, http, https, postgres};
 
 fn key(slot: Slot) -> Vec<Injection> {
     vec![Injection { credential: "stripe".into(), version: 3, slot }]
@@ -154,6 +154,9 @@ fn an_authority_is_written_without_the_schemes_own_port() {
         (http("a.example:443"), "a.example:443"),
         (https("[::1]"), "[::1]"),
         (https("[::1]:8443"), "[::1]:8443"),
+        (postgres("db.example"), "db.example"),
+        (postgres("db.example:443"), "db.example:443"),
+        (https("db.example:5432"), "db.example:5432"),
     ] {
         assert_eq!(destination.authority(), written);
     }
@@ -248,7 +251,7 @@ fn p_10_a_slot_that_is_taken_gets_no_key() {
 }
 
 #[test]
-fn n_5_a_key_goes_over_https_only() {
+fn n_5_a_key_goes_over_https_and_to_databases_only() {
     for slot in [header("authorization"), basic()] {
         let plain = Parts {
             destination: http("api.example.com:443"),
@@ -257,6 +260,17 @@ fn n_5_a_key_goes_over_https_only() {
         };
         assert!(plain.request().is_err());
     }
+    let database = |injections| Parts {
+        destination: postgres("db.example"),
+        method: Method::GET,
+        path: "/app".into(),
+        injections,
+        ..Parts::default()
+    };
+    assert!(database(key(header("password"))).request().is_ok());
+    assert!(database(Vec::new()).request().is_ok());
+    let two = [key(header("password")), key(header("password-2"))].concat();
+    assert!(database(two).request().is_err());
     assert!(Parts { destination: http("api.example.com"), ..Parts::default() }.request().is_ok());
 }
 

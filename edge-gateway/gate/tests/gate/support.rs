@@ -81,6 +81,10 @@ pub(crate) fn http(authority: &str) -> Destination {
     Destination::parse(Scheme::Http, authority, Some(80)).unwrap()
 }
 
+pub(crate) fn postgres(authority: &str) -> Destination {
+    Destination::parse(Scheme::Postgres, authority, Some(5432)).unwrap()
+}
+
 /// Held from `boottime_ms` on for `hold_ms`; `serial` makes its id and nonce.
 pub(crate) fn held(serial: u8, body: &[u8], boottime_ms: u64, hold_ms: u64) -> Held {
     let verdict = Verdict::Approve { rule: "charges need a person".into() };

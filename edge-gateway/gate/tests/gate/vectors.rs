@@ -79,7 +79,12 @@ fn request(v: &Value) -> Request {
             },
         }
     });
-    let scheme = if v["scheme"] == "https" { Scheme::Https } else { Scheme::Http };
+    let scheme = match v["scheme"].as_str().unwrap() {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        "postgres" => Scheme::Postgres,
+        other => panic!("{other}"),
+    };
     let host = text(&v["host"]);
     let authority = if host.contains(':') { format!("[{host}]") } else { host };
     Request::new(

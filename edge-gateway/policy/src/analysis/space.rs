@@ -1,22 +1,27 @@
 //! Every kind of request to one host, as a space of a few finite dimensions, and the rules of two policies in it.
 //!
-//! The dimensions are the agent, the method (with what overrides it), the path, each name of the query that a rule asks
-//! for, and each `when`, which is Yes, No or undecidable. They are taken to be independent of each other. Where they are
+//! The dimensions are the agent, the method (with what overrides it), the path, of a database its name, the role and what
+//! the text does, each name of the query that a rule asks for, and each `when`, which is Yes, No or undecidable. They are taken to be independent of each other. Where they are
 //! not (a condition on the path, two names that are one to loose readers), the space has points that no request has;
 //! it never lacks one that a request has.
 
 use std::collections::BTreeSet;
 
+use countersign_sql::Effect;
+
 use super::paths::{self, Example};
 use super::set::Set;
 use super::solve::{Area, Budget, Literal, Spent};
-use crate::rules::{Methods, Rule};
+use crate::rules::{Effects, Methods, Protocol, Rule};
 use crate::truth::Truth;
 
 pub(crate) const AGENT: usize = 0;
 pub(crate) const METHOD: usize = 1;
 pub(crate) const PATH: usize = 2;
-const OTHERS: usize = 3;
+pub(crate) const DATABASE: usize = 3;
+pub(crate) const ROLE: usize = 4;
+pub(crate) const EFFECTS: usize = 5;
+const OTHERS: usize = 6;
 
 /// The requests to one host.
 #[derive(Debug)]
@@ -26,6 +31,11 @@ pub(crate) struct Space {
     /// None: it is overridden, and by what is not certain.
     pub(crate) methods: Vec<Option<Methods>>,
     pub(crate) paths: Vec<Example>,
+    /// None: one that no rule names.
+    pub(crate) databases: Vec<Option<String>>,
+    pub(crate) roles: Vec<Option<String>>,
+    /// One for all when no rule asks.
+    pub(crate) effects: Vec<Effects>,
     /// Each name of the query that rules ask for, and its values.
     pub(crate) names: Vec<(String, Vec<Value>)>,
     /// Each `when`.
@@ -61,9 +71,16 @@ impl Space {
         slashed: bool,
         budget: &mut Budget,
     ) -> Result<(Self, Vec<Area>), Spent> {
-        let named: BTreeSet<&String> =
-            rules.iter().flat_map(|rule| rule.agents.iter().flatten()).collect();
-        let agents = [None].into_iter().chain(named.into_iter().cloned().map(Some)).collect();
+        let named = |list: fn(&Rule) -> &Option<Vec<String>>| {
+            let named: BTreeSet<&String> =
+                rules.iter().flat_map(|rule| list(rule).iter().flatten()).collect();
+            [None].into_iter().chain(named.into_iter().cloned().map(Some)).collect()
+        };
+        let agents = named(|rule| &rule.agents);
+        let databases = named(|rule| &rule.databases);
+        let roles = named(|rule| &rule.roles);
+        let of_database = rules.iter().any(|rule| rule.protocol == Protocol::Postgres);
+        let effects = if of_database { Effects::every() } else { vec![Effects::default()] };
 
         let mut patterns = Vec::new();
         let mut numbers = Vec::new();
@@ -104,6 +121,9 @@ impl Space {
             agents,
             methods: methods(rules),
             paths,
+            databases,
+            roles,
+            effects,
             names,
             conditions: conditions.into_iter().map(str::to_owned).collect(),
         };
@@ -128,6 +148,9 @@ impl Space {
             AGENT => self.agents.len(),
             METHOD => self.methods.len(),
             PATH => self.paths.len(),
+            DATABASE => self.databases.len(),
+            ROLE => self.roles.len(),
+            EFFECTS => self.effects.len(),
             other => self.names.get(other - OTHERS).map_or(SAID.len(), |(_, values)| values.len()),
         }
     }
@@ -175,6 +198,32 @@ impl Space {
                     }
                     _ => vec![written],
                 }
+            }));
+        }
+        let listed =
+            [(DATABASE, &rule.databases, &self.databases), (ROLE, &rule.roles, &self.roles)];
+        for (dimension, wanted, all) in listed {
+            if let Some(wanted) = wanted {
+                area.push(self.literal(dimension, |at| {
+                    let named = all[at].as_ref().is_some_and(|name| wanted.contains(name));
+                    vec![Truth::of(named)]
+                }));
+            }
+        }
+        if rule.protocol == Protocol::Postgres {
+            let passes = rule.then.passes();
+            area.push(self.literal(EFFECTS, |at| {
+                let found = self.effects[at];
+                vec![match rule.effects {
+                    _ if found == Effects::one(Effect::Undecidable) => match rule.effects {
+                        None if !passes => Truth::Yes,
+                        Some(wanted) if wanted.has(Effect::Undecidable) && !passes => Truth::Yes,
+                        _ => Truth::undecidable(""),
+                    },
+                    None => Truth::Yes,
+                    Some(wanted) if passes => Truth::of(wanted.contains(found)),
+                    Some(wanted) => Truth::of(wanted.overlaps(found)),
+                }]
             }));
         }
         for (name, wanted) in &rule.query {

@@ -114,7 +114,7 @@ fn idle(policy: &Policy, budget: &mut Budget) -> Result<Vec<Warning>, Spent> {
     let rules = policy.rules();
     let mut known: BTreeMap<usize, Known> = BTreeMap::new();
     for host in hosts(&[policy]) {
-        let numbers = policy.numbers(&host.name, host.port);
+        let numbers = policy.numbers(host.protocol, &host.name, host.port);
         let about: Vec<&Rule> = numbers.iter().map(|number| &rules[*number]).collect();
         let slashed = about.iter().any(|rule| rule.allow_encoded_slash);
         let (space, areas) = Space::of(&about, slashed, budget)?;

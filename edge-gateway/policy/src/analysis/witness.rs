@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::Example;
 use super::set::Set;
-use super::space::{AGENT, METHOD, PATH, SAID, Said, Space, Value};
+use super::space::{AGENT, DATABASE, EFFECTS, METHOD, PATH, ROLE, SAID, Said, Space, Value};
+use crate::rules::Protocol;
 
 /// A request of the kind that is reported. There are usually many more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,21 @@ pub struct Witness {
     pub path: String,
     /// Without the `?`.
     pub query: Option<String>,
+    /// Of a database: as which role, and what its statements do, least to worst.
+    pub asked: Option<Asked>,
     /// What has to be so as well. Conditions are not looked into: none that is here need be possible.
     pub conditions: Vec<Condition>,
+}
+
+/// What is asked of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// None: any database that no rule names.
+    pub database: Option<String>,
+    /// None: any role that no rule names.
+    pub role: Option<String>,
+    /// `connect`, `undecidable`, or the effects of the statements in one text.
+    pub effects: Vec<String>,
 }
 
 /// A `when`, and what it has to say.
@@ -71,6 +85,11 @@ impl Witness {
             };
             conditions.push(Condition { when: when.clone(), holds });
         }
+        let asked = (host.protocol == Protocol::Postgres).then(|| Asked {
+            database: space.databases[first(DATABASE)].clone(),
+            role: space.roles[first(ROLE)].clone(),
+            effects: space.effects[first(EFFECTS)].words().map(str::to_owned).collect(),
+        });
         Self {
             agent: space.agents[first(AGENT)].clone(),
             method: methods.next().unwrap_or_default(),
@@ -79,15 +98,25 @@ impl Witness {
             port: host.port,
             path: space.paths[first(PATH)].path.clone(),
             query: Some(query.join("&")).filter(|query| !query.is_empty()),
+            asked,
             conditions,
         }
     }
 
-    /// `https://host/path?query`.
+    /// `https://host/path?query`, or `postgres://role@host/database`.
     pub fn url(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
+        let (_, usual) = match self.asked {
+            Some(_) => Protocol::Postgres.usual(),
+            None => Protocol::Http.usual(),
+        };
+        let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
+        if let Some(asked) = &self.asked {
+            let named = |name: &Option<String>| name.as_deref().map_or("any".to_owned(), encoded);
+            let (role, database) = (named(&asked.role), named(&asked.database));
+            return format!("postgres://{role}@{host}{port}/{database}");
+        }
         let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         format!("https://{host}{port}{}{query}", self.path)
     }
@@ -95,7 +124,10 @@ impl Witness {
 
 impl fmt::Display for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.method)?;
+        match &self.asked {
+            Some(asked) => f.write_str(&asked.effects.join(" and "))?,
+            None => f.write_str(&self.method)?,
+        }
         if !self.overrides.is_empty() {
             write!(f, " (overridden: {})", self.overrides.join(", "))?;
         }

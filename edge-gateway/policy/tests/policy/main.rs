@@ -5,6 +5,7 @@ mod asking;
 mod bodies;
 mod bypass;
 mod channels;
+mod databases;
 mod decisions;
 mod fixtures;
 mod mistakes;

@@ -1,0 +1,5 @@
+//! What is read of statements, and what is not.
+
+mod smuggling;
+mod statements;
+mod strict;
