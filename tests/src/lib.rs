@@ -10,6 +10,7 @@
 pub mod aws;
 pub mod chat;
 pub mod cluster_world;
+pub mod database;
 pub mod discord;
 pub mod history;
 pub mod hosts;

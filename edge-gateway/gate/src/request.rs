@@ -48,12 +48,11 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// `Https` and `Postgres` may carry a key.
+/// `Https` and `Postgres` may carry a key: both are spoken over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     Http,
     Https,
-    /// Statements over TLS, and the opening of the connection that they go over.
     Postgres,
 }
 
@@ -262,7 +261,7 @@ impl Request {
     ///
     /// # Errors
     /// A path or query that would not be written as given, a method outside the known ones, a header that has
-    /// no business here, a key for a destination in the clear, a hole that is not where it is said to be.
+    /// no business here, a key for a destination that is not https or postgres, a hole that is not where it is said to be.
     #[allow(clippy::too_many_arguments)] // the fields of the digest, in its order
     pub fn new(
         origin: Origin,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::deed::Deed;
 use super::message::Malformed;
-use super::statement::{self, Settings, Transaction};
+use super::statement::{self, Aftermath, Settings, Transaction};
 
 /// More answers than this are not waited for at a time.
 pub(super) const MOST_DUE: usize = 4096;
@@ -26,17 +26,16 @@ const MOST_TEXT: usize = 4 * 1024 * 1024;
 pub(super) struct Prepared {
     pub(super) text: String,
     pub(super) types: Vec<u32>,
+    pub(super) aftermath: Aftermath,
 }
 
 /// A statement with its values, which came out of the gate.
 pub(super) struct Portal {
-    pub(super) prepared: Arc<Prepared>,
+    pub(super) aftermath: Aftermath,
     /// What was asked about it, and the revision of what it was judged by; none where a decision released it.
     pub(super) judged: Option<(Bytes, u64)>,
     /// To be reported once it is carried out.
     pub(super) deed: Option<Deed>,
-    /// How what follows is read may change with it.
-    pub(super) unsettling: bool,
 }
 
 /// What is answered.

@@ -27,7 +27,7 @@ use super::message::{
 };
 use super::report::{Report, Severity, TOO_LARGE, UNSUPPORTED};
 use super::session::{End, Out, Session, forbidden};
-use super::statement::{self, Released};
+use super::statement::{self, Aftermath, Released};
 use super::weigh::{Holding, LetGo, Weighed};
 use crate::agent::Spooled;
 use crate::judge::refused_if_it_fails;
@@ -152,7 +152,7 @@ where
         let Ok(Released::Query(text)) = statement::released(*outbound) else {
             return Err(forbidden(Refusal::PolicyFailed));
         };
-        if statement::may_rename(&text) {
+        if Aftermath::of(&text).renames {
             self.session.ledger().forget_statements();
         }
         self.ask(What::Query { deed, failed: false }, |out| put_query(out, &text))
@@ -175,7 +175,11 @@ where
         if let Err(refusal) = weighed {
             return self.refuse(&self.no(&refusal)).await;
         }
-        let prepared = Prepared { text: parse.text.clone(), types: parse.types.clone() };
+        let prepared = Prepared {
+            aftermath: Aftermath::of(&parse.text),
+            text: parse.text.clone(),
+            types: parse.types.clone(),
+        };
         let what = What::Parse(parse.name.clone(), Arc::new(prepared));
         self.ask(what, |out| put_parse(out, &parse))
     }
@@ -212,9 +216,9 @@ where
             return Err(forbidden(Refusal::PolicyFailed));
         };
         let bind = Bind { parameters, ..bind };
-        let unsettling = statement::may_unsettle(&prepared.text);
         let judged = revision.map(|revision| (body, revision));
-        let portal = Arc::new(Mutex::new(Portal { prepared, judged, deed, unsettling }));
+        let aftermath = prepared.aftermath;
+        let portal = Arc::new(Mutex::new(Portal { aftermath, judged, deed }));
         let what = What::Bind(bind.portal.clone(), portal);
         self.ask(what, |out| put_bind(out, &bind))
     }
@@ -267,14 +271,14 @@ where
                 Err(refusal) => return self.refuse(&self.no(&refusal)).await,
             }
         }
-        let (deed, unsettling, renames) = {
+        let (deed, aftermath) = {
             let mut portal = lock(&portal);
-            let renames = statement::may_rename(&portal.prepared.text);
-            (portal.deed.take(), portal.unsettling, renames)
+            (portal.deed.take(), portal.aftermath)
         };
-        if renames {
+        if aftermath.renames {
             self.session.ledger().forget_statements();
         }
+        let unsettling = aftermath.unsettles;
         let what = What::Execute { portal: name.clone(), deed, unsettling };
         self.ask(what, |out| put_execute(out, &name, rows))
     }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_gate::{Outbound, Payload};
+use countersign_sql::Effect;
 use serde::{Deserialize, Serialize};
 
 use super::message::Value;
@@ -176,15 +177,28 @@ pub(crate) fn released(outbound: Outbound) -> Result<Released, &'static str> {
     }
 }
 
-/// Whether a statement may change how the text of later ones is read: nothing is judged while it is under way.
-pub(crate) fn may_unsettle(_text: &str) -> bool {
-    true
+/// What a text may do to those that come after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Aftermath {
+    /// It may change how they are read, so that nothing is judged while it is under way.
+    pub(crate) unsettles: bool,
+    /// It may give the name of a prepared statement to another one.
+    pub(crate) renames: bool,
 }
 
-/// Whether a statement may give the name of a prepared statement to another one.
-pub(crate) fn may_rename(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["prepare", "execute", "do", "call"].iter().any(|word| text.contains(word))
+impl Aftermath {
+    /// Of this text; the worst of one that is not understood.
+    pub(crate) fn of(text: &str) -> Self {
+        let Ok(statements) = countersign_sql::read(text) else {
+            return Self { unsettles: true, renames: true };
+        };
+        let dangerous = statements.effect() >= Effect::Danger;
+        let has = |kinds: &[&str]| statements.iter().any(|it| kinds.contains(&it.kind));
+        Self {
+            unsettles: dangerous || has(&["set", "discard"]),
+            renames: dangerous || has(&["prepare"]),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -219,5 +233,23 @@ mod tests {
         );
         reported(&mut settings, "standard_conforming_strings", "on");
         assert!(settings.is_empty());
+    }
+
+    #[test]
+    fn what_may_change_what_follows_is_known_and_so_is_what_may_not() {
+        let of = |text| {
+            let Aftermath { unsettles, renames } = Aftermath::of(text);
+            (unsettles, renames)
+        };
+        for text in
+            ["select 1", "begin", "insert into t values (1)", "drop table t", "deallocate s"]
+        {
+            assert_eq!(of(text), (false, false), "{text}");
+        }
+        assert_eq!(of("set statement_timeout = 1"), (true, false));
+        for text in ["prepare s as delete from t", "do $$begin end$$", "select f()", "select '"] {
+            assert!(of(text).1, "{text}");
+        }
+        assert!(of("select set_config('client_encoding', 'SJIS', false)").0);
     }
 }

@@ -347,10 +347,6 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn no_http(destination: &Destination) -> Failure {
-    not_sent(destination, "a database does not speak HTTP")
-}
-
 fn not_sent(destination: &Destination, why: impl fmt::Display) -> Failure {
     Failure::NotSent { why: format!("no connection to {}: {why}", destination.authority()) }
 }

@@ -18,41 +18,51 @@ use database::{Asks, Line};
 const RULES: &str = r#"
 [[rule]]
 name = "connect"
-host = "db.test:5432"
-methods = ["GET"]
-path = "/app"
+protocol = "postgres"
+host = "db.test"
+databases = ["app"]
+sql = ["connect"]
 then = "allow"
 credential = "db"
 
 [[rule]]
 name = "connect as admin"
-host = "db.test:5432"
-methods = ["GET"]
-path = "/app"
+protocol = "postgres"
+host = "db.test"
+databases = ["app"]
+roles = ["admin"]
+sql = ["connect"]
 then = "allow"
 credential = "db-admin"
 
 [[rule]]
-name = "select"
-host = "db.test:5432"
-methods = ["POST"]
-when = "body.json.statement.matches('^(select|begin|commit|rollback|copy)')"
+name = "read"
+protocol = "postgres"
+host = "db.test"
+sql = ["session", "read"]
+then = "allow"
+
+[[rule]]
+name = "copy and settings"
+protocol = "postgres"
+host = "db.test"
+when = "sql.statements.all(s, s.kind in ['copy', 'insert'] || 'set_config' in s.functions)"
 then = "allow"
 
 [[rule]]
 name = "drop"
-host = "db.test:5432"
-methods = ["POST"]
-when = "body.json.statement.matches('^(drop|delete)')"
+protocol = "postgres"
+host = "db.test"
+when = "sql.statements.exists(s, s.kind in ['drop', 'delete'])"
 then = "approve"
 approvers = ["ops"]
 hold = "30s"
 
 [[rule]]
 name = "never truncate"
-host = "db.test:5432"
-methods = ["POST"]
-when = "body.json.statement.startsWith('truncate')"
+protocol = "postgres"
+host = "db.test"
+when = "sql.statements.exists(s, s.kind == 'truncate')"
 then = "deny"
 reason = "tables are never emptied"
 "#;

@@ -67,7 +67,7 @@ fn packages_depend_along_the_arrows_only() {
         ),
         (
             "countersign-edge-gateway",
-            &["countersign-proto", "countersign-gate", "countersign-policy"],
+            &["countersign-proto", "countersign-gate", "countersign-policy", "countersign-sql"],
         ),
         (
             "countersign-cli",

@@ -17,6 +17,7 @@ mod mcp;
 mod minting;
 mod operator;
 mod parking;
+mod postgres;
 mod protocols;
 mod real_components;
 mod request_path;

@@ -152,7 +152,7 @@ async fn cancelling_what_is_held_takes_the_question_back_and_nothing_is_sent() {
 async fn cancelling_what_runs_asks_the_server_over_tls_with_its_own_key() {
     let world = world().await;
     let (mut client, mut line) = connected(&world).await;
-    client.say(&[query("select pg_sleep(60)")]).await;
+    client.say(&[query("select 2")]).await;
     line.hear().await;
     let ((), said) = tokio::join!(cancel(&world, &client.cancel), world.database.cancelled());
     assert_eq!(said, [&[4, 210, 22, 46][..], &CANCEL_KEY].concat());
@@ -200,10 +200,8 @@ async fn a_policy_that_changes_judges_what_is_held_again() {
         .control
         .change(|state| {
             state.policy_version += 1;
-            state.policy = state
-                .policy
-                .replace("^(drop|delete)", "^delete")
-                .replace("^(select|", "^(drop|select|");
+            let changed = state.policy.replace("['drop', 'delete']", "['delete']");
+            state.policy = changed.replace("['copy',", "['drop', 'copy',");
         })
         .await;
     world.control.reopen(&open).await;
