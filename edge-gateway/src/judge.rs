@@ -268,7 +268,7 @@ pub(crate) fn dropped(rooms: &Rooms, agent: &Agent, draft: &Draft, found: &Found
         return;
     }
     let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let Credential { id, name, destination, .. } = found.credential;
+    let Credential { id, name, destination, .. } = &**found.credential;
     rooms.control.alarm(Alarm {
         kind: "own_key_dropped",
         agent_id: agent.id.clone(),

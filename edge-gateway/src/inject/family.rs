@@ -1,6 +1,8 @@
 //! One request, one identity. A service that looks for who is asking in several places of a head takes one of them first; where
 //! that is not the one that our key goes into, it acts for whomever the agent has named, and people were told of somebody else.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 
 use crate::bundle::{Credential, Place};
@@ -26,7 +28,7 @@ const FAMILY: [HeaderName; 11] = [
 pub(super) fn strip<'a>(
     draft: &mut Draft,
     credential: &Credential,
-    beside: impl Iterator<Item = &'a Credential>,
+    beside: impl Iterator<Item = &'a Arc<Credential>>,
 ) -> Vec<HeaderName> {
     if matches!(credential.place, Place::AwsSigv4 | Place::Hmac { .. }) {
         return Vec::new();

@@ -321,7 +321,7 @@ async fn connected(gate: &Gate, mut agent: Agent, startup: &Startup, who: Who) {
 
 /// What it takes to go on: the connection, the credential that opened it, what statements are weighed by, what is masked,
 /// and what the agent said meanwhile.
-type Ready = (Opened, Credential, Scales, Redactor, BytesMut);
+type Ready = (Opened, Arc<Credential>, Scales, Redactor, BytesMut);
 
 /// None: the agent left.
 async fn opened(

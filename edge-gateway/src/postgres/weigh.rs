@@ -220,7 +220,7 @@ impl Scales {
         force: &InForce,
         (method, headers, body): (Method, &HeaderMap, Bytes),
         key: Option<(&Credential, Injection)>,
-    ) -> Result<(Class, Judgement, crate::bundle::Agent), Refusal> {
+    ) -> Result<(Class, Judgement, Arc<crate::bundle::Agent>), Refusal> {
         let agent = force.bundle.agent(&self.badge).ok_or(Refusal::ProxyCredential)?;
         let payload = Payload::Whole(body);
         let head = self.head(&agent.name, &method, headers);
@@ -319,7 +319,8 @@ impl Holding {
                     Became::Waiting(again, _) => waiting = again,
                     Became::Passing(passing) => {
                         let Passing { agent, released, credential, .. } = *passing;
-                        let (keys, redactor, _) = lent(rooms, credential.as_ref(), &agent).await?;
+                        let (keys, redactor, _) =
+                            lent(rooms, credential.as_deref(), &agent).await?;
                         let outbound = released.with_keys(keys).map_err(unswapped)?;
                         return Ok(LetGo { outbound, by: None, body, redactor });
                     }

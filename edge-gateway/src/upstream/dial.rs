@@ -223,7 +223,7 @@ impl Dialler {
     pub(super) async fn postgres(
         &self,
         destination: &Destination,
-    ) -> Result<TlsStream<TcpStream>, Failure> {
+    ) -> Result<TlsStream<Ahead<TcpStream>>, Failure> {
         let connected = async {
             let mut tcp = self.connect_tcp(destination).await?;
             postgres::ask_for_tls(&mut tcp).await.map_err(|why| not_sent(destination, why))?;

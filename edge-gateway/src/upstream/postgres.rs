@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Failure, Upstream};
+use crate::ahead::Ahead;
 use crate::postgres::message::{Fields, Malformed, framed, from_server, put_text, write};
 use crate::postgres::{PASSWORD, ROLE};
 
@@ -47,7 +48,7 @@ pub(crate) struct CancelKey {
 
 /// A connection on which the server waits for statements.
 pub(crate) struct Opened {
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<Ahead<TcpStream>>,
     /// What came behind its first ReadyForQuery.
     pub(crate) read: BytesMut,
     /// What it reported of itself.
@@ -156,7 +157,7 @@ struct Binding(Option<Vec<u8>>);
 
 impl Binding {
     /// None for a certificate whose signature has no hash of its own, such as Ed25519's: for these it is not defined.
-    fn of(stream: &TlsStream<TcpStream>) -> Self {
+    fn of(stream: &TlsStream<Ahead<TcpStream>>) -> Self {
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         Self(certificates.first().and_then(|certificate| hash(certificate)))
     }

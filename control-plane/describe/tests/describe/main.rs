@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-mod databases;
 mod corpus;
+mod databases;
 mod never_hides;
 mod requests;
 mod strict;
