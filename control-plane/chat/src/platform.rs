@@ -245,7 +245,7 @@ pub const NAMED: usize = 2;
 /// Whether a call can be sealed for a conversation by now.
 #[derive(Debug)]
 pub enum Acquaintance {
-    Ask(Call),
+    Ask(Box<Call>),
     Made,
 }
 

@@ -278,7 +278,7 @@ impl Adapter for XChat {
             }
             _ => return Err(unable()),
         };
-        Ok(Acquaintance::Ask(asked))
+        Ok(Acquaintance::Ask(Box::new(asked)))
     }
 
     fn seal(&self, call: Call, known: &[Answer], chance: &Chance) -> Result<Call, Failure> {

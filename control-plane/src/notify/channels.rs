@@ -203,7 +203,7 @@ impl OpenChannel {
                 acquaintances.insert(place.to_owned(), (known, Instant::now()));
                 return Ok(sealed);
             };
-            known.push(self.client.send(ask, &self.bases, None, false).await?);
+            known.push(self.client.send(*ask, &self.bases, None, false).await?);
         }
         let why =
             "nothing was sent: there is no end to what the platform asks about a conversation";

@@ -34,7 +34,7 @@ pub const SHORTEST_LIFE_MS: Millis = 5_000;
 pub enum Mint {
     /// An installation token of a GitHub App. Stored: the app's private key.
     GitHubApp {
-        /// "https://api.github.com", or the API of a server of one's own.
+        /// `https://api.github.com`, or the API of a server of one's own.
         api_url: String,
         /// The app's id, or its client id.
         app_id: String,

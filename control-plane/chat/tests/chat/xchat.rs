@@ -236,7 +236,7 @@ fn a_message_says_who_wrote_what_once_the_keys_are_known_that_it_is_sealed_and_s
     // The key came along, or is asked for.
     let brought = received(&message, Some(change()));
     let (heard, asked) = comes_to(&brought, &[person().published()]);
-    assert_eq!(asked, [keys.clone()]);
+    assert_eq!(asked, std::slice::from_ref(&keys));
     let alone = received(&message, None);
     let found = [events(&[change()]), person().published()];
     let (again, asked) = comes_to(&alone, &found);
@@ -350,7 +350,7 @@ fn acquainted(place: &str, answers: &[Answer]) -> (Vec<Call>, Result<(), Failure
     loop {
         match xchat().acquaint(place, &answers[..asked.len()], &chance(), now()) {
             Ok(Acquaintance::Made) => return (asked, Ok(())),
-            Ok(Acquaintance::Ask(call)) => asked.push(call),
+            Ok(Acquaintance::Ask(call)) => asked.push(*call),
             Err(failure) => return (asked, Err(failure)),
         }
         if asked.len() > answers.len() {
