@@ -76,10 +76,6 @@ pub(crate) async fn accept(
         };
         // Shed: one that there is no place for is closed at once.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        if let Err(why) = prepare(&stream) {
-            tracing::debug!(%why, "a connection was gone before it began");
-            continue;
-        }
         let stranger = doorway.enter();
         let sent_away = stranger.sent_away();
         let visit = Visit {
@@ -93,13 +89,16 @@ pub(crate) async fn accept(
     }
 }
 
-/// Small answers leave at once, and a held connection stays known to the boxes on its way.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl};
-    stream.set_nodelay(true)?;
-    set_socket_keepalive(stream, true)?;
-    set_tcp_keepidle(stream, KEEP_ALIVE)?;
-    set_tcp_keepintvl(stream, KEEP_ALIVE)?;
+/// Small answers leave at once, and a held connection stays known to the boxes on its way: the connections of a listener
+/// have its settings from their beginning (tcp(7), socket(7)).
+pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+    };
+    set_tcp_nodelay(listener, true)?;
+    set_socket_keepalive(listener, true)?;
+    set_tcp_keepidle(listener, KEEP_ALIVE)?;
+    set_tcp_keepintvl(listener, KEEP_ALIVE)?;
     Ok(())
 }
 

@@ -227,3 +227,116 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Together<S> {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Gives what it was told to give, one after the other: bytes, nothing for now (when there are none), or a failure.
+    struct Script(VecDeque<io::Result<Vec<u8>>>);
+
+    impl Script {
+        fn of(given: impl IntoIterator<Item = io::Result<Vec<u8>>>) -> Self {
+            Self(given.into_iter().collect())
+        }
+    }
+
+    impl AsyncRead for Script {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let Some(given) = self.0.pop_front() else { return Poll::Ready(Ok(())) };
+            let mut bytes = given?;
+            if bytes.is_empty() {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let rest = bytes.split_off(bytes.len().min(into.remaining()));
+            into.put_slice(&bytes);
+            if !rest.is_empty() {
+                self.0.push_front(Ok(rest));
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl OverAhead for Script {
+        fn has_more(&self) -> bool {
+            !self.0.is_empty()
+        }
+    }
+
+    fn broken() -> io::Error {
+        io::ErrorKind::ConnectionReset.into()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_ahead_comes_as_it_was_sent(
+            sizes in prop::collection::vec(prop_oneof![0..2_usize, 1..5_000_usize, 60_000..200_000_usize], 0..6),
+            before in 0..100_usize,
+            step in prop_oneof![1..10_usize, 1_000..5_000_usize, 60_000..100_000_usize],
+        ) {
+            let mut next = 0_u8;
+            let mut piece = |size: usize| -> Vec<u8> {
+                (0..size).map(|_| { next = next.wrapping_mul(31).wrapping_add(7); next }).collect()
+            };
+            let before = piece(before);
+            let sent: Vec<Vec<u8>> = sizes.into_iter().map(&mut piece).collect();
+            let whole: Vec<u8> = before.iter().copied().chain(sent.iter().flatten().copied()).collect();
+            let script = Script::of(sent.into_iter().map(Ok));
+            let mut ahead = Ahead::after(script, &before);
+            let read = futures::executor::block_on(async {
+                let (mut read, mut buffer) = (Vec::new(), vec![0; step]);
+                loop {
+                    match ahead.read(&mut buffer).await.expect("it does not fail") {
+                        0 => return read,
+                        count => read.extend_from_slice(&buffer[..count]),
+                    }
+                }
+            });
+            prop_assert!(read == whole);
+            prop_assert!(!ahead.has_more(), "and nothing is kept for a connection that is idle");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_byte_is_looked_at_and_stays() {
+        let mut ahead = Ahead::new(Script::of([Ok(Vec::new()), Ok(b"\x16hello".to_vec())]));
+        assert_eq!(ahead.first().await.unwrap(), Some(0x16));
+        assert_eq!(ahead.first().await.unwrap(), Some(0x16));
+        let mut read = Vec::new();
+        ahead.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"\x16hello");
+        assert_eq!(ahead.first().await.unwrap(), None, "the end");
+        let mut failing = Ahead::new(Script::of([Err(broken())]));
+        assert_eq!(failing.first().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn records_that_are_here_come_together_and_a_failure_behind_them() {
+        let (one, two, three) = (vec![1; 16_384], vec![2; 16_384], vec![3; 100]);
+        let given = [Ok(one), Ok(two), Ok(Vec::new()), Ok(three), Err(broken())];
+        let mut together = Together::new(Script::of(given));
+        let mut buffer = vec![0; TOGETHER];
+        assert_eq!(
+            together.read(&mut buffer).await.unwrap(),
+            32_768,
+            "what came until nothing did"
+        );
+        assert_eq!((buffer[0], buffer[16_383], buffer[16_384]), (1, 1, 2));
+        assert_eq!(together.read(&mut buffer).await.unwrap(), 100, "and what came before it broke");
+        let failure = together.read(&mut buffer).await.unwrap_err();
+        assert_eq!(failure.kind(), io::ErrorKind::ConnectionReset);
+        let mut small = Together::new(Script::of([Ok(vec![7; 10]), Ok(vec![8; 10])]));
+        let mut few = [0; 4];
+        assert_eq!(small.read(&mut few).await.unwrap(), 4, "no more than there is room for");
+    }
+}

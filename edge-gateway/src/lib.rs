@@ -18,7 +18,7 @@
 //! agent   proxy credential → Agent; unknown is refused
 //! mitm    leaf certificate for the asked name, TLS on the agent's side
 //! pace    how long a client may take over what it sends; frames: what HTTP/2 is flooded with
-//! ahead   sockets of TLS are read in large pieces
+//! ahead   sockets of TLS are read in large pieces; tls: what TLS is made of
 //! freeze  what is frozen is what leaves, save the key
 //! inject  where a key goes; tripwire: where a fake key must never be
 //! wait    a held request and signed decisions → Released, or not
@@ -53,6 +53,7 @@ pub mod redact;
 mod refuse;
 mod rooms;
 mod socket;
+mod tls;
 mod token;
 mod tripwire;
 mod tunnel;
@@ -170,6 +171,7 @@ impl Edge {
         }
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+        accept::prepare(&listener).with_context(|| format!("listening on {listen}"))?;
         let proxy_addr = listener.local_addr()?;
         let mut databases = Vec::new();
         for server in postgres {

@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::tls;
+
 /// A client that has not finished its handshake by then is not served.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Who steals the authority's key has it for no longer than this.
@@ -281,12 +283,14 @@ impl Minter {
 
 /// What all leaves share, session tickets included: a client resumes within its own server name only.
 fn base_config() -> anyhow::Result<ServerConfig> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .context("setting up TLS for agents")?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Nothing));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Clients put what is strongest first, whatever it costs us.
+    config.ignore_client_order = true;
     config.ticketer = aws_lc_rs::Ticketer::new().context("making the session ticket key")?;
     config.send_tls13_tickets = 1;
     Ok(config)

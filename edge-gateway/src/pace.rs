@@ -138,14 +138,13 @@ impl<T: Unpin> Body for Along<T> {
 /// What is watched on a connection.
 enum Watched {
     /// `begun`: in which pause something came.
-    One {
-        turn: Turn,
-        begun: Option<u64>,
-    },
+    One { turn: Turn, begun: Option<u64> },
     Two {
         frames: Frames,
         calm: CancellationToken,
         flooded: bool,
+        /// What is to be written has waited for others.
+        waited: bool,
     },
 }
 
@@ -166,7 +165,11 @@ impl<S> Brisk<S> {
     /// With HTTP/2: `calm` is cancelled when it is flooded, and nothing is read from then on.
     pub(crate) fn two(stream: S, calm: CancellationToken) -> Self {
         let frames = Frames::new(std::time::Instant::now());
-        Self { stream, watched: Watched::Two { frames, calm, flooded: false }, timer: None }
+        Self {
+            stream,
+            watched: Watched::Two { frames, calm, flooded: false, waited: false },
+            timer: None,
+        }
     }
 
     /// Nothing came. Ready once a head that has begun was waited for too long.
@@ -206,12 +209,29 @@ impl Watched {
                 *begun = turn.pause();
                 Ok(())
             }
-            Self::Two { frames, calm, flooded } => {
+            Self::Two { frames, calm, flooded, .. } => {
                 frames.feed(bytes, std::time::Instant::now).inspect_err(|_| {
                     *flooded = true;
                     calm.cancel();
                 })
             }
+        }
+    }
+
+    /// Whether what is to be written waits, once, until everybody who is about to do something has done it: answers that
+    /// are ready together leave together, over the one connection that they share.
+    fn waits_for_others(&mut self, context: &Context<'_>) -> bool {
+        let Self::Two { waited, .. } = self else { return false };
+        let waits = !std::mem::replace(waited, true);
+        if waits {
+            context.waker().wake_by_ref();
+        }
+        waits
+    }
+
+    fn has_written(&mut self) {
+        if let Self::Two { waited, .. } = self {
+            *waited = false;
         }
     }
 
@@ -253,11 +273,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Brisk<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.watched.waits_for_others(context) {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.watched.has_written();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -269,6 +296,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Brisk<S> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.watched.waits_for_others(context) {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
     }
 

@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use countersign_gate::{Destination, Scheme};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
@@ -23,6 +22,7 @@ use super::connection::Connection;
 use super::{Failure, postgres};
 use crate::addresses::Guard;
 use crate::ahead::{Ahead, Together};
+use crate::tls;
 
 /// From the name to the end of the TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -154,12 +154,11 @@ impl Dialler {
                 "an additional upstream CA is not a certificate that can be trusted as one",
             )?;
         }
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-                .context("setting up TLS for upstreams")?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+        let mut config = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .context("setting up TLS for upstreams")?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls_one = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![postgres::ALPN.to_vec()];

@@ -17,9 +17,12 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const IDLE_PER_KEY: usize = 64;
 
+/// By destination, and then by key.
+type Shelves = HashMap<Destination, HashMap<Box<str>, Arc<Shelf>>>;
+
 /// Every shelf. Requests of different keys share nothing but the reading of this.
 pub(super) struct Pool {
-    shelves: RwLock<HashMap<Destination, HashMap<Box<str>, Arc<Shelf>>>>,
+    shelves: RwLock<Shelves>,
     began: Instant,
     /// Milliseconds after it began.
     swept: AtomicU64,

@@ -318,6 +318,23 @@ async fn a_client_resumes_its_session() {
     assert_eq!(kinds, [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed]);
 }
 
+#[tokio::test]
+async fn a_client_that_would_have_the_longest_key_first_is_given_one_that_costs_less() {
+    let authority = Authority::generate("edge-1").unwrap();
+    let config = trusting(&authority);
+    let offered: Vec<_> =
+        config.crypto_provider().cipher_suites.iter().map(|suite| suite.suite()).collect();
+    assert_eq!(offered[0], rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let client = TlsConnector::from(Arc::new(config));
+    let tunnel = https("a.example");
+    let name = ServerName::try_from("a.example").unwrap();
+    let (client, server) = tokio::join!(client.connect(name, near), authority.accept(far, &tunnel));
+    server.unwrap();
+    let agreed = client.unwrap().get_ref().1.negotiated_cipher_suite().unwrap();
+    assert_eq!(agreed.suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+}
+
 /// Takes any certificate: for clients that only want to be heard.
 #[derive(Debug)]
 struct Credulous;
