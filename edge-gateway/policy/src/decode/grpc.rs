@@ -387,7 +387,6 @@ fn fixed64(rest: &mut &[u8]) -> Result<u64, Undecodable> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use prost_reflect::prost::Message as _;
     use prost_reflect::{DynamicMessage, ReflectMessage as _};
 
     use super::*;
