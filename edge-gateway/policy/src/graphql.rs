@@ -213,7 +213,7 @@ enum Selected {
     /// A fragment by its name, and whether directives may leave it out.
     Fragment(String, bool),
     /// A fragment that stands there.
-    Inline(Vec<Selected>, bool),
+    Inline(Vec<Self>, bool),
 }
 
 impl Document {
