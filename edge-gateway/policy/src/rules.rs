@@ -138,7 +138,7 @@ impl HostPattern {
         };
         if name.contains("://") || name.contains('/') {
             return Err(
-                "it is a host and perhaps a port, without a scheme and without a path".into()
+                "it is a host and perhaps a port, without https:// and without a path".into()
             );
         }
         if name.contains('*') {

@@ -17,7 +17,7 @@ enum Brackets {
 /// What begins a query.
 pub(crate) const QUERY: [&str; 4] = ["select", "table", "values", "with"];
 /// What goes on with a query behind one that is in brackets.
-const QUERY_GOES_ON: [&str; 8] =
+pub(crate) const QUERY_GOES_ON: [&str; 8] =
     ["except", "fetch", "for", "intersect", "limit", "offset", "order", "union"];
 
 impl Reader<'_, '_, '_> {
@@ -33,7 +33,7 @@ impl Reader<'_, '_, '_> {
     }
 
     /// A value in which `IN` is not an operator (`b_expr` of POSITION).
-    fn value_before_in(&mut self) -> Read {
+    pub(crate) fn value_before_in(&mut self) -> Read {
         self.nested(|reader| {
             reader.operand()?;
             reader.behind(false)
@@ -158,7 +158,7 @@ impl Reader<'_, '_, '_> {
     }
 
     /// `OPERATOR(schema.sign)`, behind its first word: one of another schema is somebody's function.
-    fn operator(&mut self) -> Read {
+    pub(crate) fn operator(&mut self) -> Read {
         self.brackets(|reader| {
             let mut parts = Vec::new();
             while reader.sees_name(words::names_columns) {
@@ -490,254 +490,5 @@ impl Reader<'_, '_, '_> {
             Brackets::Query => Ok(()),
             Brackets::Values => self.wrong("brackets have no query in them where one should be"),
         }
-    }
-
-    /// A column, a call, or a constant of a type that the grammar does not know.
-    fn named(&mut self) -> Read {
-        let from = self.at;
-        let mut parts = vec![self.label()?];
-        let called = |reader: &Self| {
-            let first = reader.tokens.get(from);
-            first.is_some_and(|t| t.kind == Kind::Name || words::names_functions(&t.text))
-        };
-        let mut dotted = false;
-        loop {
-            if self.sees_mark("(") {
-                // A call's first part may be no column's name, and the other way round.
-                let fits = match dotted {
-                    true => self.names_column(from),
-                    false => called(self),
-                };
-                if !fits {
-                    return self.wrong("a reserved word is called");
-                }
-                return self.call(Name(parts));
-            }
-            if self.sees_kind(Kind::Text) {
-                if !dotted && !called(self) {
-                    return self.wrong("a reserved word stands before a text");
-                }
-                self.skip();
-                return Ok(());
-            }
-            if !self.names_column(from) {
-                return self.wrong("a reserved word stands where a value should");
-            }
-            if self.sees_mark(".")
-                && self.ahead(1).is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Name))
-            {
-                self.skip();
-                parts.push(self.label()?);
-                dotted = true;
-                continue;
-            }
-            return self.indirection();
-        }
-    }
-
-    fn names_column(&self, at: usize) -> bool {
-        self.tokens.get(at).is_some_and(|t| t.kind == Kind::Name || words::names_columns(&t.text))
-    }
-
-    /// From the opening bracket on.
-    pub(crate) fn call(&mut self, name: Name) -> Read {
-        if name.0.len() > 3 {
-            return self.wrong("a name has more than three parts");
-        }
-        self.facts.calls(&name);
-        self.brackets(|reader| {
-            if reader.sees_mark(")") || reader.takes_mark("*") {
-                return Ok(());
-            }
-            reader.takes_any(&["all", "distinct"]);
-            reader.list(Self::argument)?;
-            if reader.takes_all(&["order", "by"]) {
-                reader.sorting()?;
-            }
-            Ok(())
-        })?;
-        if self.takes_all(&["within", "group"]) {
-            self.brackets(|reader| {
-                reader.needs("order")?;
-                reader.needs("by")?;
-                reader.sorting()
-            })?;
-        }
-        if self.sees("filter") && self.ahead(1).is_some_and(|next| next.is_mark("(")) {
-            self.skip();
-            self.brackets(|reader| {
-                reader.needs("where")?;
-                reader.value()
-            })?;
-        }
-        if self.sees("over") {
-            self.skip();
-            if self.sees_mark("(") {
-                self.window()?;
-            } else {
-                self.column_name()?;
-            }
-        }
-        // `numeric(3) '1'` is a constant.
-        if self.sees_kind(Kind::Text) {
-            self.skip();
-        }
-        self.indirection()
-    }
-
-    fn argument(&mut self) -> Read {
-        self.takes("variadic");
-        let named =
-            self.ahead(1).is_some_and(|token| token.is_operator(":=") || token.is_operator("=>"));
-        if named && self.sees_name(words::names_functions) {
-            self.at += 2;
-        }
-        self.value()
-    }
-
-    /// `a DESC NULLS LAST, b USING <`
-    pub(crate) fn sorting(&mut self) -> Read {
-        self.list(|reader| {
-            reader.value()?;
-            if reader.takes("using") {
-                if reader.takes("operator") {
-                    reader.operator()?;
-                } else if reader.sees_kind(Kind::Operator) || reader.sees_kind(Kind::Mark) {
-                    reader.skip();
-                } else {
-                    return reader.wrong("USING names no operator");
-                }
-            } else {
-                reader.takes_any(&["asc", "desc"]);
-            }
-            if reader.takes("nulls") && !reader.takes_any(&["first", "last"]) {
-                return reader.wrong("NULLS is neither FIRST nor LAST");
-            }
-            Ok(())
-        })
-    }
-
-    /// `(PARTITION BY … ORDER BY … ROWS …)`
-    pub(crate) fn window(&mut self) -> Read {
-        self.brackets(|reader| {
-            if reader.sees_name(words::names_columns)
-                && !reader.sees_any(&["partition", "range", "rows", "groups"])
-            {
-                reader.skip();
-            }
-            if reader.takes_all(&["partition", "by"]) {
-                reader.values()?;
-            }
-            if reader.takes_all(&["order", "by"]) {
-                reader.sorting()?;
-            }
-            if reader.takes_any(&["range", "rows", "groups"]) {
-                if reader.takes("between") {
-                    reader.bound()?;
-                    reader.needs("and")?;
-                }
-                reader.bound()?;
-                if reader.takes("exclude")
-                    && !reader.takes_all(&["current", "row"])
-                    && !reader.takes_all(&["no", "others"])
-                    && !reader.takes_any(&["group", "ties"])
-                {
-                    return reader.wrong("EXCLUDE names nothing that is known");
-                }
-            }
-            Ok(())
-        })
-    }
-
-    fn bound(&mut self) -> Read {
-        if self.takes_all(&["current", "row"]) {
-            return Ok(());
-        }
-        if !self.takes("unbounded") {
-            self.value()?;
-        }
-        match self.takes_any(&["preceding", "following"]) {
-            true => Ok(()),
-            false => self.wrong("a window's bound is not known"),
-        }
-    }
-
-    /// A type's name, with what belongs to it.
-    pub(crate) fn type_name(&mut self) -> Read {
-        self.takes("setof");
-        let Some(token) = self.peek() else { return self.wrong("a type is missing") };
-        let word = if token.kind == Kind::Word { token.text.as_ref() } else { "" };
-        match word {
-            "int" | "integer" | "smallint" | "bigint" | "real" | "boolean" | "json" => self.skip(),
-            "float" | "dec" | "decimal" | "numeric" | "varchar" => {
-                self.skip();
-                self.modifiers()?;
-            }
-            "double" if self.sees_all(&["double", "precision"]) => self.at += 2,
-            "bit" | "character" | "char" | "nchar" => {
-                self.skip();
-                self.takes("varying");
-                self.modifiers()?;
-            }
-            "national" => {
-                self.skip();
-                if !self.takes_any(&["char", "character"]) {
-                    return self.wrong("NATIONAL is not before CHARACTER");
-                }
-                self.takes("varying");
-                self.modifiers()?;
-            }
-            "time" | "timestamp" => {
-                self.skip();
-                self.modifiers()?;
-                if !self.takes_all(&["with", "time", "zone"]) {
-                    self.takes_all(&["without", "time", "zone"]);
-                }
-            }
-            "interval" => {
-                self.skip();
-                self.modifiers()?;
-                self.interval_fields()?;
-            }
-            _ => {
-                self.qualified(words::names_functions)?;
-                self.modifiers()?;
-            }
-        }
-        if self.takes("array") {
-            if self.takes_mark("[") {
-                self.needs_kind(Kind::Number)?;
-                self.needs_mark("]")?;
-            }
-            return Ok(());
-        }
-        while self.takes_mark("[") {
-            if !self.sees_mark("]") {
-                self.needs_kind(Kind::Number)?;
-            }
-            self.needs_mark("]")?;
-        }
-        Ok(())
-    }
-
-    fn modifiers(&mut self) -> Read {
-        if self.sees_mark("(") {
-            self.brackets(Self::values)?;
-        }
-        Ok(())
-    }
-
-    fn interval_fields(&mut self) -> Read {
-        const FIELDS: [&str; 6] = ["year", "month", "day", "hour", "minute", "second"];
-        if self.takes_any(&FIELDS) {
-            self.modifiers()?;
-            if self.takes("to") {
-                if !self.takes_any(&FIELDS) {
-                    return self.wrong("an interval has fields that are not known");
-                }
-                self.modifiers()?;
-            }
-        }
-        Ok(())
     }
 }

@@ -52,6 +52,8 @@ impl Token<'_> {
 
 /// Names are cut off after this many bytes (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
+/// Signs of operators that are read without anything between them.
+const LONGEST_RUN: usize = 256;
 
 /// # Errors
 /// What cannot be cut, or not in one way only.
@@ -401,10 +403,16 @@ impl<'a> Scanner<'a> {
     /// with a sign of a number.
     fn signs(&mut self) -> Result<Token<'a>, Undecidable> {
         let run = self.bytes.get(self.at..).unwrap_or_default();
-        let mut length = run.iter().take_while(|byte| is_operator(**byte)).count();
-        let comment = run.get(..length).unwrap_or_default().windows(2);
-        if let Some(at) = comment.into_iter().position(|two| two == b"--" || two == b"/*") {
-            length = at;
+        // Signs that are taken off again are looked at again: without a bound that would be the run's length, squared.
+        let signs = run.iter().take(LONGEST_RUN + 1).take_while(|byte| is_operator(**byte));
+        let mut length = signs.count();
+        let mut pairs = run.get(..length).unwrap_or_default().windows(2);
+        match pairs.position(|two| two == b"--" || two == b"/*") {
+            Some(at) => length = at,
+            None if length > LONGEST_RUN => {
+                return self.wrong("it has more than 256 signs of operators in a row");
+            }
+            None => {}
         }
         let signs = run.get(..length).unwrap_or_default();
         let own = |byte: &u8| b"~!@#^&|`?%".contains(byte);

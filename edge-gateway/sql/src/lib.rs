@@ -1,7 +1,7 @@
 //! What SQL statements for PostgreSQL do, judged from their text alone.
 //!
 //! ```text
-//! text ─ lexis ─▶ tokens ─ split at ; ─▶ statement ─▶ select, change, expression ─▶ facts ─▶ Statements
+//! text ─ lexis ─▶ tokens ─ split at ; ─▶ statement ─▶ select, change, expression, call, types ─▶ facts ─▶ Statements
 //!                                           └─▶ session, data, define
 //! ```
 //!
@@ -33,9 +33,11 @@ mod words;
 
 mod reader;
 
+mod call;
 mod change;
 mod expression;
 mod select;
+mod types;
 
 mod data;
 mod define;
@@ -140,7 +142,7 @@ pub struct Object {
     pub names: Vec<String>,
 }
 
-/// Every kind of statement.
+/// Every kind of statement. TABLE and VALUES are a `select`, RESET is a `set`, MOVE a `fetch`, UNLISTEN a `listen`.
 pub const KINDS: [&str; 39] = [
     "alter",
     "analyze",

@@ -1,7 +1,7 @@
 //! Queries: where they read from, what they lock, and what WITH puts before them.
 
 use crate::Effect;
-use crate::expression::QUERY;
+use crate::expression::{QUERY, QUERY_GOES_ON};
 use crate::lexis::Kind;
 use crate::names::Name;
 use crate::reader::{Read, Reader};
@@ -293,18 +293,7 @@ impl Reader<'_, '_, '_> {
                 if query && reader.sees_mark(")") {
                     return Ok(true);
                 }
-                if query
-                    && reader.sees_any(&[
-                        "except",
-                        "fetch",
-                        "for",
-                        "intersect",
-                        "limit",
-                        "offset",
-                        "order",
-                        "union",
-                    ])
-                {
+                if query && reader.sees_any(&QUERY_GOES_ON) {
                     return reader.query_goes_on().map(|()| true);
                 }
                 reader.alias()?;

@@ -138,8 +138,8 @@ fn the_deepest_that_is_read_needs_little_stack() {
 fn long_texts_take_no_longer_than_they_are() {
     let most = countersign_sql::MOST_TEXT - 20;
     for pattern in [
-        "(", "$a", "/*", "'x'\n", "a.", "f(", "((select", "1,", "+-", "$a$ $b", "U&'x' ", "case ",
-        "\"a\"", "--\n", "a$",
+        "(", "$a", "/*", "'x'\n", "a.", "f(", "((select", "1,", "+-", "-+ ", "@+-", "$a$ $b",
+        "U&'x' ", "case ", "\"a\"", "--\n", "a$",
     ] {
         let text = format!("select {}", pattern.repeat(most / pattern.len()));
         let began = std::time::Instant::now();
