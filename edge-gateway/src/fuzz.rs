@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use countersign_gate::{Destination, Injection, Origin, Payload, Request as Frozen, Scheme};
 use http::{Response, request};
 
@@ -12,6 +12,8 @@ use crate::frames::Frames;
 use crate::freeze::Draft;
 use crate::inject;
 use crate::names;
+use crate::postgres;
+use crate::postgres::message::{self, Frontend};
 use crate::refuse::Refusal;
 use crate::tripwire::{Tripwire, Watch};
 use crate::upstream::BoxBody;
@@ -115,6 +117,47 @@ pub fn frames(pieces: &[&[u8]]) -> Result<Option<u64>, String> {
         frames.feed(piece, || now).map_err(|flood| flood.to_string())?;
     }
     Ok(frames.head())
+}
+
+/// What an agent's messages to a Postgres server are taken for, in these pieces, and what ended that. Each that binds or
+/// prepares is written again, and has to be read as the same.
+pub fn postgres(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
+    const MOST: usize = 64 * 1024;
+    let (mut read, mut messages) = (BytesMut::new(), Vec::new());
+    for piece in pieces {
+        read.extend_from_slice(piece);
+        loop {
+            match message::next(&mut read, MOST) {
+                Ok(None) => break,
+                Ok(Some(said)) => {
+                    let mut again = BytesMut::new();
+                    match &said {
+                        Frontend::Bind(bind) => message::put_bind(&mut again, bind),
+                        Frontend::Parse(parse) => message::put_parse(&mut again, parse),
+                        Frontend::Query(text) => message::put_query(&mut again, text),
+                        _ => {}
+                    }
+                    if !again.is_empty() {
+                        // Formats of values may be written in another way, which may be longer.
+                        let once_more = message::next(&mut again, 4 * MOST);
+                        assert_eq!(
+                            once_more,
+                            Ok(Some(said.clone())),
+                            "it is read as it was written"
+                        );
+                    }
+                    messages.push(format!("{said:?}"));
+                }
+                Err(why) => return (messages, Some(why.to_string())),
+            }
+        }
+    }
+    (messages, None)
+}
+
+/// Whether these bytes are what a connection to Postgres begins with, or what SCRAM begins and ends with.
+pub fn postgres_beginnings(bytes: &[u8]) -> [bool; 2] {
+    postgres::beginnings(bytes)
 }
 
 /// Refusals with this text wherever text goes.

@@ -33,6 +33,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("frames", frames),
     ("h1_round_trip", h1_round_trip),
     ("policy", policy),
+    ("postgres", postgres),
     ("problem", problem),
     ("redactor", redactor),
     ("request_head", request_head),
@@ -365,6 +366,14 @@ fn decision(data: &[u8]) {
 fn frames(data: &[u8]) {
     let cut = pieces(data);
     assert_eq!(fuzz::frames(&cut), fuzz::frames(&[&cut.concat()]));
+}
+
+/// Messages to a Postgres server are the same ones however they are cut, and none of them is read in two ways.
+fn postgres(data: &[u8]) {
+    let cut = pieces(data);
+    let whole = cut.concat();
+    assert_eq!(fuzz::postgres(&cut), fuzz::postgres(&[&whole]));
+    fuzz::postgres_beginnings(&whole);
 }
 
 /// What is found in the whole is found in the stream, wherever it is cut.
