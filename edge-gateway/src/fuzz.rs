@@ -17,6 +17,8 @@ use crate::frames::Frames as Http2Frames;
 use crate::freeze::Draft;
 use crate::inject;
 use crate::names;
+use crate::postgres;
+use crate::postgres::message::{self, Frontend};
 use crate::redact::Redactor;
 use crate::refuse::{Form, NotUpgraded, Refusal};
 use crate::socket::Cleaner;
@@ -243,6 +245,47 @@ impl AsyncRead for Pieces {
 /// Refusals with this text wherever text goes, as clients of Kubernetes read them.
 pub fn statuses(text: &str) -> Vec<Response<BoxBody>> {
     all_refusals(text).into_iter().map(|refusal| refusal.in_form(Form::Kubernetes)).collect()
+}
+
+/// What an agent's messages to a Postgres server are taken for, in these pieces, and what ended that. Each that binds or
+/// prepares is written again, and has to be read as the same.
+pub fn postgres(pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
+    const MOST: usize = 64 * 1024;
+    let (mut read, mut messages) = (BytesMut::new(), Vec::new());
+    for piece in pieces {
+        read.extend_from_slice(piece);
+        loop {
+            match message::next(&mut read, MOST) {
+                Ok(None) => break,
+                Ok(Some(said)) => {
+                    let mut again = BytesMut::new();
+                    match &said {
+                        Frontend::Bind(bind) => message::put_bind(&mut again, bind),
+                        Frontend::Parse(parse) => message::put_parse(&mut again, parse),
+                        Frontend::Query(text) => message::put_query(&mut again, text),
+                        _ => {}
+                    }
+                    if !again.is_empty() {
+                        // Formats of values may be written in another way, which may be longer.
+                        let once_more = message::next(&mut again, 4 * MOST);
+                        assert_eq!(
+                            once_more,
+                            Ok(Some(said.clone())),
+                            "it is read as it was written"
+                        );
+                    }
+                    messages.push(format!("{said:?}"));
+                }
+                Err(why) => return (messages, Some(why.to_string())),
+            }
+        }
+    }
+    (messages, None)
+}
+
+/// Whether these bytes are what a connection to Postgres begins with, or what SCRAM begins and ends with.
+pub fn postgres_beginnings(bytes: &[u8]) -> [bool; 2] {
+    postgres::beginnings(bytes)
 }
 
 /// Refusals with this text wherever text goes.

@@ -62,6 +62,13 @@ pub(crate) fn is_statement(head: &Head<'_>) -> bool {
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// For fuzzers: whether these bytes are a startup packet, and whether they begin SCRAM.
+pub(crate) fn beginnings(bytes: &[u8]) -> [bool; 2] {
+    let begun = scram::Exchange::begin(bytes, b"salt", "nonce");
+    let ended = begun.map(|(exchange, _)| exchange.end(bytes, &[]).is_err());
+    [startup::parse(bytes).is_ok(), ended == Ok(true)]
+}
+
 /// One listener, and the server behind it.
 pub(crate) struct Gate {
     rooms: Arc<Rooms>,

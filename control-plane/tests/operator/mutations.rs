@@ -262,6 +262,35 @@ async fn a_slot_without_a_template_takes_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roles_password_is_for_one_database_server_and_names_its_role() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let with = |slot: &str| v1::CreateCredentialRequest {
+        slot: slot.into(),
+        host: "db.example.com".into(),
+        ..credential("db", "canary0-0123456789abcdef")
+    };
+    for (field, request) in [
+        ("slot", with("postgres")),
+        ("slot", with("postgres:")),
+        ("slot", with("postgres:two words")),
+        ("slot", with(&format!("postgres:{}", "r".repeat(64)))),
+        (
+            "template",
+            v1::CreateCredentialRequest { template: "{key}".into(), ..with("postgres:shop_app") },
+        ),
+    ] {
+        let refused = admin.create_credential(request).await.unwrap_err();
+        assert_eq!(fields(&refused), [field]);
+    }
+    let made = admin.create_credential(with("postgres:shop_app")).await.unwrap().into_inner();
+    let kept = made.credential.unwrap();
+    assert_eq!((kept.slot.as_str(), kept.port), ("postgres:shop_app", 5432));
+    assert_eq!(kept.template, "");
+    assert!(!made.fake_key.contains("0123456789abcdef") && made.fake_key.len() == 24);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_access_key_is_given_in_two_parts_and_agents_get_two_fake_ones() {
     let world = World::start().await;
     let mut admin = world.admin().await;

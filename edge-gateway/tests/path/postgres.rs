@@ -257,10 +257,7 @@ async fn a_connection_ends_when_its_agent_is_revoked_or_its_password_rotated() {
         },
         |state| {
             state.policy_version += 1;
-            state.policy = state.policy.replace(
-                "name = \"connect\"\nhost = \"db.test:5432\"",
-                "name = \"connect\"\nhost = \"x.test\"",
-            );
+            state.policy = state.policy.replace("databases = [\"app\"]", "databases = [\"x\"]");
         },
     ];
     for change in changes {

@@ -34,6 +34,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("h1_round_trip", h1_round_trip),
     ("hello", hello),
     ("policy", policy),
+    ("postgres", postgres),
     ("problem", problem),
     ("redactor", redactor),
     ("request_head", request_head),
@@ -420,6 +421,14 @@ fn messages(frames: fuzz::Frames) -> Vec<Vec<u8>> {
         }
     }
     done
+}
+
+/// Messages to a Postgres server are the same ones however they are cut, and none of them is read in two ways.
+fn postgres(data: &[u8]) {
+    let cut = pieces(data);
+    let whole = cut.concat();
+    assert_eq!(fuzz::postgres(&cut), fuzz::postgres(&[&whole]));
+    fuzz::postgres_beginnings(&whole);
 }
 
 /// What is found in the whole is found in the stream, wherever it is cut.

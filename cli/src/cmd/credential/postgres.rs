@@ -22,7 +22,16 @@ pub(super) fn url(context: &Context, wanted: &PostgresUrl) -> Done {
         )
     })?;
     let token = word(wanted.token_file.as_deref(), "COUNTERSIGN_AGENT_TOKEN", "the agent's token")?;
-    let fake_key = word(wanted.fake_key_file.as_deref(), "COUNTERSIGN_FAKE_KEY", "the fake key")?;
+    // It has the shape of a password, so that there may be spaces in it.
+    let fake_key = match variable("COUNTERSIGN_FAKE_KEY").map(Zeroizing::new) {
+        Some(value) if wanted.fake_key_file.is_none() => value,
+        _ => {
+            let file = wanted.fake_key_file.as_deref();
+            let read = secret::read(file, "the fake key")?;
+            let text = std::str::from_utf8(&read);
+            Zeroizing::new(text.map_err(|_| Failure::usage("the fake key is not text"))?.to_owned())
+        }
+    };
     let password = password(&Sha256::digest(token.as_bytes()).into(), &fake_key);
     let part = |text: &str| Zeroizing::new(utf8_percent_encode(text, PART).to_string());
     print::raw(&Zeroizing::new(format!(
@@ -35,13 +44,10 @@ pub(super) fn url(context: &Context, wanted: &PostgresUrl) -> Done {
     )))
 }
 
-/// From the file, else from the variable.
+/// From the file, else from the variable, else from standard input.
 fn word(file: Option<&Path>, name: &str, what: &str) -> Result<Zeroizing<String>, Failure> {
     match variable(name).map(Zeroizing::new) {
         Some(value) if file.is_none() => secret::word(value.as_bytes(), name),
-        None if file.is_none() => Err(Failure::Usage(format!(
-            "{what} is not here: set {name}, or name a file that holds it"
-        ))),
         _ => secret::read_word(file, what),
     }
 }

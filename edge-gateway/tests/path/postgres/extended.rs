@@ -74,21 +74,10 @@ async fn nothing_of_a_held_statement_is_bound_before_its_approval_nor_is_what_fo
     world.control.release(&open).await;
     assert_eq!(line.hear().await.0, b'B');
     assert_eq!(line.hear().await.0, b'E');
-    // What follows waits for what may change how it is read.
-    let mut rest = String::new();
-    loop {
-        let (tag, _) = line.hear().await;
-        rest.push(char::from(tag));
-        match tag {
-            b'H' if rest == "H" => {
-                line.say(b'2', b"").await;
-                line.say(b'C', b"DELETE 1\0").await;
-            }
-            b'S' => break,
-            _ => {}
-        }
+    assert_eq!(hears_sync(&mut line).await, "PBES", "and then what follows");
+    for (tag, said) in [(b'2', &b""[..]), (b'C', b"DELETE 1\0")] {
+        line.say(tag, said).await;
     }
-    assert_eq!(rest.replace('H', ""), "PBES");
     for (tag, said) in [(b'1', &b""[..]), (b'2', b""), (b'C', b"SELECT 0\0"), (b'Z', b"I")] {
         line.say(tag, said).await;
     }
@@ -113,18 +102,13 @@ async fn other_values_are_another_request() {
         assert_eq!(body(&open)["parameters"][0]["value"], value);
         intents.push(open.head.intent_digest.clone());
         world.control.settle(&open, pb::SettledReason::Denied, "no").await;
+        assert_eq!(hears_sync(&mut line).await, "S", "the end of the row, and no Bind");
+        line.say(b'Z', b"I").await;
         let (tags, no) = client.ready().await;
-        // The error, and what belongs to the Sync that follows: that one goes on.
-        assert_eq!(hears_sync_after(&mut line, &tags).await, "S");
+        assert_eq!(tags, "EZI");
         assert_eq!(no.expect("an error").code(), "42501");
     }
     assert_ne!(intents[0], intents[1]);
-}
-
-/// What arrives for a Sync whose statement was refused. The answer was given when it was asked for.
-async fn hears_sync_after(_line: &mut Line, tags: &str) -> String {
-    assert_eq!(tags, "EZI");
-    "S".into()
 }
 
 #[tokio::test]
