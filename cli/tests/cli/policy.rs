@@ -77,7 +77,7 @@ fn every_policy_to_begin_with_holds_and_has_nothing_to_be_warned_about() {
         files
     };
     let (examples, services) = (files(directory), files(&format!("{directory}/services")));
-    assert_eq!((examples.len(), services.len()), (12, 15));
+    assert_eq!((examples.len(), services.len()), (12, 16));
     let files = examples.into_iter().chain(services);
     let place = Place::empty();
     for file in files {

@@ -1,5 +1,7 @@
 //! The policy as operators put it in force: refused, warned about, explained.
 
+use bytes::Bytes;
+use countersign_policy::database::Written;
 use countersign_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -140,6 +142,41 @@ async fn a_host_that_has_a_key_is_not_tunnelled_to_whichever_comes_second() {
         .into_inner();
     assert_eq!((answer.decision.as_str(), answer.rule.as_str()), ("tunnel", "through"));
     assert!(answer.rules[0].why.contains("not looked into"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_says_of_a_statement_what_it_says_of_a_request() {
+    let world = World::start().await;
+    let mut admin = world.admin().await;
+    let rules = "version = 1\n[[rule]]\nname = \"look\"\nprotocol = \"postgres\"\nhost = \"db.example.com\"\n\
+                 roles = [\"app\"]\nsql = [\"connect\", \"read\"]\nthen = \"allow\"\n[[rule]]\nname = \"change\"\n\
+                 protocol = \"postgres\"\nhost = \"db.example.com\"\nsql = [\"write\", \"schema\"]\nthen = \"approve\"\n";
+    admin
+        .set_policy(v1::SetPolicyRequest { text: rules.into(), ..Default::default() })
+        .await
+        .unwrap();
+    for (sql, decision, rule) in [
+        (None, "allow", "look"),
+        (Some("select * from orders"), "allow", "look"),
+        (Some("drop table orders"), "approve", "change"),
+        (Some("select 'open"), "approve", "change"),
+        (Some("do 'x'"), "refuse", ""),
+    ] {
+        let written = Written::of("postgres://app@db.example.com/shop", sql).unwrap();
+        let headers = written.headers.iter().map(|(name, value)| v1::Header {
+            name: name.to_string(),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        });
+        let ask = v1::ExplainPolicyRequest {
+            agent: "bot".into(),
+            method: written.method.to_string(),
+            url: written.url,
+            headers: headers.collect(),
+            body: written.body.into(),
+        };
+        let answer = admin.explain_policy(ask).await.unwrap().into_inner();
+        assert_eq!((answer.decision.as_str(), answer.rule.as_str()), (decision, rule), "{sql:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -298,7 +298,7 @@ impl<'a> Case<'a> {
             Asks::Connection => Effects::one(Effect::Connect),
             Asks::Text(Text { read: Ok(statements), .. }) => {
                 let each = statements.iter().map(|statement| Effects::one(statement.effect));
-                each.reduce(Effects::with).unwrap_or(Effects::one(Effect::Session))
+                each.reduce(Effects::with).unwrap_or_else(|| Effects::one(Effect::Session))
             }
             Asks::Text(Text { read: Err(why), .. }) => {
                 return undecidable(format!("the statement cannot be judged: {why}"));

@@ -57,7 +57,8 @@ fn split<'t, 'a>(tokens: &'t [Token<'a>]) -> Read<Vec<&'t [Token<'a>]>> {
             "(" => open.push(")"),
             "[" => open.push("]"),
             mark @ (")" | "]") => {
-                if open.pop() != Some(mark) {
+                let closed = open.pop();
+                if closed != Some(mark) {
                     let why = "its brackets do not match";
                     return Err(Undecidable { why, at: token.at });
                 }

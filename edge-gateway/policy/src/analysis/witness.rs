@@ -113,7 +113,8 @@ impl Witness {
         };
         let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
         if let Some(asked) = &self.asked {
-            let named = |name: &Option<String>| name.as_deref().map_or("any".to_owned(), encoded);
+            let named =
+                |name: &Option<String>| name.as_deref().map_or_else(|| "any".to_owned(), encoded);
             let (role, database) = (named(&asked.role), named(&asked.database));
             return format!("postgres://{role}@{host}{port}/{database}");
         }

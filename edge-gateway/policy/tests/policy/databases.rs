@@ -20,7 +20,8 @@ fn to_database(method: Method, body: Option<Vec<u8>>) -> Ask {
     }
     Ask {
         agent: "bot".into(),
-        destination: Destination::parse(Scheme::Postgres, "db.example", Some(5432)).unwrap(),
+        destination: Destination::parse(Scheme::Postgres, "db.example", Some(5432))
+            .expect("a destination"),
         method,
         path: "/app".into(),
         query: None,
