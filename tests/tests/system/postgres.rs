@@ -258,6 +258,7 @@ fn what_is_smuggled_does_not_happen() {
         "select 'it''s'; drop table orders --'",
         "with gone as (delete from orders returning *) select * from gone",
         "explain analyze delete from orders",
+        "prepare p as delete from orders",
     ] {
         let mut client = setting.psql(&["-c", smuggled]).spawn().unwrap();
         setting.deny(&mut client);
@@ -268,7 +269,6 @@ fn what_is_smuggled_does_not_happen() {
         "do $$ begin delete from orders; end $$",
         "select wipe()",
         "copy orders to program 'cat > /tmp/orders'",
-        "prepare p as delete from orders",
         "select set_config('search_path', 'evil', false)",
         "set role postgres",
         "select E'\\'; drop table orders --'; drop table orders; select '",
@@ -420,11 +420,8 @@ fn cancelling_psql_takes_the_question_back() {
         text(&done.stderr)
     );
     assert!(setting.server.has("orders"));
-    eventually("nobody waits for it", || {
-        let told = setting.world.json(&["approval", "show", &id]);
-        (told["held"].as_bool() == Some(false)
-            || told["state"] != "pending"
-            || told["waiting"] == json!([]))
-        .then_some(())
-    });
+    // Nobody waits for it any more: that it is approved later makes nothing happen.
+    setting.world.ok(&["approval", "approve", &id]);
+    assert_eq!(setting.world.json(&["approval", "show", &id])["state"], "approved");
+    assert!(setting.server.has("orders"));
 }
