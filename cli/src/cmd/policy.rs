@@ -107,8 +107,7 @@ pub(crate) fn text(file: &Path) -> Result<String, Failure> {
     let text = read.map_err(|error| {
         Failure::Refused(format!("the policy {} cannot be read: {error}", file.display()))
     })?;
-    let beside = file.parent().unwrap_or(Path::new(""));
-    countersign_policy::descriptor::inline(&text, |name| std::fs::read(beside.join(name)))
+    countersign_policy::descriptor::inline(&text, |name| std::fs::read(file.with_file_name(name)))
         .map_err(|why| Failure::Refused(format!("{}: {why}", file.display())))
 }
 
