@@ -49,7 +49,7 @@ const MOST_VALUES: usize = 100_000;
 /// bits; more than 64 levels or 100 000 values.
 pub fn parse(bytes: &[u8]) -> Result<Json<'_>, Undecodable> {
     let text = std::str::from_utf8(bytes).map_err(|_| Undecodable("JSON that is not UTF-8"))?;
-    let mut reader = Reader { text, at: 0, values: 0 };
+    let mut reader = Reader::new(text);
     reader.space();
     let value = reader.value(0)?;
     reader.space();
@@ -98,7 +98,7 @@ pub(crate) fn locate(
     // All of it must be what every reader reads alike, not only the way there.
     parse(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|_| BROKEN)?;
-    let mut reader = Reader { text, at: 0, values: 0 };
+    let mut reader = Reader::new(text);
     reader.space();
     for token in pointer.split('/').skip(1) {
         if !reader.enter(&token.replace("~1", "/").replace("~0", "~"))? {
@@ -117,11 +117,18 @@ struct Reader<'a> {
     text: &'a str,
     at: usize,
     values: usize,
+    /// What objects and lists that have not ended have so far: each takes its own off at its end, in one piece.
+    members: Vec<(Cow<'a, str>, Json<'a>)>,
+    items: Vec<Json<'a>>,
 }
 
 const BROKEN: Undecodable = Undecodable("a body that is not JSON");
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, at: 0, values: 0, members: Vec::new(), items: Vec::new() }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -168,17 +175,18 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self, depth: usize) -> Result<Json<'a>, Undecodable> {
         self.expect(b'{')?;
-        let mut members: Vec<(Cow<'a, str>, Json<'a>)> = Vec::new();
+        let start = self.members.len();
         let mut folded = HashSet::new();
         let mut ascii = true;
         self.space();
         if self.take(b'}') {
-            return Ok(Json::Object(members));
+            return Ok(Json::Object(Vec::new()));
         }
         loop {
             self.space();
             let name = self.string()?;
             ascii &= name.is_ascii();
+            let members = self.members.get(start..).unwrap_or_default();
             let twice = match members.len() {
                 ..FEW => members.iter().any(|(other, _)| same_name(other, &name, ascii)),
                 FEW => {
@@ -195,29 +203,31 @@ impl<'a> Reader<'a> {
             self.space();
             self.expect(b':')?;
             self.space();
-            members.push((name, self.value(depth + 1)?));
+            let value = self.value(depth + 1)?;
+            self.members.push((name, value));
             self.space();
             if !self.take(b',') {
                 self.expect(b'}')?;
-                return Ok(Json::Object(members));
+                return Ok(Json::Object(self.members.drain(start..).collect()));
             }
         }
     }
 
     fn list(&mut self, depth: usize) -> Result<Json<'a>, Undecodable> {
         self.expect(b'[')?;
-        let mut items = Vec::new();
+        let start = self.items.len();
         self.space();
         if self.take(b']') {
-            return Ok(Json::List(items));
+            return Ok(Json::List(Vec::new()));
         }
         loop {
             self.space();
-            items.push(self.value(depth + 1)?);
+            let item = self.value(depth + 1)?;
+            self.items.push(item);
             self.space();
             if !self.take(b',') {
                 self.expect(b']')?;
-                return Ok(Json::List(items));
+                return Ok(Json::List(self.items.drain(start..).collect()));
             }
         }
     }
