@@ -29,12 +29,12 @@ pub(super) async fn create(
     let value = taken(request.value);
     let mut wrong = Vec::new();
     let mut note = |field: &str, what: String| wrong.push((field.to_owned(), what));
-    let slot = slot_of(&request.slot).map_err(|what| note("slot", what)).ok();
-    let postgres = slot.as_deref().is_some_and(opens_postgres);
+    let postgres = opens_postgres(&request.slot);
     let (scheme, port) = if postgres { (Scheme::Postgres, 5432) } else { (Scheme::Https, 443) };
     let destination = Destination::parse(scheme, &request.host, Some(port))
         .map_err(|e| note("host", format!("{e}: write \"host\" or \"host:port\"")))
         .ok();
+    let slot = slot_of(&request.slot).map_err(|what| note("slot", what)).ok();
     let template = slot.as_ref().and_then(|slot| {
         template_of(slot, &request.template).map_err(|what| note("template", what)).ok()
     });

@@ -40,6 +40,7 @@ pub(super) struct Scales {
 }
 
 /// What becomes of something that was asked, and is not refused.
+#[allow(clippy::large_enum_variant)] // lives for one match
 pub(super) enum Weighed {
     Holds(Box<Holding>),
     /// Released by the policy, of this revision.

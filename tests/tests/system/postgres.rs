@@ -172,14 +172,13 @@ impl Setting {
 
     /// The one approval that waits, while this client does.
     fn pending(&self, client: &mut Child) -> String {
-        let id = eventually("an approval that is pending", || {
+        eventually("an approval that is pending", || {
             assert!(client.try_wait().unwrap().is_none(), "the client ended before it waited");
             let list = self.world.json(&["approval", "list", "--state", "pending"]);
             let waiting = list.as_array().unwrap();
             assert!(waiting.len() <= 1, "{list}");
             Some(waiting.first()?["id"].as_str()?.to_owned())
-        });
-        id
+        })
     }
 
     fn approve(&self, client: &mut Child) -> String {

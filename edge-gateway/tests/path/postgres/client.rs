@@ -171,7 +171,7 @@ impl Client {
             let (tag, body) = self.hear().await;
             tags.push(char::from(tag));
             match tag {
-                b'E' => error = error.or(Some(Said::of(&body))),
+                b'E' => error = error.or_else(|| Some(Said::of(&body))),
                 b'Z' => {
                     tags.push(char::from(body[0]));
                     return (tags, error);
