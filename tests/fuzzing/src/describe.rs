@@ -41,8 +41,14 @@ fn describers(data: &[u8]) {
         mark(&mut body, "", &mut 0, &mut leaves);
         if let Some(said) = asked.described(body.to_string().as_bytes()) {
             bounded(&said);
+            // What is not read as JSON after all is listed as so many bytes.
+            let mut listed = said.also.listed.iter();
+            let unread = listed.any(|(at, it)| at == "body" && it.contains("that are not decoded"));
             let missing = unsaid(&said, &leaves);
-            assert!(missing.len() as u64 <= said.also.more, "{missing:?} of {body} in {said:#?}");
+            assert!(
+                unread || missing.len() as u64 <= said.also.more,
+                "{missing:?} of {body} in {said:#?}"
+            );
         }
     }
 }
