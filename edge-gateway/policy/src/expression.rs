@@ -343,6 +343,9 @@ impl Compiler {
             _ => return None,
         };
         let (root, field, false) = self.field(collection)? else { return None };
+        if self.is_foreign(root, field) {
+            return Some(Kind::Other);
+        }
         let name = name.to_owned();
         let collection = format!("{root}.{field}");
         self.named(&collection, name)?;
@@ -415,23 +418,29 @@ impl Compiler {
         Some(())
     }
 
-    /// `request.x` or `body.x` itself.
-    fn whole(&mut self, root: &str, field: &str) -> Kind {
-        match (self.protocol, root) {
+    /// Whether there is no such thing where this protocol is spoken, which is said.
+    fn is_foreign(&mut self, root: &str, field: &str) -> bool {
+        let why = match (self.protocol, root) {
             (Protocol::Http, "sql") => {
-                self.wrong("`sql` is looked at in rules with protocol = \"postgres\"");
-                return Kind::Other;
+                "`sql` is looked at in rules with protocol = \"postgres\"".to_owned()
             }
             (Protocol::Postgres, root) if !shape::OF_DATABASES.contains(&root) => {
-                self.wrong(format!("a statement is looked at as sql.statements, not as a {root}"));
-                return Kind::Other;
+                format!("a statement is looked at as sql.statements, not as a {root}")
             }
             (Protocol::Postgres, "request") if !REQUEST_OF_DATABASE.contains(&field) => {
                 let known = REQUEST_OF_DATABASE.join(" and request.");
-                self.wrong(format!("a request to a database has request.{known} alone"));
-                return Kind::Other;
+                format!("a request to a database has request.{known} alone")
             }
-            _ => {}
+            _ => return false,
+        };
+        self.wrong(why);
+        true
+    }
+
+    /// `request.x` or `body.x` itself.
+    fn whole(&mut self, root: &str, field: &str) -> Kind {
+        if self.is_foreign(root, field) {
+            return Kind::Other;
         }
         let uses = &mut self.uses;
         match (root, field) {

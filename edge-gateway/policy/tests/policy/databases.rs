@@ -250,7 +250,7 @@ fn mistakes_in_rules_about_databases_are_told() {
         ("then = \"allow\"\nwhen = \"sql.tables == []\"", "there is no sql.tables"),
         (
             "then = \"allow\"\nwhen = \"sql.statements.all(s, s.table == 'a')\"",
-            "a statement has no .table",
+            "there is no `table` in a record of effect",
         ),
         ("then = \"allow\"\nwhen = \"sql.statements.all(s, s.kind == 'selekt')\"", "is not a kind"),
         (
