@@ -18,9 +18,11 @@ pub enum Json<'a> {
     Fraction(f64),
     Text(Cow<'a, str>),
     List(Vec<Self>),
-    /// In the order of the document.
-    Object(Vec<(Cow<'a, str>, Self)>),
+    Object(Members<'a>),
 }
+
+/// The members of an object, in the order of the document.
+pub type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
 
 impl Json<'_> {
     /// The member of an object; None if it has none of this name, and of anything else.

@@ -1,13 +1,11 @@
 //! A mail as it would be sent (RFC 5322, 2045 to 2047), read strictly: what readers of mail do not agree on is undecidable.
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::body::Undecodable;
 use crate::decode::fold;
-use crate::json::{self, Json};
+use crate::json::{self, Json, Members};
 
 /// What a mail says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,10 +73,7 @@ pub fn raw(text: &str) -> Result<Mail, Undecodable> {
 ///
 /// # Errors
 /// Anything else, a second mail in the JSON, and what [`read`] does not take.
-pub fn uploaded<'b>(
-    kind: &str,
-    bytes: &'b [u8],
-) -> Result<(Mail, Vec<(Cow<'b, str>, Json<'b>)>), Undecodable> {
+pub fn uploaded<'b>(kind: &str, bytes: &'b [u8]) -> Result<(Mail, Members<'b>), Undecodable> {
     let other = Undecodable("an upload that is not one mail");
     let kind = Kind::read(kind)?;
     if kind.name == "message/rfc822" {
