@@ -46,7 +46,7 @@ async fn r_5_a_node_that_is_out_of_touch_sends_its_edges_away_and_takes_none() {
     let refused = process.attach_with(&world, Vec::new()).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     world.intake.strand(false);
-    process.attach(&world).await;
+    let _session = process.attach(&world).await;
     assert_eq!(world.intake.connected_edges().len(), 1);
 }
 
