@@ -97,12 +97,13 @@ fn sixty_four_needs_at_every_node_make_one_call_and_the_token_outlives_the_leade
         world.block_on(desk.client().rotate_credential(desk.ask(request))).ok()
     });
     assert_eq!(renewed.into_inner().credential.unwrap().version, 2);
+    // Whoever rotates has heard from the edges at that node; one at another node may lend out the former token until it hears.
     world.eventually("the next token is used", || {
         let robot = robot.clone();
         let way = world.edges[0].way()?;
         let errand = Errand::new(Method::GET, HOST, "/next");
         let reply = world.block_on(async { robot.send(&way, &errand).await }).ok()?;
-        (reply.status == 401).then_some(())
+        (reply.status == 401 && issuer.calls() > 1).then_some(())
     });
     assert_eq!(issuer.calls(), 2);
     assert!(issuer.ledger.lock().unwrap().calls[1].1, "it was the right one");
