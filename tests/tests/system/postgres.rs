@@ -173,7 +173,10 @@ impl Setting {
     /// The one approval that waits, while this client does.
     fn pending(&self, client: &mut Child) -> String {
         eventually("an approval that is pending", || {
-            assert!(client.try_wait().unwrap().is_none(), "the client ended before it waited");
+            if client.try_wait().unwrap().is_some() {
+                let said = client.stdout.take().map(|out| std::io::read_to_string(out).unwrap());
+                panic!("the client ended before it waited: {said:?}");
+            }
             let list = self.world.json(&["approval", "list", "--state", "pending"]);
             let waiting = list.as_array().unwrap();
             assert!(waiting.len() <= 1, "{list}");

@@ -72,6 +72,8 @@ pub(super) struct Session {
     again_at: Instant,
     heard: Instant,
     alarms: Allowance,
+    /// What became of requests, on its way into the log.
+    reports: Vec<CancellationToken>,
     /// Agents that wait to hear of their approvals.
     asks: Asks,
     work: JoinSet<Done>,
@@ -141,6 +143,7 @@ impl Session {
             again_at: Instant::now(),
             heard: Instant::now(),
             alarms: Allowance::alarms(),
+            reports: Vec::new(),
             asks: Asks::default(),
             work: JoinSet::new(),
         }

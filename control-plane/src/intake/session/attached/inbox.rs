@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_proto::v1;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument as _;
 
@@ -113,8 +114,14 @@ impl Session {
         let (rooms, recipient) = (Arc::clone(&self.rooms), Arc::clone(&self.recipient));
         let span = tracing::info_span!("intake.open", request = %hex::encode(id));
         let span = telemetry::in_trace(span, &head.traceparent);
-        let opening =
-            async move { Done::Opened(id, open(&rooms, &recipient.caller, head, body).await) };
+        // What was reported first is known first: the same statement or request once more is a new one then.
+        let reported = self.reports.clone();
+        let opening = async move {
+            for report in reported {
+                report.cancelled().await;
+            }
+            Done::Opened(id, open(&rooms, &recipient.caller, head, body).await)
+        };
         self.work.spawn(opening.instrument(span));
     }
 
@@ -141,7 +148,11 @@ impl Session {
             }
         };
         let status = receipt.status.try_into().unwrap_or(0);
-        self.record(number, Command::Report { request_id, outcome, status });
+        let ended = CancellationToken::new();
+        self.reports.retain(|report| !report.is_cancelled());
+        self.reports.push(ended.clone());
+        let ended = ended.drop_guard();
+        self.record_until(number, Command::Report { request_id, outcome, status }, ended);
         Ok(())
     }
 
@@ -175,8 +186,14 @@ impl Session {
 
     /// Commits what needs no answer but its acknowledgement. A refusal is final: saying it again changes nothing.
     pub(super) fn record(&mut self, number: u64, command: Command) {
+        self.record_until(number, command, ());
+    }
+
+    /// The same; `ended` is dropped when it is committed, or will not be.
+    fn record_until(&mut self, number: u64, command: Command, ended: impl Send + 'static) {
         let (rooms, edge) = (Arc::clone(&self.rooms), self.recipient.caller.edge.id.clone());
         self.work.spawn(async move {
+            let _ended = ended;
             match rooms.cluster.propose(actor(&edge), command).await {
                 Ok(_) => Done::Recorded(number),
                 Err(ProposeError::Refused(why)) => {
