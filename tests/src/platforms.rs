@@ -3,6 +3,7 @@
 
 mod answers;
 pub mod connection;
+pub mod encrypted;
 mod homeserver;
 pub mod people;
 pub mod real;
@@ -107,6 +108,10 @@ impl Platforms {
         if platform == "smtp" {
             return self.mail.mails().iter().map(Message::mailed).collect();
         }
+        if platform == "xchat" {
+            let texts = encrypted::read(&self.there.real["xchat"]);
+            return texts.into_iter().enumerate().map(Message::decrypted).collect();
+        }
         let all = self.there.kept().messages.clone();
         all.into_iter().filter(|message| message.platform == platform).collect()
     }
@@ -125,6 +130,11 @@ impl Platforms {
         self.there.kept().things.insert((platform.into(), id.into()), thing);
     }
 
+    /// What X sends when its one person with encrypted chat has written there.
+    fn encrypted(&self, hook: &str, words: &str) -> people::Said {
+        encrypted::writes(&self.there.real["xchat"], hook, words, false)
+    }
+
     /// Somebody is in a room, and says something there.
     fn tell(&self, person: usize, room: &str, kind: &str, content: &Value) {
         let (base, token) = (&self.there.real["matrix"], &self.names.matrix_people[person].0);
@@ -135,6 +145,11 @@ impl Platforms {
 }
 
 impl Message {
+    fn decrypted((at, text): (usize, String)) -> Self {
+        let place = encrypted::PERSON.into();
+        Self { platform: "xchat".into(), place, id: at.to_string(), shown: json!(text) }
+    }
+
     fn mailed(mail: &Arrived) -> Self {
         let id = mail.header("message-id");
         let shown = json!([mail.header("subject"), mail.part("text/plain")]);

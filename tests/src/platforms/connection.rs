@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use super::Platforms;
+use super::encrypted::CONSUMER_SECRET;
 use crate::mail;
 
 /// Settings and secrets of one channel.
@@ -16,7 +17,7 @@ pub struct Connection {
     pub kept: Vec<(&'static str, String)>,
 }
 
-pub const PLATFORMS: [&str; 18] = [
+pub const PLATFORMS: [&str; 19] = [
     "slack",
     "teams",
     "gchat",
@@ -31,6 +32,7 @@ pub const PLATFORMS: [&str; 18] = [
     "linear",
     "notion",
     "x",
+    "xchat",
     "twilio",
     "matrix",
     "email",
@@ -38,9 +40,9 @@ pub const PLATFORMS: [&str; 18] = [
 ];
 
 /// A channel for each of them, and one that takes the other way of mails.
-pub const CHANNELS: [&str; 19] = {
-    let mut all = ["smtp"; 19];
-    let (head, _) = all.split_at_mut(18);
+pub const CHANNELS: [&str; 20] = {
+    let mut all = ["smtp"; 20];
+    let (head, _) = all.split_at_mut(19);
     head.copy_from_slice(&PLATFORMS);
     all
 };
@@ -77,6 +79,10 @@ pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) ->
         "linear" => &[("organization", &there.names.linear_organization), ("account", "gateway")],
         "notion" => &[("workspace", "W1"), ("integration", "I1"), ("bot", "B1")],
         "x" => &[("account_id", "1111111111111111111")],
+        "xchat" => {
+            let account = &there.names.xchat;
+            &[("account_id", &account.id), ("public_key_version", &account.key_version)]
+        }
         "twilio" => &[("account_sid", "AC1"), ("from", "+15005550006")],
         "matrix" => &[("user", "@bot:countersign.test"), ("per_second", "50")],
         "email" => MAILS,
@@ -115,6 +121,11 @@ pub fn connection(platform: &str, there: &Platforms, hook: &str, keys: &Keys) ->
         "linear" => (token("token"), named(&["signing_secret"])),
         "notion" => (token("token"), named(&["verification_token"])),
         "x" => (token("access_token"), named(&["consumer_secret"])),
+        "xchat" => {
+            let keys = ("private_keys", there.names.xchat.private_keys.clone());
+            let signed = ("consumer_secret", CONSUMER_SECRET.to_owned());
+            (token("access_token"), vec![signed, keys])
+        }
         "twilio" => (token("auth_token"), vec![]),
         "matrix" => (vec![("access_token", there.names.matrix_bot.clone())], vec![]),
         "email" => (token("api_key"), vec![]),

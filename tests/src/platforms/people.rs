@@ -63,6 +63,7 @@ impl People<'_> {
             "webex" => format!("Y2lzY29zcGFyazovL3VzL1BFT1BMRS8{person}"),
             "github" => format!("2103106{person}"),
             "x" => format!("222222222222222222{person}"),
+            "xchat" => super::encrypted::PERSON.to_owned(),
             "twilio" => format!("+1555867531{person}"),
             "matrix" => format!("@person{person}:countersign.test"),
             _ => format!("person{person}"),
@@ -119,6 +120,7 @@ impl People<'_> {
             "linear" => self.linear(&user, place, &event, act),
             "notion" => self.notion(&user, place, &event, act),
             "x" => self.x(&user, act),
+            "xchat" => self.there.encrypted(self.hook, words(act)),
             "twilio" => self.twilio(&user, &event, act),
             "matrix" => matrix(person, place, act),
             "webhook" => self.webhook(&user, place, &event, act),
@@ -494,13 +496,16 @@ impl People<'_> {
 impl Said {
     /// It reaches the channel: the status and the words that it was answered with.
     pub fn reaches(&self, there: &Platforms) -> (u16, String) {
-        let (url, headers, body) = match self {
-            Self::Hook { url, headers, body } => (url, headers, body),
-            Self::Told { person, room, kind, content } => {
-                there.tell(*person, room, kind, content);
-                return (200, String::new());
-            }
-        };
+        if let Self::Told { person, room, kind, content } = self {
+            there.tell(*person, room, kind, content);
+            return (200, String::new());
+        }
+        self.arrives()
+    }
+
+    /// A webhook, without anything of the platform beside it.
+    pub fn arrives(&self) -> (u16, String) {
+        let Self::Hook { url, headers, body } = self else { panic!("no webhook: {self:?}") };
         let mut curl = Command::new("curl");
         curl.args([
             "-s",

@@ -11,16 +11,19 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::connection::secret;
+use super::encrypted::{Account, Encrypted};
 use super::homeserver::{self, Homeserver};
 use super::{Call, Message};
 use crate::peers::free_ports_in_a_row;
 use crate::world::eventually;
 
-/// Emulated Slack, GitHub, Linear, Twilio and Resend; and a homeserver of Matrix.
+/// Emulated Slack, GitHub, Linear, Twilio and Resend; a homeserver of Matrix; and X's SDK at the other end of its encrypted
+/// chat.
 pub struct Real {
     dir: TempDir,
     child: Child,
     homeserver: Homeserver,
+    encrypted: Encrypted,
     port: u16,
     /// What only they know: ids of accounts, and of what cards are written under.
     pub names: Names,
@@ -35,6 +38,7 @@ pub struct Names {
     pub matrix_bot: String,
     /// Access tokens of people, and the rooms where they write to the bot.
     pub matrix_people: Vec<(String, String)>,
+    pub xchat: Account,
 }
 
 /// In the order of their ports.
@@ -63,7 +67,8 @@ impl Real {
                 .spawn()
                 .unwrap_or_else(|error| panic!("emulate: {error}; ./tests/run setup installs it"));
         let homeserver = Homeserver::start(dir.path());
-        let mut real = Self { dir, child, homeserver, port, names: Names::default() };
+        let (encrypted, names) = (Encrypted::start(), Names::default());
+        let mut real = Self { dir, child, homeserver, encrypted, port, names };
         for at in 0..5 {
             eventually(&format!("port {}\n{}", port + at, real.log()), || {
                 TcpStream::connect(("127.0.0.1", port + at)).ok()
@@ -80,7 +85,8 @@ impl Real {
             let below = if *platform == "slack" { "/api" } else { "" };
             ((*platform).to_owned(), format!("http://127.0.0.1:{port}{below}"))
         });
-        bases.chain([("matrix".to_owned(), self.homeserver.base.clone())]).collect()
+        let matrix = ("matrix".to_owned(), self.homeserver.base.clone());
+        bases.chain([matrix, ("xchat".to_owned(), self.encrypted.api())]).collect()
     }
 
     /// What a message shows over there, as that side tells it; none where this is not one of them.
@@ -137,6 +143,7 @@ impl Real {
             linear_issue: linear["issues"]["nodes"][0]["id"].as_str().unwrap().to_owned(),
             matrix_bot: self.homeserver.bot.clone(),
             matrix_people: self.homeserver.people.clone(),
+            xchat: self.encrypted.account(),
             github_issue: format!("acme/deploy.tools#{}", issue["number"]),
         }
     }
