@@ -24,7 +24,7 @@ pub(crate) struct Mint {
     /// OAuth and service accounts: what tokens are for; once for each
     #[arg(long, value_name = "SCOPE")]
     pub(crate) scope: Vec<String>,
-    /// OAuth: what else is asked with, such as audience=https://api.example.com
+    /// OAuth: what else is asked with, such as `audience=https://api.example.com`
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) parameter: Vec<String>,
     /// Service accounts: whom it acts for, by domain-wide delegation

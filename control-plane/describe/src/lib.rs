@@ -10,7 +10,7 @@
 //! [`Undecidable`]. It never hides: whatever of the query and of the body is in no fact is listed by [`Also`], and what that
 //! does not list, it counts. What people are shown is read by the readers that the policy decided with.
 //!
-//! A service is one file of `services` and its hosts in [`services::of`]; its dangerous calls come first.
+//! A service is one file of `services` and its hosts in `services::of`; its dangerous calls come first.
 //!
 //! No I/O, no clock, no dice. Texts are as the agent wrote them: whoever shows them makes them visible first.
 
