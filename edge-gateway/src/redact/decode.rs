@@ -5,14 +5,15 @@ use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
+use countersign_policy::decode::coding::{Step, Stream};
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::header::{self, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::upstream::{BodyError, BoxBody};
 
-/// How much is given to a decoder at once: deflate makes at most 1,032 times as much of it.
+/// How much is given to a decoder at once: deflate makes at most 1,032 times as much of it. The others make 128 KiB at a time.
 const SIP: usize = 512;
 /// A body that comes out larger than this, and so many times larger than it came, is made to exhaust whoever opens it.
 const LARGE: u64 = 8 * 1024 * 1024;
@@ -21,9 +22,11 @@ const BOMB: u64 = 100;
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
+    Brotli,
     Deflate,
     Gzip,
     Identity,
+    Zstandard,
 }
 
 impl Coding {
@@ -35,8 +38,10 @@ impl Coding {
             for token in value.to_str().map_err(|_| Unreadable)?.split(',') {
                 let coding = match token.trim().to_ascii_lowercase().as_str() {
                     "" | "identity" => continue,
+                    "br" => Self::Brotli,
                     "deflate" => Self::Deflate,
                     "gzip" | "x-gzip" => Self::Gzip,
+                    "zstd" => Self::Zstandard,
                     _ => return Err(Unreadable),
                 };
                 if found != Self::Identity {
@@ -82,12 +87,15 @@ impl Body for Undecodable {
 enum Decoder {
     Deflate(DeflateDecoder<Vec<u8>>),
     Gzip(MultiGzDecoder<Vec<u8>>),
+    Stream(Stream, Step),
     Zlib(ZlibDecoder<Vec<u8>>),
 }
 
 impl Decoder {
     fn new(coding: Coding, first: u8) -> Self {
         match coding {
+            Coding::Brotli => Self::Stream(Stream::brotli(), Step::Hungry),
+            Coding::Zstandard => Self::Stream(Stream::zstandard(), Step::Hungry),
             Coding::Gzip => Self::Gzip(MultiGzDecoder::new(Vec::new())),
             // "deflate" is zlib's format by the book (RFC 9110 §8.4.1.2), and bare deflate in the wild.
             _ if first & 0x0f == 8 => Self::Zlib(ZlibDecoder::new(Vec::new())),
@@ -95,14 +103,20 @@ impl Decoder {
         }
     }
 
-    /// What comes out for what goes in, all of it: an event is not to wait for the next one.
-    fn decode(&mut self, sip: &[u8]) -> io::Result<Bytes> {
+    /// What comes out for what goes in, which is taken from the front: an event is not to wait for the next one.
+    fn decode(&mut self, encoded: &mut Bytes) -> io::Result<Bytes> {
         let out = match self {
-            Self::Deflate(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
-            Self::Gzip(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
-            Self::Zlib(decoder) => write_through(decoder, sip).map(|()| decoder.get_mut()),
+            Self::Deflate(decoder) => write_through(decoder, encoded).map(|()| decoder.get_mut()),
+            Self::Gzip(decoder) => write_through(decoder, encoded).map(|()| decoder.get_mut()),
+            Self::Stream(stream, last) => return take_step(stream, last, encoded),
+            Self::Zlib(decoder) => write_through(decoder, encoded).map(|()| decoder.get_mut()),
         };
         out.map(|out| Bytes::from(std::mem::take(out)))
+    }
+
+    /// Whether something may come out without anything more going in.
+    fn has_more(&self) -> bool {
+        matches!(self, Self::Stream(_, Step::More))
     }
 
     fn finish(&mut self) -> io::Result<Bytes> {
@@ -110,14 +124,26 @@ impl Decoder {
             Self::Deflate(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
             Self::Gzip(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
             Self::Zlib(decoder) => decoder.try_finish().map(|()| decoder.get_mut()),
+            Self::Stream(_, Step::Ended) => return Ok(Bytes::new()),
+            Self::Stream(..) => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
         out.map(|out| Bytes::from(std::mem::take(out)))
     }
 }
 
-fn write_through(decoder: &mut impl Write, sip: &[u8]) -> io::Result<()> {
-    decoder.write_all(sip)?;
+fn write_through(decoder: &mut impl Write, encoded: &mut Bytes) -> io::Result<()> {
+    decoder.write_all(&encoded.split_to(encoded.len().min(SIP)))?;
     decoder.flush()
+}
+
+fn take_step(stream: &mut Stream, last: &mut Step, encoded: &mut Bytes) -> io::Result<Bytes> {
+    if *last == Step::Ended {
+        return Err(io::Error::other("there are bytes after the end of a compressed answer"));
+    }
+    let (mut rest, mut out) = (encoded.as_ref(), Vec::new());
+    *last = stream.step(&mut rest, &mut out).map_err(|why| io::Error::other(why.0))?;
+    encoded.advance(encoded.len() - rest.len());
+    Ok(out.into())
 }
 
 /// A body with its content coding taken off, as it streams past.
@@ -171,11 +197,15 @@ impl Body for Decoded {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         loop {
-            if !this.encoded.is_empty() {
-                let sip = this.encoded.split_to(this.encoded.len().min(SIP));
-                let coding = this.coding;
-                let decoder = this.decoder.get_or_insert_with(|| Decoder::new(coding, sip[0]));
-                let decoded = match decoder.decode(&sip) {
+            let coding = this.coding;
+            if let Some(first) = this.encoded.first() {
+                this.decoder.get_or_insert_with(|| Decoder::new(coding, *first));
+            }
+            let has_more =
+                !this.encoded.is_empty() || this.decoder.as_ref().is_some_and(Decoder::has_more);
+            if let (true, Some(decoder)) = (has_more, &mut this.decoder) {
+                let before = this.encoded.len();
+                let decoded = match decoder.decode(&mut this.encoded) {
                     Ok(decoded) => decoded,
                     Err(error) => {
                         this.ended = true;
@@ -184,7 +214,7 @@ impl Body for Decoded {
                         return Poll::Ready(Some(Err(error.into())));
                     }
                 };
-                this.went_in += sip.len() as u64;
+                this.went_in += (before - this.encoded.len()) as u64;
                 this.came_out += decoded.len() as u64;
                 if this.came_out > LARGE && this.came_out > BOMB * this.went_in {
                     this.ended = true;

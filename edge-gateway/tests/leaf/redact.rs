@@ -222,6 +222,25 @@ fn encoded(coding: &str, text: &str) -> Vec<u8> {
     }
 }
 
+/// [`long`] as the reference implementations of Brotli and Zstandard write it, the latter in several blocks with a checksum.
+const BROTLI: &str = "5b9d1a86dffa7897f939811b27ba6e971ef3bc5ce221e575490ed99c1ad3ab9ab07e895af39320315f6db2822324454e7a5294c72e4c0010a0aa7c8201710f1a6e3ec1c02a5c47361a";
+const ZSTANDARD: &str = "28b52ffda49e1a06005400001078780100fbff39c0020200087864010004027820736b5f6c6976655f35314838782f61422b633d642251267a277e2539207902007bca83dc79ea832bf3d4087993d3621a";
+/// Two events, flushed one by one.
+const BROTLI_EVENTS: [&str; 2] = ["0b0480646174613a20310a0a", "8100805f4a41a608d1241830"];
+/// 64 MiB of spaces.
+const BROTLI_BOMB: &str = "cfffff7f002440e2b14072effff9ffff0f8004401c1680eefd3fffffff01900088c302d0bdffcfffff7f001200715800baf7ff";
+
+/// The key, far from both ends.
+fn long() -> String {
+    format!("{} {KEY} {}", "x".repeat(200_000), "y".repeat(200_000))
+}
+
+/// 1,000 blocks, each of them one byte 128 KiB long.
+fn zstandard_bomb() -> Vec<u8> {
+    let block = [&(2 | (128_u32 * 1024) << 3).to_le_bytes()[..3], b" "].concat();
+    [hex::decode("28b52ffd0050").unwrap(), block.repeat(1000)].concat()
+}
+
 fn answer(coding: &str, body: BoxBody, length: usize) -> Response<BoxBody> {
     Response::builder()
         .header(header::CONTENT_ENCODING, coding)
@@ -232,20 +251,44 @@ fn answer(coding: &str, body: BoxBody, length: usize) -> Response<BoxBody> {
 
 #[tokio::test]
 async fn n_echo_11_inside_a_content_coding() {
-    let text = format!("{} {KEY} {}", "x".repeat(50_000), "y".repeat(50_000));
-    for coding in ["gzip", "x-gzip", "GZIP", "deflate", "bare"] {
-        let bytes = encoded(coding, &text);
-        let label = if coding == "bare" { "deflate" } else { coding };
-        let out = redactor().response(answer(label, chunks(bytes.chunks(7)), bytes.len()));
-        assert!(out.headers().is_empty(), "neither coding nor length is that of what goes on");
-        let out = String::from_utf8(collected(out.into_body()).await.unwrap()).unwrap();
-        assert_eq!(out, text.replace(KEY, &"*".repeat(KEY.len())), "{coding}");
+    let [brotli, zstandard] = [BROTLI, ZSTANDARD].map(|bytes| hex::decode(bytes).unwrap());
+    let text = long();
+    let all = ["gzip", "x-gzip", "GZIP", "deflate", "bare"]
+        .map(|coding| (if coding == "bare" { "deflate" } else { coding }, encoded(coding, &text)));
+    for (coding, bytes) in all.into_iter().chain([("br", brotli), ("zstd", zstandard)]) {
+        for size in [1, 7, bytes.len()] {
+            let out = redactor().response(answer(coding, chunks(bytes.chunks(size)), bytes.len()));
+            assert!(out.headers().is_empty(), "neither coding nor length is that of what goes on");
+            let out = String::from_utf8(collected(out.into_body()).await.unwrap()).unwrap();
+            assert!(
+                out == text.replace(KEY, &"*".repeat(KEY.len())),
+                "{coding} in pieces of {size}"
+            );
+        }
     }
 }
 
 #[tokio::test]
+async fn n_echo_11_an_event_in_brotli_does_not_wait_for_the_next_one() {
+    let (more, come) = futures::channel::mpsc::unbounded();
+    let stream = StreamBody::new(come).boxed();
+    let mut body = redactor().response(answer("br", stream, 0)).into_body();
+    for (event, text) in BROTLI_EVENTS.iter().zip(["data: 1\n\n", "data: 2\n\n"]) {
+        let event = Frame::data(Bytes::from(hex::decode(event).unwrap()));
+        more.unbounded_send(Ok::<_, BodyError>(event)).unwrap();
+        let mut came = Vec::new();
+        while came.len() < text.len() {
+            came.extend(body.frame().await.unwrap().unwrap().into_data().unwrap());
+        }
+        assert_eq!(came, text.as_bytes());
+    }
+    drop(more);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
 async fn n_echo_11_a_coding_that_cannot_be_looked_into_fails_the_body() {
-    for coding in ["br", "zstd", "compress", "gzip, gzip", "gzip, br", "identity, br", "\u{ff}"] {
+    for coding in ["compress", "gzip, gzip", "gzip, br", "br, identity, zstd", "\u{ff}"] {
         let out = redactor().response(answer(coding, full("sealed"), 6));
         assert!(collected(out.into_body()).await.is_err(), "{coding}");
     }
@@ -267,6 +310,14 @@ async fn n_echo_11_a_cut_or_wrong_coding_fails_the_body() {
         let out = redactor().response(answer("gzip", full(bytes.to_vec()), bytes.len()));
         assert!(collected(out.into_body()).await.is_err());
     }
+    for (coding, whole) in [("br", BROTLI), ("zstd", ZSTANDARD)] {
+        let whole = hex::decode(whole).unwrap();
+        let more = [whole.clone(), b"more".to_vec()].concat();
+        for bytes in [&whole[..whole.len() - 1], &whole[..20], &whole[..3], b"neither", &more] {
+            let out = redactor().response(answer(coding, full(bytes.to_vec()), bytes.len()));
+            assert!(collected(out.into_body()).await.is_err(), "{coding}: {bytes:x?}");
+        }
+    }
     let head = redactor().response(answer("gzip", full(""), 0));
     assert_eq!(collected(head.into_body()).await.unwrap(), b"", "the answer to HEAD has no body");
     let head = redactor().response(answer("br", full(""), 77));
@@ -276,20 +327,23 @@ async fn n_echo_11_a_cut_or_wrong_coding_fails_the_body() {
 
 #[tokio::test]
 async fn d_resp_1_a_coding_that_is_a_bomb_is_broken_off() {
-    let bomb = encoded("gzip", &" ".repeat(64 * 1024 * 1024));
-    assert!(bomb.len() < 100_000);
-    let mut body =
-        redactor().response(answer("gzip", chunks(bomb.chunks(1_000)), bomb.len())).into_body();
-    let mut came = 0;
-    let broken = loop {
-        match body.frame().await.expect("it does not end well") {
-            Ok(frame) => came += frame.into_data().unwrap().len(),
-            Err(why) => break why,
-        }
-    };
-    assert!((7 << 20..9 << 20).contains(&came), "{came}");
-    assert!(broken.to_string().contains("larger than it came"), "{broken}");
-    assert!(body.frame().await.is_none(), "and nothing more of it");
+    let gzip = encoded("gzip", &" ".repeat(64 * 1024 * 1024));
+    let brotli = hex::decode(BROTLI_BOMB).unwrap();
+    for (coding, bomb) in [("gzip", gzip), ("br", brotli), ("zstd", zstandard_bomb())] {
+        assert!(bomb.len() < 100_000);
+        let length = bomb.len();
+        let mut body = redactor().response(answer(coding, full(bomb), length)).into_body();
+        let mut came = 0;
+        let broken = loop {
+            match body.frame().await.expect("it does not end well") {
+                Ok(frame) => came += frame.into_data().unwrap().len(),
+                Err(why) => break why,
+            }
+        };
+        assert!((7 << 20..9 << 20).contains(&came), "{coding}: {came}");
+        assert!(broken.to_string().contains("larger than it came"), "{coding}: {broken}");
+        assert!(body.frame().await.is_none(), "{coding}: and nothing more of it");
+    }
     // What is large without being a bomb comes whole.
     let text: String =
         (0..1_000_000).map(|n: u32| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();

@@ -502,7 +502,7 @@ fn redactor(data: &[u8]) {
         assert!(masked == 0 || masked >= 4, "{masked}");
     }
     // The same bytes, said to be encoded: an error or what was inside, without a key.
-    for coding in ["gzip", "deflate", "br", "gzip, gzip"] {
+    for coding in ["gzip", "deflate", "br", "zstd", "gzip, gzip"] {
         let answer = Response::builder().header("content-encoding", coding);
         let answer = REDACTOR.response(answer.body(streamed(&cut)).expect("an answer"));
         if let Ok(out) = through(answer.into_body()) {

@@ -1,15 +1,19 @@
-//! Content codings, taken off whole: gzip, deflate, Brotli and Zstandard, within a size that the caller sets.
+//! Content codings, taken off whole: gzip, deflate, Brotli and Zstandard, within a size that the caller sets. Brotli and
+//! Zstandard are taken off as they come, too ([`Stream`]), for what passes by.
 //!
 //! Each stream is one stream: some readers stop at its end and others go on with what follows, so nothing may follow it.
 //! Brotli's large windows and Zstandard's above 8 MiB (RFC 9659) are not opened: they make a reader take memory that the body
 //! itself does not have.
 
+mod brotli;
+mod zstandard;
+
 use std::io::Read;
 
-use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::bufread::{GzDecoder, ZlibDecoder};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use self::brotli::Brotli;
+use self::zstandard::Zstandard;
 use crate::body::Undecodable;
 
 /// A coding that is known.
@@ -40,7 +44,7 @@ impl Coding {
     /// What is not as the coding has it, what is larger, and bytes after its end.
     pub fn take_off(self, bytes: &[u8], most: usize) -> Result<Vec<u8>, Undecodable> {
         match self {
-            Self::Brotli => brotli(bytes, most),
+            Self::Brotli => streamed(Stream::brotli(), bytes, most),
             Self::Deflate => {
                 let mut reader = ZlibDecoder::new(bytes);
                 let out = inflate(&mut reader, most)?;
@@ -51,7 +55,7 @@ impl Coding {
                 let out = inflate(&mut reader, most)?;
                 whole(out, reader.into_inner())
             }
-            Self::Zstandard => zstandard(bytes, most),
+            Self::Zstandard => streamed(Stream::zstandard(), bytes, most),
         }
     }
 }
@@ -59,6 +63,7 @@ impl Coding {
 const BROKEN: Undecodable = Undecodable("a body that is not as Content-Encoding says");
 const LARGE: Undecodable =
     Undecodable("a body that decoding makes more than 100 times larger, or more than 8 MiB");
+const TRAILING: Undecodable = Undecodable("bytes after the end of a compressed body");
 /// What is made at a time, bytes.
 const STEP: usize = 64 * 1024;
 
@@ -71,116 +76,64 @@ fn inflate(reader: &mut impl Read, most: usize) -> Result<Vec<u8>, Undecodable> 
 
 /// Some readers stop after the first member, others go on: nothing may follow it.
 fn whole(out: Vec<u8>, rest: &[u8]) -> Result<Vec<u8>, Undecodable> {
-    if rest.is_empty() {
-        Ok(out)
-    } else {
-        Err(Undecodable("bytes after the end of a compressed body"))
-    }
+    if rest.is_empty() { Ok(out) } else { Err(TRAILING) }
 }
 
-/// RFC 7932. Its window is 16 MiB at most, and what is taken for it grows with what comes out.
-fn brotli(bytes: &[u8], most: usize) -> Result<Vec<u8>, Undecodable> {
-    let alloc = StandardAlloc::default;
-    let mut state = BrotliState::new_strict(alloc(), alloc(), alloc());
-    let (mut left, mut read, mut total) = (bytes.len(), 0, 0);
+fn streamed(mut stream: Stream, mut bytes: &[u8], most: usize) -> Result<Vec<u8>, Undecodable> {
     let mut out = Vec::new();
-    let mut step = vec![0; STEP];
     loop {
-        let (mut room, mut made) = (step.len(), 0);
-        let result = BrotliDecompressStream(
-            &mut left, &mut read, bytes, &mut room, &mut made, &mut step, &mut total, &mut state,
-        );
-        out.extend_from_slice(step.get(..made).ok_or(BROKEN)?);
+        let step = stream.step(&mut bytes, &mut out)?;
         if out.len() > most {
             return Err(LARGE);
         }
-        match result {
-            BrotliResult::NeedsMoreOutput => {}
-            BrotliResult::ResultSuccess => {
-                return whole(out, bytes.get(read..).unwrap_or_default());
-            }
+        match step {
+            Step::More => {}
             // All of the input was there from the start.
-            BrotliResult::NeedsMoreInput | BrotliResult::ResultFailure => return Err(BROKEN),
+            Step::Hungry => return Err(BROKEN),
+            Step::Ended => return whole(out, bytes),
         }
     }
 }
 
-/// RFC 8878: one frame, without a dictionary.
-fn zstandard(bytes: &[u8], most: usize) -> Result<Vec<u8>, Undecodable> {
-    let header = Frame::read(bytes).ok_or(BROKEN)?;
-    if header.window > WIDEST {
-        return Err(Undecodable("a body whose compression asks for a window above 8 MiB"));
-    }
-    if header.content.is_some_and(|size| size > most as u64) {
-        return Err(LARGE);
-    }
-    let mut rest = bytes;
-    let mut decoder = FrameDecoder::new();
-    decoder.reset(&mut rest).map_err(|_| BROKEN)?;
-    let mut out = Vec::new();
-    loop {
-        let ended = decoder.decode_blocks(&mut rest, BlockDecodingStrategy::UptoBytes(STEP));
-        let ended = ended.map_err(|_| BROKEN)?;
-        out.extend(decoder.collect().unwrap_or_default());
-        if out.len() > most {
-            return Err(LARGE);
-        }
-        if ended {
-            break;
-        }
-    }
-    if header.content.is_some_and(|size| size != out.len() as u64) {
-        return Err(BROKEN);
-    }
-    let said = decoder.get_checksum_from_data();
-    if said.is_some() && said != decoder.get_calculated_checksum() {
-        return Err(BROKEN);
-    }
-    whole(out, rest)
+/// One Brotli stream (RFC 7932) or Zstandard frame (RFC 8878), taken off as its bytes come.
+pub struct Stream(Of);
+
+enum Of {
+    Brotli(Box<Brotli>),
+    Zstandard(Box<Zstandard>),
 }
 
-/// The widest window of Zstandard in HTTP (RFC 9659), bytes.
-const WIDEST: u64 = 8 * 1024 * 1024;
-
-/// What a Zstandard frame says of itself (RFC 8878 §3.1.1.1).
-struct Frame {
-    window: u64,
-    /// Of what is inside, bytes; None if it does not say.
-    content: Option<u64>,
+/// What a step of a [`Stream`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// More may come out without more going in.
+    More,
+    /// All that came was taken, and more is needed.
+    Hungry,
+    /// It is over. What is left of the input was not touched.
+    Ended,
 }
 
-impl Frame {
-    /// None: another kind of frame, or one that needs a dictionary.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?;
-        let (descriptor, rest) = rest.split_first()?;
-        let single = descriptor & 0x20 != 0;
-        if descriptor & 0x08 != 0 || descriptor & 0x03 != 0 {
-            return None;
+impl Stream {
+    /// Its window is 16 MiB at most, and what is taken for it grows with what comes out. All that can come out does.
+    pub fn brotli() -> Self {
+        Self(Of::Brotli(Box::default()))
+    }
+
+    /// Its window is 8 MiB at most (RFC 9659). As much as the window holds comes out only when more has come, or the end.
+    pub fn zstandard() -> Self {
+        Self(Of::Zstandard(Box::default()))
+    }
+
+    /// Takes bytes from the front of `input`, and puts after `out` what comes of them: 128 KiB at most, so that whoever counts
+    /// can stop in time.
+    ///
+    /// # Errors
+    /// What is not as the coding has it. Nothing more is to be asked of it then.
+    pub fn step(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Step, Undecodable> {
+        match &mut self.0 {
+            Of::Brotli(stream) => stream.step(input, out),
+            Of::Zstandard(stream) => stream.step(input, out),
         }
-        let (window, rest) = match single {
-            true => (None, rest),
-            false => {
-                let (byte, rest) = rest.split_first()?;
-                let base = 1_u64 << (10 + (byte >> 3));
-                (Some(base + base / 8 * u64::from(byte & 7)), rest)
-            }
-        };
-        let length = match descriptor >> 6 {
-            0 if single => 1,
-            0 => 0,
-            power => 1_usize << power,
-        };
-        let field = rest.get(..length)?;
-        let size = field
-            .iter()
-            .rev()
-            .try_fold(0_u64, |sum, byte| Some(sum.checked_mul(256)? + u64::from(*byte)))?;
-        let content = match length {
-            0 => None,
-            2 => Some(size + 256),
-            _ => Some(size),
-        };
-        Some(Self { window: window.or(content)?, content })
     }
 }
