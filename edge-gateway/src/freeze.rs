@@ -129,6 +129,9 @@ impl Draft {
         }
         small_enough(&uri, &headers)?;
         framing(&headers)?;
+        if headers.values().any(is_padded) {
+            return Err(bad("a header with white space around its value, which readers take away"));
+        }
         if matches!(method, Method::GET | Method::HEAD) && announces_body(&headers) {
             return Err(bad("a GET or HEAD with a body, which servers read in different ways"));
         }
@@ -398,13 +401,20 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 may split Cookie; over HTTP/1.1 it is one line (RFC 9113 §8.2.3).
+/// Over HTTP/2 no value may be (RFC 9113 §8.2.1); over HTTP/1.1 it is read without that.
+fn is_padded(value: &HeaderValue) -> bool {
+    let ends = [value.as_bytes().first(), value.as_bytes().last()];
+    ends.into_iter().flatten().any(|byte| [b' ', b'\t'].contains(byte))
+}
+
+/// HTTP/2 may split Cookie; over HTTP/1.1 it is one line (RFC 9113 §8.2.3), in which an empty piece would be white space
+/// at an end.
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<&[u8]> =
-        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let crumbs: Vec<&[u8]> = crumbs.filter(|crumb| !crumb.is_empty()).collect();
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
     if let Ok(joined) = joined {
         headers.insert(header::COOKIE, joined);

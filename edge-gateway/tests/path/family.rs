@@ -66,6 +66,15 @@ async fn p_10_where_no_key_of_ours_goes_the_agents_own_are_its_own_business() {
 }
 
 #[tokio::test]
+async fn cookies_that_came_in_pieces_leave_as_what_was_judged() {
+    let world = World::start().await;
+    let rest = "Cookie: a=b\r\nCookie:\r\nCookie: c=d\r\nCookie: \r\n";
+    assert_eq!(world.agent.send("open.test", "GET /", rest, "").await.status, 200);
+    let got = &world.origin.got()[0];
+    assert_eq!(got.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d"]);
+}
+
+#[tokio::test]
 async fn p_10_a_parameter_in_which_a_key_goes_is_there_once() {
     let world = World::start().await;
     let fake = secret("query").fake;
