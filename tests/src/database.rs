@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -156,6 +156,8 @@ impl Drop for Postgres {
 fn certificates() -> (String, String, String) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Another name than the leaf's: OpenSSL takes one that names itself as its issuer for self-signed.
+    params.distinguished_name.push(DnType::CommonName, "database CA");
     let key = KeyPair::generate().unwrap();
     let ca_pem = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);

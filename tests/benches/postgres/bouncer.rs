@@ -96,5 +96,9 @@ impl Drop for Bouncer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let said = std::fs::read_to_string(self.dir.path().join("output"));
+            eprintln!("--- what pgbouncer said\n{}", said.unwrap_or_default());
+        }
     }
 }
