@@ -1,14 +1,19 @@
 //! A real PostgreSQL: Debian's, in a directory of its own, over TLS and with SCRAM-SHA-256 alone.
 
+mod edge;
+
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use crate::eventually;
+
+pub use edge::EdgeBefore;
 
 /// The name in its certificate.
 pub const HOST: &str = "db.example.test";
@@ -33,13 +38,21 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// The server does not run as root: there, it is Debian's user for it that does.
-fn as_its_user(name: &str) -> Command {
+pub fn as_its_user(program: impl AsRef<OsStr>) -> Command {
     if !rustix::process::geteuid().is_root() {
-        return Command::new(program(name));
+        return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program(name));
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
     command
+}
+
+/// Gives a folder to that user.
+pub fn give_to_its_user(folder: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let given = Command::new("chown").args(["-R", "postgres:postgres"]).arg(folder).status();
+        assert!(given.unwrap().success());
+    }
 }
 
 impl Postgres {
@@ -54,13 +67,9 @@ impl Postgres {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
-        if rustix::process::geteuid().is_root() {
-            let chown =
-                Command::new("chown").args(["-R", "postgres:postgres"]).arg(dir.path()).status();
-            assert!(chown.unwrap().success());
-        }
+        give_to_its_user(dir.path());
         let data = dir.path().join("data");
-        let made = as_its_user("initdb")
+        let made = as_its_user(program("initdb"))
             .args(["--auth=scram-sha-256", "--username", ROLE, "--no-sync", "--no-instructions"])
             .args(["--encoding=UTF8", "--locale=C", "--pwfile"])
             .arg(dir.path().join("password"))
@@ -73,7 +82,7 @@ impl Postgres {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let setting = |name: &str, value: &Path| format!("{name}={}", value.display());
-        let running = as_its_user("postgres")
+        let running = as_its_user(program("postgres"))
             .arg("-D")
             .arg(&data)
             .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-F"])
@@ -97,6 +106,11 @@ impl Postgres {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its certificate and that one's key, for [`HOST`]: files of its user's.
+    pub fn certificate(&self) -> [PathBuf; 2] {
+        ["server.pem", "server.key"].map(|name| self.dir.path().join(name))
     }
 
     /// Of whom its certificate is.
@@ -142,6 +156,8 @@ impl Drop for Postgres {
 fn certificates() -> (String, String, String) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Another name than the leaf's: OpenSSL takes one that names itself as its issuer for self-signed.
+    params.distinguished_name.push(DnType::CommonName, "database CA");
     let key = KeyPair::generate().unwrap();
     let ca_pem = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);

@@ -10,6 +10,7 @@
 pub mod aws;
 pub mod chat;
 pub mod cluster_world;
+pub mod cost;
 pub mod database;
 pub mod discord;
 pub mod history;
@@ -21,6 +22,7 @@ pub mod mail;
 pub mod origin;
 pub mod peers;
 pub mod platforms;
+pub mod release;
 pub mod sockets;
 pub mod toxic;
 pub mod world;

@@ -8,6 +8,7 @@ mod cluster;
 mod commands;
 mod conduct;
 mod control_plane;
+mod databases;
 mod edge_ca;
 mod nodes;
 mod policy;

@@ -5,6 +5,7 @@
 mod asking;
 mod attaching;
 mod bundles;
+mod databases;
 mod edge;
 mod forging;
 mod keeping;
@@ -12,6 +13,7 @@ mod leases;
 mod opening;
 mod quorum;
 mod releasing;
+mod reporting;
 mod signing;
 mod town;
 mod world;

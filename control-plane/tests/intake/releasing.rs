@@ -20,7 +20,7 @@ async fn attached(world: &World) -> (Process, Session) {
     (process, session)
 }
 
-fn receipt(request_id: &[u8; 16], outcome: v1::ExecutionOutcome, status: u32) -> In {
+pub(crate) fn receipt(request_id: &[u8; 16], outcome: v1::ExecutionOutcome, status: u32) -> In {
     In::ExecutionReceipt(v1::ExecutionReceipt {
         request_id: bytes::Bytes::copy_from_slice(request_id),
         outcome: outcome.into(),

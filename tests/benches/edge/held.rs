@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use countersign_tests::cluster_world::{ClusterWorld, HOST};
+use countersign_tests::cost;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::load::{self, Route};
-use crate::{metric, process};
+use crate::metric;
 
 const COUNT: usize = 10_000;
 const AT_ONCE: usize = 32;
@@ -20,7 +21,7 @@ pub(crate) fn measure(
     fake_key: &str,
 ) {
     let tls = Arc::new(load::plain_config(route));
-    let before = process::rss_mib(pid);
+    let before = cost::rss_mib(pid);
     let open = |number: usize| {
         let (route, tls) = (route.clone(), Arc::clone(&tls));
         let request = format!(
@@ -44,7 +45,7 @@ pub(crate) fn measure(
     world.eventually("all of them held", || {
         (metric(world, "held_requests") as usize == COUNT).then_some(())
     });
-    let each = (process::rss_mib(pid) - before) * 1024.0 / COUNT as f64;
+    let each = (cost::rss_mib(pid) - before) * 1024.0 / COUNT as f64;
     println!(
         "\nheld: {COUNT} at once, {each:.1} KiB each of the edge's memory, TLS with the agent included"
     );

@@ -10,19 +10,17 @@
 
 mod held;
 mod load;
-mod process;
 mod rivals;
 mod upstream;
 mod votes;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
 use countersign_tests::cluster_world::{
     ClusterWorld, Edge, HOST, POLICY, Plan, READ_KEY, Robot, http_get,
 };
+use countersign_tests::{cost, release};
 
 use load::{Each, Protocol, Route, Served, Work};
 use rivals::Rival;
@@ -51,8 +49,8 @@ const fn kept(name: &'static str, connections: usize, requests: usize) -> Work {
 }
 
 fn main() {
-    build();
-    process::pin(std::process::id(), OTHERS);
+    release::build();
+    cost::pin(std::process::id(), OTHERS);
     println!("load average: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     if wanted("votes") {
         votes::measure();
@@ -66,10 +64,10 @@ fn main() {
     let robot = world.robot("load");
     let route = through(&world, edge, &robot);
     let pid = world.edges[edge].process.id().unwrap();
-    process::pin(pid, MEASURED);
+    cost::pin(pid, MEASURED);
     let rivals = rivals::start(&upstream);
     for rival in &rivals {
-        process::pin(rival.pid(), MEASURED);
+        cost::pin(rival.pid(), MEASURED);
         println!("{} at {}", rival.name, rival.route.address);
     }
     let direct = Route {
@@ -100,30 +98,6 @@ fn wanted(part: &str) -> bool {
 fn policy() -> String {
     POLICY
         .replace("approvers = [\"ana\", \"bo\"]", "approvers = [\"ana\", \"bo\"]\nhold = \"280s\"")
-}
-
-/// The programs under measure, unless the environment says where they are.
-fn build() {
-    if std::env::var_os("COUNTERSIGN_BIN_DIR").is_some() {
-        return;
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--release", "--locked"]);
-    for package in ["cli", "control-plane", "edge-gateway"] {
-        cargo.args(["-p", &format!("countersign-{package}")]);
-    }
-    assert!(cargo.status().unwrap().success());
-    let own = std::env::current_exe().unwrap();
-    let built: PathBuf = own.ancestors().nth(2).unwrap().into();
-    // This process has one thread still.
-    let again = Command::new(own)
-        .args(std::env::args_os().skip(1))
-        .env("COUNTERSIGN_BIN_DIR", &built)
-        .env("COUNTERSIGN_BIN", built.join("countersign"))
-        .status()
-        .unwrap();
-    std::process::exit(again.code().unwrap_or(1));
 }
 
 /// An edge that is sent to the bench's own upstream.
@@ -170,14 +144,14 @@ struct Cost {
 }
 
 fn once(runtime: &tokio::runtime::Runtime, pid: u32, route: &Route, work: Work) -> Cost {
-    let before = process::cpu(pid);
+    let before = cost::cpu(pid);
     let mut served: Served = runtime.block_on(load::run(route, work));
-    let cpu = process::cpu(pid) - before;
+    let cpu = cost::cpu(pid) - before;
     Cost {
         cpu_ms: cpu * 1e3 * 1e4 / work.requests as f64,
         rate: work.requests as f64 / served.took.as_secs_f64(),
         median: served.median(),
-        rss_mib: process::rss_mib(pid),
+        rss_mib: cost::rss_mib(pid),
     }
 }
 

@@ -1,13 +1,13 @@
 //! A real PostgreSQL behind a real edge, and clients that others wrote, unmodified: only their URL is the edge's.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Deref;
 use std::process::{Child, Command, Output, Stdio};
 
-use countersign_tests::database::{DATABASE, HOST, PASSWORD, Postgres, ROLE};
+use countersign_tests::database::{EdgeBefore, HOST, PASSWORD, Postgres, ROLE};
+use countersign_tests::eventually;
 use countersign_tests::invariants::holds;
 use countersign_tests::peers::{clients, tools};
-use countersign_tests::world::Setup;
-use countersign_tests::{World, eventually};
 use serde_json::{Value, json};
 
 const POLICY: &str = r#"
@@ -56,27 +56,13 @@ then = "deny"
 reason = "roles, code, files and programs are for people"
 "#;
 
-struct Setting {
-    // In the order in which they go: the edge before what it is attached to.
-    edge: Child,
-    world: World,
-    server: Postgres,
-    url: String,
-}
+struct Setting(EdgeBefore);
 
-impl Drop for Setting {
-    fn drop(&mut self) {
-        let _ = self.edge.kill();
-        let _ = self.edge.wait();
-        if std::thread::panicking() {
-            let log =
-                std::fs::read_to_string(self.world.dir().join("edge.log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(30).collect();
-            eprintln!(
-                "--- the end of the edge's log\n{}",
-                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-            );
-        }
+impl Deref for Setting {
+    type Target = EdgeBefore;
+
+    fn deref(&self) -> &EdgeBefore {
+        &self.0
     }
 }
 
@@ -92,53 +78,7 @@ fn setting_with(policy: &str) -> Setting {
          create table old_orders (id int);
          create function wipe() returns int language sql as 'delete from orders returning 1'",
     );
-    let world = World::with(Setup { policy: policy.to_owned(), ..Setup::default() });
-    let agent = world.agent("robot");
-    let arguments = ["--host", HOST, "--postgres-role", ROLE];
-    let fake_key = world.credential("shop-db", PASSWORD, &arguments).fake_key;
-
-    world.ok(&["edge", "enroll", "databases", "--out", "edge"]);
-    let path = world.dir().join("edge/edge.toml");
-    std::fs::write(world.dir().join("edge/upstream.pem"), server.ca_pem()).unwrap();
-    let written = std::fs::read_to_string(&path).unwrap().replace("127.0.0.1:7080", "127.0.0.1:0");
-    let more = format!(
-        "\n[upstream]\nca_files = [{:?}]\nconnect_to = [\"{HOST}:5432:127.0.0.1:{}\"]\n\n\
-         [[postgres]]\nlisten = \"127.0.0.1:0\"\nupstream = \"{HOST}\"\n",
-        world.dir().join("edge/upstream.pem"),
-        server.port()
-    );
-    std::fs::write(&path, written + &more).unwrap();
-    let log = std::fs::File::create(world.dir().join("edge.log")).unwrap();
-    let binary = countersign_tests::world::binary().with_file_name("countersign-edge-gateway");
-    let edge = Command::new(binary)
-        .arg(&path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("the edge starts");
-    let mut setting = Setting { edge, world, server, url: String::new() };
-    let address = eventually("the edge listens for clients of Postgres", || {
-        let log = std::fs::read_to_string(setting.world.dir().join("edge.log")).unwrap();
-        let line = log.lines().find(|line| line.contains("for clients of Postgres"))?;
-        let line: Value = serde_json::from_str(line).unwrap();
-        Some(line["postgres"].as_str()?.replace("127.0.0.1", "localhost"))
-    });
-    let ca = setting.world.dir().join("edge/edge-ca.pem");
-    let printed = setting
-        .world
-        .cli(&["credential", "postgres-url", "shop-db", "--agent", "robot", "--database", DATABASE])
-        .args(["--edge", &address, "--ca-path", ca.to_str().unwrap()])
-        .env("COUNTERSIGN_AGENT_TOKEN", &agent.token)
-        .env("COUNTERSIGN_FAKE_KEY", &fake_key)
-        .output()
-        .unwrap();
-    assert!(printed.status.success(), "{}", text(&printed.stderr));
-    setting.url = text(&printed.stdout).trim().to_owned();
-    eventually("the edge lets it connect", || {
-        setting.psql(&["-c", "select 1"]).output().unwrap().status.success().then_some(())
-    });
-    setting
+    Setting(EdgeBefore::start(server, policy, "robot", &[]))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -146,18 +86,6 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Setting {
-    fn psql(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("psql");
-        command
-            .args(["-X", "-A", "-t", &self.url])
-            .args(arguments)
-            .env_remove("PGPASSWORD")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
     fn python(&self, script: &str, deeds: &[&str]) -> Command {
         let mut command = Command::new(tools().join("python/bin/python"));
         command
@@ -201,8 +129,9 @@ impl Setting {
         for bytes in [&said.stdout, &said.stderr] {
             assert!(!holds(bytes, PASSWORD), "{}", text(bytes));
         }
-        let log = std::fs::read(self.world.dir().join("edge.log")).unwrap();
-        assert!(!holds(&log, PASSWORD) && !holds(self.world.log().as_bytes(), PASSWORD));
+        let log = self.log();
+        assert!(!log.is_empty() && !holds(log.as_bytes(), PASSWORD));
+        assert!(!holds(self.world.log().as_bytes(), PASSWORD));
         assert!(!self.url.contains(PASSWORD));
     }
 }

@@ -5,12 +5,12 @@ use std::process::Command;
 
 /// CPU seconds, user and system, of this process and all that descend from it: by nanoseconds (schedstat of each thread)
 /// or by ticks of 10 ms (proc(5), stat, fields 14 and 15), whichever is more.
-pub(crate) fn cpu(pid: u32) -> f64 {
+pub fn cpu(pid: u32) -> f64 {
     family(pid).into_iter().map(own_cpu).sum()
 }
 
 /// Resident memory of all of them, MiB.
-pub(crate) fn rss_mib(pid: u32) -> f64 {
+pub fn rss_mib(pid: u32) -> f64 {
     let resident = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -20,7 +20,7 @@ pub(crate) fn rss_mib(pid: u32) -> f64 {
 }
 
 /// Keeps a process, its children and its threads on one core.
-pub(crate) fn pin(pid: u32, core: usize) {
+pub fn pin(pid: u32, core: usize) {
     for pid in family(pid) {
         let pinned = Command::new("taskset")
             .args(["-acp", &core.to_string(), &pid.to_string()])
