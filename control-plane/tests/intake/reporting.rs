@@ -22,12 +22,11 @@ async fn the_same_once_more_right_behind_its_receipt_is_a_new_request() {
         session.decision().await;
         first.push((held.ticket().circumstances.request_id, approval));
     }
-    // Nothing waits for the other's answer: the receipts are committed while the same is opened anew.
-    for (id, _) in &first {
+    // Nothing waits for the other's answer: each receipt is being committed while the same is opened anew.
+    let version = session.version();
+    let anew = (0..COUNT).map(|n| process.hold(refund(n), approve("refunds"), version));
+    for ((id, _), held) in first.iter().zip(anew.collect::<Vec<_>>()) {
         session.say(receipt(id, ExecutionOutcome::Completed, 200)).await;
-    }
-    for amount in 0..COUNT {
-        let held = process.hold(refund(amount), approve("refunds"), session.version());
         session.announce(&held).await;
     }
     for _ in 0..COUNT {
@@ -64,6 +63,7 @@ async fn what_was_opened_without_a_receipt_before_it_is_still_the_former_request
     session.decision().await;
     let again = process.hold(refund(5), approve("refunds"), session.version());
     session.announce(&again).await;
-    assert_eq!(session.settled().await.reason(), Reason::AlreadyExecuted);
+    assert_eq!(session.opened().await.unwrap(), approval);
+    assert_eq!(session.settled().await.reason(), Reason::OutcomeUnknown);
     assert_eq!((world.approvals(), world.recorded("request.claim")), (1, 1));
 }
