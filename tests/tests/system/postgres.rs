@@ -499,7 +499,7 @@ fn a_card_says_how_many_rows_the_tables_hold_and_the_server_is_asked_without_a_t
     assert!(second.unwrap().contains(about) && told.contains("DELETE 1"), "{told}");
     // Nothing is left of what was asked.
     let client = setting
-        .psql(&["-c", "delete from orders"])
+        .psql(&["-c", "delete from orders where id = 3"])
         .args(["-c", "select 'left: ' || count(*) from pg_prepared_statements"])
         .spawn()
         .unwrap();
