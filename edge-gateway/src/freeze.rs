@@ -381,7 +381,7 @@ fn is_handshake(parts: &request::Parts) -> bool {
 /// Takes off what belongs to this connection (what Connection names first, so that nothing that is put in later can
 /// be named away), to the proxy, to us, and what pretends to come from another proxy.
 fn strip(headers: &mut HeaderMap) {
-    static OURS: [HeaderName; 7] = [
+    static OURS: [HeaderName; 8] = [
         header::CONTENT_LENGTH,
         header::EXPECT,
         header::FORWARDED,
@@ -389,6 +389,7 @@ fn strip(headers: &mut HeaderMap) {
         header::PROXY_AUTHORIZATION,
         header::VIA,
         HeaderName::from_static("http2-settings"),
+        HeaderName::from_static(crate::postgres::ROWS),
     ];
     strip_hop_by_hop(headers);
     let pretended = |name: &str| {

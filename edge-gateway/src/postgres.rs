@@ -8,6 +8,7 @@
 //! postgres/outward  what the agent says: judged, held, sent; postgres/weigh: by what does that with every request
 //! postgres/back     what the server says
 //! postgres/ledger   what is answered next, and what names stand for; deed: what people released, and what came of it
+//! postgres/figures  how many rows there are in the tables that people are asked about
 //! postgres/statement  message → request, and what came out of the gate → message
 //! postgres/message  the bytes; report: errors and notices
 //! ```
@@ -18,6 +19,7 @@
 mod admit;
 mod back;
 mod deed;
+mod figures;
 mod ledger;
 pub(crate) mod message;
 mod outward;
@@ -48,6 +50,7 @@ use crate::upstream::CancelKey;
 use session::Session;
 use startup::CancelRequest;
 
+pub(crate) use figures::ROWS;
 pub use scram::password;
 
 /// The header that says as which role.

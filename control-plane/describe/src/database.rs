@@ -1,14 +1,15 @@
 //! PostgreSQL: what the statements of one request do, by the reader that the policy decides with.
 
 use countersign_policy::database::{Access, Asks, Text};
-use countersign_policy::{Body, Subject};
+use countersign_policy::{Body, Subject, decode};
 use countersign_sql::{Effect, Statement};
 
 use crate::ask::Ask;
 use crate::words::{count, cut, row, word};
 use crate::{Description, Risk, Undecidable};
 
-/// The header with the number of rows that the server expects.
+/// The header with the number of rows that the server believes the tables to hold: `orders=1204000, %22Odd%22=unknown`,
+/// names percent-encoded. It is the gateway's alone.
 const ROWS: &str = "@postgres-estimated-rows";
 /// A list of names in a fact, bytes.
 const IN_FACT: usize = 400;
@@ -77,12 +78,63 @@ fn tell(ask: &mut Ask<'_>, statements: &[&Statement], effect: Effect) {
     named("Changes", |statement| &statement.writes);
     named("Reads", |statement| &statement.reads);
     named("Calls", |statement| &statement.functions);
-    if let Some(rows) = ask.text(ROWS) {
-        ask.say("Rows, as the server expects", rows, &[]);
+    if let Some(rows) = ask.text(ROWS).and_then(|said| held(statements, &said)) {
+        ask.say("Rows", rows, &[]);
     }
     ask.fact("Transaction", ".transaction");
     ask.fact("Settings", ".settings");
     ask.fact("Protocol", ".protocol");
+}
+
+/// How many rows the tables hold that are written, as far as the header says it: not how many of them would be changed.
+fn held(statements: &[&Statement], said: &str) -> Option<String> {
+    let figures: Vec<(String, &str)> = said
+        .split(", ")
+        .filter_map(|part| {
+            let (name, figure) = part.split_once('=')?;
+            Some((String::from_utf8(decode::percent(name)?.into_owned()).ok()?, figure))
+        })
+        .collect();
+    let mut names: Vec<&str> =
+        statements.iter().flat_map(|statement| &statement.writes).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let told = names.into_iter().filter_map(|name| {
+        let (_, figure) = figures.iter().find(|(known, _)| known == name)?;
+        let Ok(rows) = figure.parse::<u64>() else {
+            return Some(format!(
+                "how many rows {} holds is not known: the server has not analysed all of it",
+                word(name)
+            ));
+        };
+        let all = if statements.iter().any(|it| takes_all(it, name)) {
+            ", and this is about all of them"
+        } else {
+            ""
+        };
+        let rows = if rows == 1 { "1 row".to_owned() } else { format!("{} rows", grouped(rows)) };
+        Some(format!("{} holds about {rows} (the server's own estimate){all}", word(name)))
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    (!told.is_empty()).then_some(told)
+}
+
+/// Whether a statement is about every row of this table, whatever it does to them.
+fn takes_all(statement: &Statement, name: &str) -> bool {
+    let whole = match statement.kind {
+        "delete" | "update" => !statement.has_where && statement.writes.len() == 1,
+        "drop" | "truncate" => true,
+        _ => false,
+    };
+    whole && statement.writes.iter().any(|written| written == name)
+}
+
+/// "1,204,000"
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let comma = |at: usize| at > 0 && (digits.len() - at).is_multiple_of(3);
+    let signs = digits.char_indices();
+    signs.flat_map(|(at, digit)| comma(at).then_some(',').into_iter().chain([digit])).collect()
 }
 
 /// "delete all rows of orders"

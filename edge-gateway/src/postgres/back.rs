@@ -5,6 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
+use super::figures::is_aside;
 use super::ledger::{Ledger, Passed};
 use super::message::{Fields, HEADER, Malformed, body_length, write};
 use super::session::{End, Out, Session};
@@ -85,7 +86,7 @@ impl<'a, R: AsyncRead + Unpin> Back<'a, R> {
             }
             let Some(length) = body_length(read)? else { return Ok(false) };
             let tag = read[0];
-            if matches!(tag, b'D' | b'd') {
+            if matches!(tag, b'D' | b'd') && !ledger.hears_figures() {
                 ledger.answered(tag, &[])?;
                 *passing = HEADER + length;
                 continue;
@@ -111,6 +112,7 @@ fn pass(
 ) -> Result<(), Malformed> {
     let body = message.slice(HEADER..);
     let words = match tag {
+        b'N' if ledger.hears_figures() && is_aside(&body) => Passed::Nothing,
         b'A' | b'N' => Passed::AsItIs,
         b'S' => {
             let mut fields = Fields(&body);
@@ -123,6 +125,7 @@ fn pass(
     };
     match words {
         Passed::Instead(words) => out.extend_from_slice(&words),
+        Passed::Nothing => {}
         Passed::AsItIs if matches!(tag, b'A' | b'E' | b'N' | b'S') => {
             write(out, tag, |out| masked(masker, body, out));
         }

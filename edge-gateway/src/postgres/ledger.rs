@@ -10,8 +10,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use http::header::HeaderValue;
+use tokio::sync::oneshot;
 
 use super::deed::Deed;
+use super::figures::{self, Asking, Figure, Heard};
 use super::message::Malformed;
 use super::statement::{self, Aftermath, Settings, Transaction};
 
@@ -27,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) text: String,
     pub(super) types: Vec<u32>,
     pub(super) aftermath: Aftermath,
+    /// What was said of its tables before it was prepared, and in which segment: in others it is too old.
+    pub(super) figures: Option<(u64, HeaderValue)>,
 }
 
 /// A statement with its values, which came out of the gate.
@@ -49,6 +54,8 @@ pub(super) enum What {
         deed: Option<Deed>,
         unsettling: bool,
     },
+    /// A question of ours, up to its own Sync: the agent hears nothing of it.
+    Figures(Asking),
     /// Our own words, which need no answer.
     Ours(Bytes),
     Parse(String, Arc<Prepared>),
@@ -138,6 +145,7 @@ pub(super) enum Passed {
     AsItIs,
     /// Our own words instead.
     Instead(Bytes),
+    Nothing,
 }
 
 type Portals = Names<Mutex<Portal>>;
@@ -150,8 +158,14 @@ pub(super) struct Ledger {
     segment: u64,
     /// The segment of which the server discards the rest.
     failed: Option<u64>,
+    /// Whether something of the segment was sent.
+    begun: bool,
     /// Whether something of the segment was carried out, or may have been.
     executed: bool,
+    /// What was released and carried out, and is taken back if the segment's transaction cannot be committed.
+    uncommitted: Vec<Deed>,
+    /// Whether the server is one that can be asked about its tables, and has answered when it was.
+    tells_figures: bool,
     pub(super) transaction: Transaction,
     pub(super) settings: Settings,
     /// The server waits for what is to be copied in.
@@ -171,7 +185,10 @@ impl Ledger {
             portals: Names::new(),
             segment: 0,
             failed: None,
+            begun: false,
             executed: false,
+            uncommitted: Vec::new(),
+            tells_figures: false,
             transaction: Transaction::Idle,
             settings: Settings::new(),
             copying: false,
@@ -179,8 +196,39 @@ impl Ledger {
         }
     }
 
+    /// Whether everything is answered that the agent asked.
     pub(super) fn is_settled(&self) -> bool {
-        self.due.is_empty()
+        self.due.iter().all(|due| matches!(due.what, What::Figures(_)))
+    }
+
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// Whether the server can be asked about its tables once everything before is answered, as far as is known now. Only
+    /// between transactions, where nothing of the segment was sent: there it makes no difference to the agent.
+    pub(super) fn may_ask_figures(&self) -> bool {
+        let outside = self.transaction == Transaction::Idle || !self.due.is_empty();
+        self.tells_figures && !self.begun && !self.copying && outside
+    }
+
+    /// Enters a question about tables, if it can be asked now.
+    pub(super) fn ask_figures(&mut self) -> Option<oneshot::Receiver<Vec<Figure>>> {
+        if !self.may_ask_figures() || !self.due.is_empty() {
+            return None;
+        }
+        let (tell, told) = oneshot::channel();
+        (self.ask(What::Figures(Asking::new(tell))) == Asked::Yes).then_some(told)
+    }
+
+    /// The server did not answer in time: it is not asked again.
+    pub(super) fn asked_in_vain(&mut self) {
+        self.tells_figures = false;
+    }
+
+    /// Whether what comes now answers a question of ours.
+    pub(super) fn hears_figures(&self) -> bool {
+        matches!(self.due.front(), Some(Due { what: What::Figures(_), .. }))
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -209,13 +257,13 @@ impl Ledger {
         self.executed && self.transaction == Transaction::Idle
     }
 
-    /// Whether something that a decision released is on its way.
+    /// Whether something that a decision released is on its way, so that the server will say what came of it. It says
+    /// nothing of what is not committed without a Sync.
     pub(super) fn has_deeds(&self) -> bool {
-        self.due.iter().any(|due| {
-            matches!(
-                &due.what,
-                What::Execute { deed: Some(_), .. } | What::Query { deed: Some(_), .. }
-            )
+        self.due.iter().any(|due| match &due.what {
+            What::Execute { deed: Some(_), .. } | What::Query { deed: Some(_), .. } => true,
+            What::Query { .. } | What::Sync => !self.uncommitted.is_empty(),
+            _ => false,
         })
     }
 
@@ -263,11 +311,16 @@ impl Ledger {
             }
             What::ClosePortal(name) => self.portals.ask(name.clone(), segment, None),
             What::Execute { .. } => self.executed = true,
-            What::Sync | What::Query { .. } => {
+            What::Figures(_) | What::Sync | What::Query { .. } => {
                 self.segment += 1;
                 self.executed = false;
             }
             What::Describe | What::Ours(_) | What::Undo(_) => {}
+        }
+        match &what {
+            What::Figures(_) | What::Sync | What::Query { .. } => self.begun = false,
+            What::Ours(_) => {}
+            _ => self.begun = true,
         }
         self.due.push_back(Due { what, segment });
         Asked::Yes
@@ -280,11 +333,12 @@ impl Ledger {
 
     /// Our own words that are next, if they are.
     pub(super) fn ours(&mut self) -> Option<Bytes> {
-        match self.due.front() {
-            Some(Due { what: What::Ours(_), .. }) => {}
-            _ => return None,
+        // The agent hears nothing of questions of ours, so that these words need not wait for their answers.
+        let next = self.due.iter().position(|due| !matches!(due.what, What::Figures(_)))?;
+        if !matches!(self.due[next].what, What::Ours(_)) {
+            return None;
         }
-        match self.due.pop_front() {
+        match self.due.remove(next) {
             Some(Due { what: What::Ours(words), .. }) => Some(words),
             _ => None,
         }
@@ -294,6 +348,9 @@ impl Ledger {
     pub(super) fn reported(&mut self, name: &str, value: &str) {
         statement::reported(&mut self.settings, name, value);
         self.misread |= name == "client_encoding" && value != "UTF8";
+        if name == "server_version" {
+            self.tells_figures = figures::understood_by(value);
+        }
     }
 
     /// Takes in an answer, other than what comes unasked. `body` may be left out for rows and what is copied.
@@ -301,6 +358,9 @@ impl Ledger {
     /// # Errors
     /// One that fits nothing that was asked.
     pub(super) fn answered(&mut self, tag: u8, body: &[u8]) -> Result<Passed, Malformed> {
+        if self.hears_figures() {
+            return self.figures(tag, body);
+        }
         match tag {
             b'E' => return self.failed(),
             b'Z' => return self.ready(body).map(|()| Passed::AsItIs),
@@ -339,13 +399,38 @@ impl Ledger {
                             super::lock(portal).deed = Some(deed);
                         }
                     }
+                    // Its own transaction, which Sync ends: committing it may fail.
+                    (Some(deed), _) if self.transaction == Transaction::Idle => {
+                        self.uncommitted.push(deed);
+                    }
                     (Some(deed), _) => deed.done(),
                     (None, _) => {}
+                }
+                // Within a segment, these end what went before, for good.
+                if tag == b'C' && [&b"COMMIT\0"[..], b"ROLLBACK\0"].contains(&body) {
+                    self.uncommitted.drain(..).for_each(Deed::done);
                 }
             }
             _ => {}
         }
         Ok(Passed::AsItIs)
+    }
+
+    fn figures(&mut self, tag: u8, body: &[u8]) -> Result<Passed, Malformed> {
+        let Some(Due { what: What::Figures(asking), .. }) = self.due.front_mut() else {
+            return Err(STRAY);
+        };
+        match asking.hears(tag, body)? {
+            Heard::Fatal => return Ok(Passed::AsItIs),
+            Heard::More => {}
+            Heard::Answered(told) => {
+                self.tells_figures &= told;
+                if let Some(Due { what: What::Figures(asking), .. }) = self.due.pop_front() {
+                    asking.end();
+                }
+            }
+        }
+        Ok(Passed::Nothing)
     }
 
     /// The server waits for what is to be copied. A Sync that was sent behind the statement is read as part of that, and
@@ -370,7 +455,12 @@ impl Ledger {
                 *failed = true;
                 Ok(Passed::AsItIs)
             }
-            Some(Due { what: What::Sync | What::Ours(_), .. }) => Ok(Passed::AsItIs),
+            Some(Due { what: What::Ours(_) | What::Figures(_), .. }) => Ok(Passed::AsItIs),
+            // What the segment did could not be committed.
+            Some(Due { what: What::Sync, segment }) => {
+                self.failed = Some(*segment);
+                Ok(Passed::AsItIs)
+            }
             Some(Due { segment, .. }) => {
                 let segment = *segment;
                 self.failed = Some(segment);
@@ -420,17 +510,17 @@ impl Ledger {
         let transaction = Transaction::of(*status)
             .ok_or(Malformed("a transaction in a state that is not known"))?;
         let Some(Due { what, segment }) = self.due.pop_front() else { return Err(STRAY) };
-        match what {
-            What::Sync => {}
-            What::Query { deed: Some(deed), failed } => {
-                if failed {
-                    deed.failed();
-                } else {
-                    deed.done();
-                }
-            }
-            What::Query { deed: None, .. } => {}
+        let (deed, failed) = match what {
+            What::Sync => (None, self.failed == Some(segment)),
+            What::Query { deed, failed } => (deed, failed),
             _ => return Err(STRAY),
+        };
+        for deed in self.uncommitted.drain(..).chain(deed) {
+            if failed {
+                deed.failed();
+            } else {
+                deed.done();
+            }
         }
         if self.failed == Some(segment) {
             self.failed = None;

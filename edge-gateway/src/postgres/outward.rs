@@ -6,6 +6,9 @@
 //!   clients need before they have values.
 //! * Bind plans the statement, which may evaluate functions, and has all the values: here it is judged, and held if it has
 //!   to be. So nothing of it happens before its approval, and Execute, which may come again to go on, needs no second one.
+//! * Before people are asked, the server is asked how many rows the tables hold that are written: where that makes no
+//!   difference to the agent, which is between transactions and before anything of the same row was sent. So of a statement
+//!   that is prepared in the row that runs it, it is asked before Parse, and of others as they are bound.
 //! * What is refused or held waits first until everything before it is answered: so the state of the transaction is known,
 //!   and nobody is asked about what the server would discard.
 //! * A refusal takes back what the same segment did outside of a transaction, as an error of the server would; within a
@@ -16,9 +19,11 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use super::deed::Deed;
+use super::figures::Question;
 use super::ledger::{Asked, Known, Ledger, Portal, Prepared, What};
 use super::lock;
 use super::message::{
@@ -39,6 +44,8 @@ const READ_AHEAD: usize = 64 * 1024;
 const READ: usize = 16 * 1024;
 /// A larger message counts among the bytes that the agent may have here.
 const SMALL: usize = 64 * 1024;
+/// How long people wait to be asked for what the server says of its tables, milliseconds.
+const FIGURES_WITHIN_MS: u64 = 2_000;
 /// Nothing has this name.
 const NO_PORTAL: &str = "countersign: refused, so nothing of it is carried out";
 
@@ -145,7 +152,7 @@ where
             }
             statement::simple(&text, ledger.transaction, &ledger.settings)
         };
-        let (outbound, deed) = match self.cleared(&body).await? {
+        let (outbound, deed) = match self.cleared(&body, &text, None).await? {
             Cleared::No(report) => return self.refuse_query(&report),
             Cleared::Yes { outbound, deed, .. } => (outbound, deed),
         };
@@ -171,14 +178,24 @@ where
             let ledger = self.session.ledger();
             statement::extended(text, types, &[], ledger.transaction, &ledger.settings)
         };
-        let weighed = refused_if_it_fails(async { self.session.scales.would_refuse(&body) }).await;
-        if let Err(refusal) = weighed {
-            return self.refuse(&self.no(&refusal)).await;
-        }
+        let weighed = refused_if_it_fails(async { self.session.scales.would_hold(&body) }).await;
+        let figures = match weighed {
+            Err(refusal) => return self.refuse(&self.no(&refusal)).await,
+            Ok(true) if self.session.ledger().may_ask_figures() => {
+                self.settle().await?;
+                match self.figures(text).await? {
+                    Err(report) => return self.refuse(&report).await,
+                    Ok(figures) => figures,
+                }
+            }
+            Ok(_) => None,
+        };
+        let segment = self.session.ledger().segment();
         let prepared = Prepared {
             aftermath: Aftermath::of(&parse.text),
             text: parse.text.clone(),
             types: parse.types.clone(),
+            figures: figures.map(|figures| (segment, figures)),
         };
         let what = What::Parse(parse.name.clone(), Arc::new(prepared));
         self.ask(what, |out| put_parse(out, &parse))
@@ -205,7 +222,10 @@ where
                     return self.refuse(&report).await;
                 };
                 (prepared, body) = known;
-                self.cleared(&body).await?
+                let segment = self.session.ledger().segment();
+                let figures = prepared.figures.as_ref().filter(|(asked, _)| *asked == segment);
+                let figures = figures.map(|(_, figures)| figures.clone());
+                self.cleared(&body, &prepared.text, figures).await?
             }
         };
         let (outbound, deed, revision) = match cleared {
@@ -314,15 +334,60 @@ where
         Ok(())
     }
 
-    /// Asks, and waits for people if it has to be. Everything before it is answered.
-    async fn cleared(&mut self, body: &Bytes) -> Result<Cleared, End> {
-        let weighed = refused_if_it_fails(self.session.scales.weigh(body)).await;
+    /// Asks, and waits for people if it has to be. Everything before it is answered. `figures` are what is known of the
+    /// tables already.
+    async fn cleared(
+        &mut self,
+        body: &Bytes,
+        text: &str,
+        mut figures: Option<HeaderValue>,
+    ) -> Result<Cleared, End> {
+        let session = self.session;
+        match refused_if_it_fails(session.scales.weigh_at_once(body)).await {
+            Ok(Some((outbound, revision))) => {
+                let outbound = Box::new(outbound);
+                return Ok(Cleared::Yes { outbound, deed: None, revision: Some(revision) });
+            }
+            Ok(None) if figures.is_none() => match self.figures(text).await? {
+                Ok(asked) => figures = asked,
+                Err(report) => return Ok(Cleared::No(report)),
+            },
+            Ok(None) => {}
+            Err(refusal) => return Ok(Cleared::No(self.no(&refusal))),
+        }
+        let weighed = refused_if_it_fails(session.scales.weigh(body, figures)).await;
         Ok(match weighed {
             Ok(Weighed::Passes(outbound, revision)) => {
                 Cleared::Yes { outbound: Box::new(outbound), deed: None, revision: Some(revision) }
             }
             Ok(Weighed::Holds(holding)) => self.held(*holding).await?,
             Err(refusal) => Cleared::No(self.no(&refusal)),
+        })
+    }
+
+    /// What the server says of the tables that a text writes; nothing where it cannot be asked, or does not say it. What is
+    /// on its way longer than people wait for it answers nobody, and delays only what the agent asks next.
+    ///
+    /// Or, what the agent is told that cancelled meanwhile.
+    async fn figures(&mut self, text: &str) -> Result<Result<Option<HeaderValue>, Report>, End> {
+        let session = self.session;
+        if !session.ledger().may_ask_figures() {
+            return Ok(Ok(None));
+        }
+        let Some(question) = Question::about(text) else { return Ok(Ok(None)) };
+        let Some(told) = session.ledger().ask_figures() else { return Ok(Ok(None)) };
+        let clock = session.rooms().control.clock();
+        let until = clock.boottime_ms().saturating_add(FIGURES_WITHIN_MS);
+        let (_cancellable, mut cancelled) = session.holds();
+        question.put(&mut self.out);
+        self.flush().await?;
+        Ok(tokio::select! {
+            told = told => Ok(told.ok().and_then(|figures| question.said(&figures))),
+            Ok(()) = &mut cancelled => Err(Report::cancelled()),
+            () = clock.reached(until) => {
+                session.ledger().asked_in_vain();
+                Ok(None)
+            }
         })
     }
 

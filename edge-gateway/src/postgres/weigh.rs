@@ -13,7 +13,7 @@ use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{PASSWORD, ROLE};
+use super::{PASSWORD, ROLE, ROWS};
 use crate::agent::{Badge, Seat, Spooled};
 use crate::bundle::{Credential, InForce};
 use crate::carry::{lent, open_keys};
@@ -133,16 +133,24 @@ impl Scales {
         }
     }
 
-    /// A statement with its values.
+    /// A statement with its values. `rows` is what people are told of its tables.
     ///
     /// # Errors
     /// The refusal.
-    pub(super) async fn weigh(&self, body: &Bytes) -> Result<Weighed, Refusal> {
+    pub(super) async fn weigh(
+        &self,
+        body: &Bytes,
+        rows: Option<HeaderValue>,
+    ) -> Result<Weighed, Refusal> {
         let force = self.force()?;
         if let Some(owner) = force.bundle.tripwire.find(body) {
             return Err(self.tripped(&force, owner, "in a statement"));
         }
-        match self.classed(&force, (Method::POST, &self.statement, body.clone()), None)? {
+        let mut headers = self.statement.clone();
+        if let Some(rows) = rows {
+            headers.insert(ROWS, rows);
+        }
+        match self.classed(&force, (Method::POST, &headers, body.clone()), None)? {
             (Class::Pass(released), ..) => {
                 self.rooms.control.lets_through().await.map_err(wait::unreachable)?;
                 let outbound = released.with_keys(Vec::new()).map_err(unswapped)?;
@@ -179,19 +187,19 @@ impl Scales {
         }
     }
 
-    /// Whether a statement would be refused whatever its values are: asked before they are known, and without asking
-    /// anybody.
+    /// Whether a statement would be held, without its values: asked before they are known, and without asking anybody.
     ///
     /// # Errors
-    /// The refusal.
-    pub(super) fn would_refuse(&self, body: &Bytes) -> Result<(), Refusal> {
+    /// The refusal, where it would be refused whatever they are.
+    pub(super) fn would_hold(&self, body: &Bytes) -> Result<bool, Refusal> {
         let force = self.force()?;
         if let Some(owner) = force.bundle.tripwire.find(body) {
             return Err(self.tripped(&force, owner, "in a statement"));
         }
         match self.classed(&force, (Method::POST, &self.statement, body.clone()), None)? {
             (Class::Refuse(no), judgement, _) => Err(not_classified(no, judgement.reason)),
-            (Class::Hold(_) | Class::Pass(_), ..) => Ok(()),
+            (Class::Hold(_), ..) => Ok(true),
+            (Class::Pass(_), ..) => Ok(false),
         }
     }
 

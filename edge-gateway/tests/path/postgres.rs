@@ -4,6 +4,7 @@ mod bytes;
 mod client;
 mod database;
 mod extended;
+mod figures;
 mod holding;
 
 use countersign_proto::v1 as pb;

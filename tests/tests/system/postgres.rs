@@ -356,3 +356,178 @@ fn cancelling_psql_takes_the_question_back() {
     assert_eq!(setting.world.json(&["approval", "show", &id])["state"], "approved");
     assert!(setting.server.has("orders"));
 }
+
+impl Setting {
+    /// What an approval that waits says of the tables, and a no to it: the client's own words about that.
+    fn figure(&self, mut client: Child) -> (Option<String>, String) {
+        let id = self.pending(&mut client);
+        let card = self.world.ok(&["approval", "show", &id]);
+        self.world.ok(&["approval", "deny", &id]);
+        let said = client.wait_with_output().unwrap();
+        let line = card
+            .lines()
+            .map(str::trim)
+            .find(|line| line.contains("rders") && line.contains(" hold"));
+        (line.map(str::to_owned), text(&said.stderr) + &text(&said.stdout))
+    }
+
+    fn figure_of(&self, statement: &str) -> Option<String> {
+        self.figure(self.psql(&["-c", statement]).spawn().unwrap()).0
+    }
+}
+
+#[test]
+fn a_card_says_how_many_rows_the_tables_hold_and_the_server_is_asked_without_a_trace() {
+    let setting = setting();
+    let unknown = "how many rows old_orders holds is not known";
+    let said = setting.figure_of("drop table old_orders").unwrap();
+    assert!(said.contains(unknown), "{said}");
+    setting.server.says(
+        "insert into orders select n, 'more' from generate_series(3, 1500) n; analyze orders;
+         create table \"Old orders\" (id int, at int) partition by range (at);
+         create table part_1 partition of \"Old orders\" for values from (0) to (100);
+         create table part_2 partition of \"Old orders\" for values from (100) to (200);
+         insert into \"Old orders\" select n, n from generate_series(0, 119) n;
+         analyze \"Old orders\"",
+    );
+    let about = "orders holds about 1,500 rows (the server's own estimate)";
+    for (statement, all) in [
+        ("delete from orders where id = 1", false),
+        ("delete from public.orders where id = 1", false),
+        ("drop table orders", true),
+        ("truncate orders", true),
+        ("delete from orders", true),
+        ("begin; delete from orders; commit", true),
+    ] {
+        let said = setting.figure_of(statement).unwrap_or_else(|| panic!("{statement}"));
+        assert!(said.contains(about), "{statement}: {said}");
+        assert_eq!(said.contains("this is about all of them"), all, "{statement}: {said}");
+    }
+    let said = setting.figure_of("truncate \"Old orders\"").unwrap();
+    assert!(said.contains("120 rows"), "the partitions hold them: {said}");
+    // In the extended protocol: one that is prepared in its own row, and one that was before.
+    let mut node = Command::new("node");
+    node.arg(clients().join("postgres_node.mjs"))
+        .args([&setting.url, "delete from orders where id = $1", "7"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let (said, told) = setting.figure(node.spawn().unwrap());
+    assert!(said.unwrap().contains(about) && told.contains("42501"), "{told}");
+    let mut client = setting.python("postgres_psycopg.py", &["rebind"]).spawn().unwrap();
+    let first = setting.pending(&mut client);
+    assert!(setting.world.ok(&["approval", "show", &first]).contains(about));
+    setting.world.ok(&["approval", "approve", &first]);
+    let (second, told) = {
+        eventually("the first is over", || {
+            let state = setting.world.json(&["approval", "show", &first]);
+            (state["state"] == "completed").then_some(())
+        });
+        setting.figure(client)
+    };
+    assert!(second.unwrap().contains(about) && told.contains("DELETE 1"), "{told}");
+    // Nothing is left of what was asked.
+    let client = setting
+        .psql(&["-c", "delete from orders where id = 3"])
+        .args(["-c", "select 'left: ' || count(*) from pg_prepared_statements"])
+        .spawn()
+        .unwrap();
+    let (said, told) = setting.figure(client);
+    assert!(said.unwrap().contains(about) && told.contains("left: 0"), "{told}");
+}
+
+#[test]
+fn functions_and_operators_of_the_agents_own_have_no_say_in_the_estimate() {
+    let setting = setting();
+    let mut evil =
+        "insert into orders select n, 'more' from generate_series(3, 700) n; analyze orders;
+         create schema evil; create sequence evil.touched;"
+            .to_owned();
+    for (name, arguments, returns) in [
+        ("to_regclass", "text", "regclass"),
+        ("pg_table_is_visible", "oid", "bool"),
+        ("current_setting", "text", "text"),
+        ("eq", "name, name", "bool"),
+        ("eq", "oid, oid", "bool"),
+        ("eq", "\"char\", \"char\"", "bool"),
+        ("eq", "int4, int4", "bool"),
+        ("eq", "real, float8", "bool"),
+        ("less", "real, float8", "bool"),
+        ("less", "real, int4", "bool"),
+        ("more", "bigint, int4", "bool"),
+    ] {
+        evil += &format!(
+            "create function evil.{name}({arguments}) returns {returns} language plpgsql as
+             $$begin perform nextval('evil.touched'); return null; end$$;"
+        );
+        let sign = match name {
+            "eq" => "=",
+            "less" => "<",
+            "more" => ">",
+            _ => continue,
+        };
+        let (left, right) = arguments.split_once(", ").unwrap();
+        evil += &format!(
+            "create operator evil.{sign} (function = evil.{name}, leftarg = {left}, rightarg = {right});"
+        );
+    }
+    evil += "create aggregate evil.sum(float8) (sfunc = float8pl, stype = float8, initcond = '7');
+        create table evil.pg_class (oid oid, relname name);";
+    setting.server.says(&evil);
+    setting.server.says(&format!("alter role {ROLE} set search_path = evil, public, pg_catalog"));
+    let said = setting.figure_of("delete from orders where id = 1").unwrap();
+    assert!(said.contains("orders holds about 700 rows"), "{said}");
+    assert_eq!(setting.server.says("select is_called from evil.touched"), ["f"]);
+    // An unqualified name is what it would be for the statement.
+    setting.server.says("create table evil.orders (id int); insert into evil.orders values (1); analyze evil.orders");
+    let said = setting.figure_of("delete from orders where true").unwrap();
+    assert!(said.contains("orders holds about 1 row "), "{said}");
+    assert_eq!(setting.server.says("select is_called from evil.touched"), ["f"]);
+}
+
+#[test]
+fn a_transaction_in_which_a_statement_was_refused_is_as_it_was() {
+    let setting = setting();
+    setting.server.says("analyze orders");
+    let client = setting
+        .psql(&["-c", "begin", "-c", "delete from orders"])
+        .args(["-c", "set transaction isolation level serializable"])
+        .args([
+            "-c",
+            "show transaction_isolation",
+            "-c",
+            "select count(*) from orders",
+            "-c",
+            "commit",
+        ])
+        .spawn()
+        .unwrap();
+    let (figure, said) = setting.figure(client);
+    assert_eq!(figure, None, "within a transaction the server is not asked");
+    assert!(said.contains("serializable\n2\nCOMMIT"), "{said}");
+}
+
+#[test]
+fn what_a_deferred_constraint_takes_back_is_reported_as_failed() {
+    let setting = setting();
+    setting.server.says(
+        "create table lines (order_id int references orders deferrable initially deferred);
+         insert into lines values (1)",
+    );
+    let mut node = Command::new("node");
+    node.arg(clients().join("postgres_node.mjs"))
+        .args([&setting.url, "delete from orders where id = $1", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut client = node.spawn().unwrap();
+    let id = setting.approve(&mut client);
+    let said = json_of(&client.wait_with_output().unwrap());
+    assert_eq!(said["code"], "23503", "{said}");
+    assert_eq!(setting.server.says("select count(*) from orders"), ["2"], "nothing is gone");
+    let told = eventually("the outcome", || {
+        let told = setting.world.json(&["approval", "show", &id]);
+        (told["state"] == "completed").then_some(told)
+    });
+    assert_eq!(told["outcome"]["status"], 400, "{told}");
+}

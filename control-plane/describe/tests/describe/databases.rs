@@ -119,14 +119,60 @@ fn values_settings_and_estimates_are_facts() {
         "transaction": "open",
         "settings": {"search_path": "shop, public"},
     });
-    let headers = [HEADERS[0], HEADERS[1], ("postgres-estimated-rows", "12")];
+    let headers = [HEADERS[0], HEADERS[1], ("postgres-estimated-rows", "orders=12")];
     let said = described(&Method::POST, &headers, body.to_string().as_bytes()).unwrap().unwrap();
-    assert_eq!(fact(&said, "Rows, as the server expects"), Some("12"));
+    assert_eq!(fact(&said, "Rows"), Some("orders holds about 12 rows (the server's own estimate)"));
     assert!(fact(&said, "Parameters").unwrap().contains("\"value\": \"paid\""));
     assert_eq!(fact(&said, "Settings"), Some("{\"search_path\": \"shop, public\"}"));
     assert_eq!(fact(&said, "Transaction"), Some("open"));
     assert_eq!(fact(&said, "Effect"), Some("write"));
     assert_eq!(said.also.line(), None);
+}
+
+#[test]
+fn what_tables_hold_is_said_as_that_and_never_as_what_would_be_changed() {
+    let rows = |statement: &str, said: &str| {
+        let body = json!({"protocol": "simple", "statement": statement, "transaction": "idle"});
+        let headers = [HEADERS[0], HEADERS[1], ("postgres-estimated-rows", said)];
+        let said = described(&Method::POST, &headers, body.to_string().as_bytes()).unwrap();
+        let said = said.unwrap();
+        assert_eq!(said.also.line(), None, "{statement}");
+        fact(&said, "Rows").map(str::to_owned)
+    };
+    let about = "holds about 1,204,000 rows (the server's own estimate)";
+    let all = format!("orders {about}, and this is about all of them");
+    for (statement, expected) in [
+        ("delete from orders where id = 1", format!("orders {about}")),
+        ("insert into orders values (1)", format!("orders {about}")),
+        ("alter table orders drop column name", format!("orders {about}")),
+        ("delete from orders", all.clone()),
+        ("update orders set a = 1", all.clone()),
+        ("truncate orders", all.clone()),
+        ("drop table orders", all.clone()),
+        ("begin; delete from orders; commit", all.clone()),
+    ] {
+        assert_eq!(rows(statement, "orders=1204000"), Some(expected), "{statement}");
+    }
+    for (figure, words) in
+        [("0", "0 rows"), ("1", "1 row"), ("999", "999 rows"), ("1000", "1,000 rows")]
+    {
+        let said = rows("delete from orders where a", &format!("orders={figure}"));
+        let expected = format!("orders holds about {words} (the server's own estimate)");
+        assert_eq!(said, Some(expected));
+    }
+    let unknown = "how many rows orders holds is not known: the server has not analysed all of it";
+    assert_eq!(rows("delete from orders", "orders=unknown"), Some(unknown.to_owned()));
+    assert_eq!(
+        rows("truncate \"Ö\", orders", "%22%C3%96%22=2, orders=unknown"),
+        Some(format!(
+            "\"\\\"Ö\\\"\" holds about 2 rows (the server's own estimate), and this is about all of them; {unknown}"
+        ))
+    );
+    // What the statement does not write is not spoken of, and what is no figure is none.
+    assert_eq!(rows("delete from orders", "items=1204000"), None);
+    assert_eq!(rows("select * from orders", "orders=1204000"), None);
+    assert_eq!(rows("delete from orders", "12"), None);
+    assert_eq!(rows("delete from orders", "orders=-12"), Some(unknown.to_owned()));
 }
 
 #[test]

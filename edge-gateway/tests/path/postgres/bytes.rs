@@ -169,8 +169,7 @@ async fn messages_in_pieces_are_one() {
         message(b'Z', b"I"),
     ];
     for piece in row.concat().chunks(997) {
-        line.stream.write_all(piece).await.expect("written");
-        line.stream.flush().await.expect("flushed");
+        line.write(piece).await;
     }
     assert_eq!(client.ready().await.0, "TDCZI");
 }
