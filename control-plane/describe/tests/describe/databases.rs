@@ -149,7 +149,7 @@ fn what_tables_hold_is_said_as_that_and_never_as_what_would_be_changed() {
         ("update orders set a = 1", all.clone()),
         ("truncate orders", all.clone()),
         ("drop table orders", all.clone()),
-        ("begin; delete from orders; commit", all.clone()),
+        ("begin; delete from orders; commit", all),
     ] {
         assert_eq!(rows(statement, "orders=1204000"), Some(expected), "{statement}");
     }

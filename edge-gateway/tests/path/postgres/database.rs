@@ -229,11 +229,11 @@ impl Line {
         Self { from, to, startup, mechanism }
     }
 
-    pub(crate) async fn say(&mut self, tag: u8, body: &[u8]) {
+    pub(crate) async fn say(&self, tag: u8, body: &[u8]) {
         self.write(&message(tag, body)).await;
     }
 
-    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&self, bytes: &[u8]) {
         written(&self.to, bytes).await;
     }
 
@@ -266,7 +266,7 @@ impl Line {
     }
 
     /// Answers a Query that selects one row.
-    pub(crate) async fn one_row(&mut self) {
+    pub(crate) async fn one_row(&self) {
         let column = b"\0\x01n\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
         self.say(b'T', column).await;
         self.say(b'D', b"\0\x01\0\0\0\x011").await;
@@ -274,7 +274,7 @@ impl Line {
     }
 
     /// Says that a Query is done.
-    pub(crate) async fn done(&mut self, tag: &str) {
+    pub(crate) async fn done(&self, tag: &str) {
         self.say(b'C', format!("{tag}\0").as_bytes()).await;
         self.say(b'Z', b"I").await;
     }

@@ -20,7 +20,7 @@ fn runs(text: &str, value: &str) -> Vec<Vec<u8>> {
 }
 
 /// The server answers what [`runs`] said with one row.
-async fn answers(line: &mut Line) {
+async fn answers(line: &Line) {
     line.say(b'1', b"").await;
     line.say(b'2', b"").await;
     line.say(b'T', b"\0\x01n\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0").await;
@@ -43,7 +43,7 @@ async fn what_the_policy_allows_goes_on_as_it_was_bound() {
     assert_eq!(tag, b'B');
     assert_eq!(bound, "\0\0\0\x01\0\0\0\x01\0\0\0\x02é\0\0".as_bytes());
     assert_eq!(hears_sync(&mut line).await, "DES");
-    answers(&mut line).await;
+    answers(&line).await;
     assert_eq!(client.ready().await.0, "12TDCZI");
     assert!(world.control.opened().await.is_none(), "nobody was asked");
 }
@@ -284,7 +284,7 @@ async fn the_encoding_stays_utf_8_or_the_connection_ends() {
 async fn an_answer_to_nothing_that_was_asked_ends_the_connection() {
     let world = world().await;
     for stray in [&b"1"[..], b"D\0\0", b"Z", b"K", b"R"] {
-        let (mut client, mut line): (Client, Line) = connected(&world).await;
+        let (mut client, line): (Client, Line) = connected(&world).await;
         line.say(stray[0], &stray[1..]).await;
         let (tag, _) = client.hear().await;
         assert_eq!(tag, b'E', "{}", stray.escape_ascii());

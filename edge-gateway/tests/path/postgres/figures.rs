@@ -57,7 +57,7 @@ async fn hears_question(line: &mut Line) -> Vec<(Option<String>, String)> {
     }
 }
 
-async fn answers(line: &mut Line, tables: &[Table<'_>]) {
+async fn answers(line: &Line, tables: &[Table<'_>]) {
     line.say(b'1', b"").await;
     for table in tables {
         let row = match table {
@@ -102,7 +102,7 @@ async fn what_the_tables_hold_that_are_written_goes_along_with_the_question() {
     let (mut client, mut line) = connected(&world).await;
     client.say(&[query("delete from orders where id = 1")]).await;
     assert_eq!(hears_question(&mut line).await, [(None, "orders".to_owned())]);
-    answers(&mut line, &[Table::Rows("1204000")]).await;
+    answers(&line, &[Table::Rows("1204000")]).await;
     let open = world.control.open().await;
     assert_eq!(rows(&open), Some("orders=1204000"));
     let intent = open.head.intent_digest.clone();
@@ -110,7 +110,7 @@ async fn what_the_tables_hold_that_are_written_goes_along_with_the_question() {
 
     client.say(&[query("delete from orders where id = 1")]).await;
     hears_question(&mut line).await;
-    answers(&mut line, &[Table::Unanalysed]).await;
+    answers(&line, &[Table::Unanalysed]).await;
     let open = world.control.open().await;
     assert_eq!(rows(&open), Some("orders=unknown"));
     assert_eq!(open.head.intent_digest, intent, "it is the same request");
@@ -121,7 +121,7 @@ async fn what_the_tables_hold_that_are_written_goes_along_with_the_question() {
     asked.sort();
     let expected = [(None, "gone".to_owned()), (Some("public".to_owned()), "Or.ders".to_owned())];
     assert_eq!(asked, expected);
-    answers(&mut line, &[Table::Missing, Table::Missing]).await;
+    answers(&line, &[Table::Missing, Table::Missing]).await;
     let open = world.control.open().await;
     assert_eq!(rows(&open), None, "of what is not there, nothing is said");
     world.control.release(&open).await;
@@ -142,7 +142,7 @@ async fn a_statement_that_is_prepared_in_its_own_row_is_asked_about_before_that(
     let text = "delete from orders where id = $1";
     client.say(&[parse("", text), bind("", "", "7"), execute(""), sync()]).await;
     hears_question(&mut line).await;
-    answers(&mut line, &[Table::Rows("3")]).await;
+    answers(&line, &[Table::Rows("3")]).await;
     assert_eq!(line.tags_to(b'H').await, "PH", "and it is not asked about again");
     line.say(b'1', b"").await;
     let open = world.control.open().await;
@@ -161,14 +161,14 @@ async fn a_statement_that_was_prepared_before_is_asked_about_as_it_is_bound() {
     let (mut client, mut line) = connected(&world).await;
     client.say(&[parse("s", "delete from orders where id = $1"), sync()]).await;
     hears_question(&mut line).await;
-    answers(&mut line, &[Table::Rows("3")]).await;
+    answers(&line, &[Table::Rows("3")]).await;
     assert_eq!(line.tags_to(b'S').await, "PS");
     line.say(b'1', b"").await;
     line.say(b'Z', b"I").await;
     assert_eq!(client.ready().await.0, "1ZI");
     client.say(&[bind("", "s", "7"), execute(""), sync()]).await;
     hears_question(&mut line).await;
-    answers(&mut line, &[Table::Rows("4")]).await;
+    answers(&line, &[Table::Rows("4")]).await;
     let open = world.control.open().await;
     assert_eq!(rows(&open), Some("orders=4"), "as it is now");
     world.control.settle(&open, pb::SettledReason::Denied, "no").await;
@@ -238,7 +238,7 @@ async fn what_the_server_says_unasked_meanwhile_reaches_the_agent() {
     line.say(b'N', b"SLOG\0VLOG\0C00000\0Mduration: 1 ms  countersign\0\0").await;
     line.say(b'N', b"SWARNING\0VWARNING\0C01000\0Mthe disk is full\0\0").await;
     line.say(b'A', b"\0\0\0\x01channel\0\0").await;
-    answers(&mut line, &[Table::Rows("5")]).await;
+    answers(&line, &[Table::Rows("5")]).await;
     let open = world.control.open().await;
     assert_eq!(rows(&open), Some("orders=5"));
     assert_eq!(client.hear().await, (b'S', b"application_name\0other\0".to_vec()));
@@ -255,7 +255,7 @@ async fn a_server_that_gives_no_answer_stops_nothing_and_is_not_asked_again() {
         let (mut client, mut line) = connected(&world).await;
         client.say(&[query("drop table orders")]).await;
         hears_question(&mut line).await;
-        answers(&mut line, &[Table::Fails(code)]).await;
+        answers(&line, &[Table::Fails(code)]).await;
         let open = world.control.open().await;
         assert_eq!(rows(&open), None);
         denied(&world, &mut client, &open, "EZI").await;
@@ -284,7 +284,7 @@ async fn a_question_that_hangs_delays_nothing_but_what_the_server_does_next() {
     let open = world.control.open().await;
     world.control.release(&open).await;
     assert_eq!(line.hear().await.0, b'Q', "it is sent");
-    answers(&mut line, &[Table::Rows("5")]).await;
+    answers(&line, &[Table::Rows("5")]).await;
     line.done("DROP TABLE").await;
     assert_eq!(client.ready().await.0, "CZI", "and hears its own answer");
     let receipt = world.control.receipt().await;
@@ -378,7 +378,7 @@ async fn an_error_later_in_its_row_takes_back_what_was_carried_out_and_a_commit_
         all.push(sync());
         client.say(&all).await;
         hears_question(&mut line).await;
-        answers(&mut line, &[Table::Missing]).await;
+        answers(&line, &[Table::Missing]).await;
         assert_eq!(line.tags_to(b'H').await, "PH");
         line.say(b'1', b"").await;
         world.control.release(&world.control.open().await).await;
@@ -407,7 +407,7 @@ async fn of_what_an_agent_leaves_without_committing_nobody_says_that_it_was_done
     let text = "delete from orders where id = $1";
     client.say(&[parse("", text), bind("", "", "7"), execute(""), message(b'H', b"")]).await;
     hears_question(&mut line).await;
-    answers(&mut line, &[Table::Missing]).await;
+    answers(&line, &[Table::Missing]).await;
     assert_eq!(line.tags_to(b'H').await, "PH");
     line.say(b'1', b"").await;
     world.control.release(&world.control.open().await).await;
