@@ -30,7 +30,7 @@ pub struct Postgres {
 }
 
 /// A program of the newest PostgreSQL that is installed.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("Debian's postgresql");
     let named = versions.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let newest: u32 = named.max().expect("a version");

@@ -34,11 +34,16 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
             [file] => test(&text(file)?, file, &show),
             files => test_each(files, &show),
         },
-        Policy::Explain { agent, method: _, url, sql, body: None, headers, show }
+        Policy::Explain { agent, method, url, sql, body: None, headers, show }
             if url.starts_with("postgres://") && headers.is_empty() =>
         {
             let written = Written::of(&url, sql.as_deref())
                 .map_err(|why| Failure::Usage(format!("{url:?}: {why}")))?;
+            if !method.eq_ignore_ascii_case(written.method.as_str()) {
+                return Err(Failure::Usage(format!(
+                    "{method} asks nothing of a database: GET is a connection, POST with --sql a statement"
+                )));
+            }
             let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| v1::Header {
                 name: name.to_string(),
                 value: Bytes::copy_from_slice(value.as_bytes()),

@@ -38,7 +38,7 @@ fn explain_asks_about_a_statement_as_the_edge_would_write_it() {
         "explain",
         "--agent",
         "bot",
-        "POST",
+        "GET",
         "postgres://shop%20app@db.example.com/shop",
     ]);
     // Without a statement, a connection is asked about.
@@ -96,6 +96,9 @@ fn a_statement_without_a_database_or_a_database_without_a_role_is_a_mistake_befo
         let both = explain(&[&[database, "--sql", "select 1"][..], &other].concat());
         assert_eq!(both.code, Some(2), "{other:?}: {}", both.said);
     }
+    explain(&[database]).fails(2, &["POST", "--sql a statement"]);
+    let explain = ["policy", "explain", "--agent", "bot", "GET", database, "--sql", "select 1"];
+    place.run(&explain).fails(2, &["GET is a connection"]);
     assert!(control_plane.was_asked_nothing());
 }
 

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use countersign_sql::{
     Effect, HARMLESS_IN_SPITE_OF_VOLATILITY, Statements, WRITING, harmless, read,
 };
+use countersign_tests::database::{as_its_user, give_to_its_user, program};
 use countersign_tests::peers::clients;
 use serde_json::json;
 use tempfile::TempDir;
@@ -22,35 +22,12 @@ struct Server {
     dir: TempDir,
 }
 
-/// The newest PostgreSQL that is installed.
-fn program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("Debian's postgresql");
-    let mut versions: Vec<u32> =
-        versions.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
-    versions.sort_unstable();
-    let newest = versions.last().expect("a version");
-    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin/{name}"))
-}
-
-/// The server does not run as root: there, it is Debian's user for it that does.
-fn as_its_user(name: &str) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program(name));
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program(name));
-    command
-}
-
 impl Server {
     fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
-        if rustix::process::geteuid().is_root() {
-            let chowned = Command::new("chown").arg("postgres:postgres").arg(dir.path()).status();
-            assert!(chowned.unwrap().success());
-        }
+        give_to_its_user(dir.path());
         let data = dir.path().join("data");
-        let made = as_its_user("initdb")
+        let made = as_its_user(program("initdb"))
             .args(["--auth=trust", "--username=postgres", "--no-sync", "--no-instructions"])
             .args(["--encoding=UTF8", "--locale=C", "-D"])
             .arg(&data)
@@ -59,7 +36,7 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let child = as_its_user("postgres")
+        let child = as_its_user(program("postgres"))
             .arg("-D")
             .arg(&data)
             .arg("-k")
