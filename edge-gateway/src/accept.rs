@@ -209,7 +209,7 @@ async fn passage(
         rooms.metrics.requests.with_label_values(&["tunnelled"]).inc();
         return Ok(Some(allowed));
     }
-    may_be_minted(rooms, &force, badge, destination).map(|()| None)
+    may_be_minted(rooms, &force, badge, destination).await.map(|()| None)
 }
 
 fn healthz(rooms: &Rooms) -> Response<BoxBody> {
@@ -265,7 +265,7 @@ fn tunnel_to(request: &Request<Incoming>) -> Result<Destination, Refusal> {
 
 /// Each new host costs a signature: an agent has so many a minute. Hosts that nothing names get a certificate too, so
 /// that the agent can read why it is refused, but fewer.
-fn may_be_minted(
+async fn may_be_minted(
     rooms: &Rooms,
     force: &InForce,
     badge: &Badge,
@@ -279,11 +279,16 @@ fn may_be_minted(
     let named = force.bundle.policy.names_host(destination)
         || force.bundle.issues_tokens(destination)
         || local::is(destination);
-    if !named && !seats.stray(destination.host(), now) {
+    let counted = if !named && !seats.stray(destination.host(), now) {
         let detail = Some("and too many such hosts were asked for".into());
-        return Err(Refusal::PolicyDenied { rule: None, detail });
+        Err(Refusal::PolicyDenied { rule: None, detail })
+    } else {
+        seats.new_host(destination.host(), now)
+    };
+    if counted.is_err() {
+        seats.turn_away().await;
     }
-    seats.new_host(destination.host(), now)
+    counted
 }
 
 fn refused(rooms: &Rooms, refusal: Refusal) -> Response<BoxBody> {

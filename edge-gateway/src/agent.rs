@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderMap, PROXY_AUTHORIZATION};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::config::Limits;
@@ -58,6 +59,8 @@ pub(crate) struct Seats {
     new_hosts: Mutex<Hosts>,
     /// Questions about approvals.
     asked: Mutex<Counted>,
+    /// When the next may be told that there are too many.
+    next_no: Mutex<Option<Instant>>,
 }
 
 /// So many of something, in the minute that began on the boot-time clock at `since` (milliseconds).
@@ -82,6 +85,9 @@ const NEW_HOSTS: usize = 600;
 /// How many requests of one agent wait for a seat, beside those that have one, and for how long.
 const QUEUE: usize = 256;
 const QUEUE_TIME: Duration = Duration::from_secs(10);
+/// How far apart one agent is told that it has too many of something, and the longest that one waits for that.
+const NO_SOONER: Duration = Duration::from_millis(1);
+const NO_LATER: Duration = Duration::from_secs(10);
 /// Questions about its own approvals that one agent may have waiting.
 const ASKING: usize = 16;
 /// And so many a minute, each of which makes the control plane read its state.
@@ -128,6 +134,7 @@ impl Hall {
             strays: Mutex::default(),
             new_hosts: Mutex::default(),
             asked: Mutex::default(),
+            next_no: Mutex::default(),
         }
     }
 }
@@ -175,7 +182,10 @@ impl Seats {
         if let Ok(seat) = Self::take(&self.moving, OF) {
             return Ok(seat);
         }
-        let _standing = Self::take(&self.queue, OF)?;
+        let _standing = match Self::take(&self.queue, OF) {
+            Ok(standing) => standing,
+            Err(full) => return self.turned_away(full).await,
+        };
         let seat = tokio::time::timeout(QUEUE_TIME, Arc::clone(&self.moving).acquire_owned()).await;
         match seat {
             Ok(Ok(permit)) => Ok(Seat { _permit: permit, _spooled: None }),
@@ -196,17 +206,42 @@ impl Seats {
     }
 
     /// A seat for a request that waits for people.
-    pub(crate) fn held(&self) -> Result<Seat, Refusal> {
-        Self::take(&self.held, "requests waiting for approval")
+    pub(crate) async fn held(&self) -> Result<Seat, Refusal> {
+        match Self::take(&self.held, "requests waiting for approval") {
+            Ok(seat) => Ok(seat),
+            Err(full) => self.turned_away(full).await,
+        }
     }
 
     /// A seat for a question about approvals, counted by the boot-time clock.
-    pub(crate) fn asking(&self, now_ms: u64) -> Result<Seat, Refusal> {
+    pub(crate) async fn asking(&self, now_ms: u64) -> Result<Seat, Refusal> {
         const OF: &str = "questions about approvals";
-        if !Counted::one_more(&self.asked, now_ms, ASKED) {
-            return Err(Refusal::Overloaded { of: OF });
+        let seat = match Counted::one_more(&self.asked, now_ms, ASKED) {
+            true => Self::take(&self.asking, OF),
+            false => Err(Refusal::Overloaded { of: OF }),
+        };
+        match seat {
+            Ok(seat) => Ok(seat),
+            Err(full) => self.turned_away(full).await,
         }
-        Self::take(&self.asking, OF)
+    }
+
+    /// Waits for this agent's turn to be told that there are too many. Saying no costs next to nothing, and is asked for
+    /// again at once: without that, one agent's flood of it would be all that this edge does.
+    pub(crate) async fn turn_away(&self) {
+        let now = Instant::now();
+        let turn = {
+            let mut next = self.next_no.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = next.map_or(now, |next| next.clamp(now, now + NO_LATER));
+            *next = Some(turn + NO_SOONER);
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
+    }
+
+    async fn turned_away<T>(&self, refusal: Refusal) -> Result<T, Refusal> {
+        self.turn_away().await;
+        Err(refusal)
     }
 
     /// Counts a host that no rule names, by the boot-time clock; false when there were too many within the minute.

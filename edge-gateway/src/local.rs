@@ -90,7 +90,7 @@ pub(crate) async fn answer(
         }
     };
     let question = question(&draft.path, draft.query.as_deref())?;
-    let _seat = rooms.hall.seats(&agent.id).asking(rooms.control.clock().boottime_ms())?;
+    let _seat = rooms.hall.seats(&agent.id).asking(rooms.control.clock().boottime_ms()).await?;
     match question {
         Question::List => {
             let approvals = ask(rooms, agent, None, Duration::ZERO).await?;

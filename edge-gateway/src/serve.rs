@@ -255,7 +255,7 @@ async fn judged(
         Class::Hold(judged) => {
             // People are asked, and keys are claimed, only for what could be sent.
             rooms.control.attached().await.map_err(wait::unreachable)?;
-            let seat = if judgement.allowed { seat } else { seats.held()? };
+            let seat = if judgement.allowed { seat } else { seats.held().await? };
             let hold = wait::hold_for(judgement.hold, wait);
             let place = judgement.park.map(|_| rooms.shelf.place(&agent.id, judged.body().len()));
             let parking = place.flatten().map(|place| Parking { place, hold });

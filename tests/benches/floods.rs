@@ -3,7 +3,7 @@
 //! under 2), and the edge's memory before and after. It asserts only that the other agent was served.
 //!
 //! The attacker's process is niced: its own share of this machine is none that it would take from another one.
-//! `COUNTERSIGN_FLOOD_SECONDS` is how long each attack goes on, 60 unless it says otherwise.
+//! The command line may name some of them (`-- "new hosts" pings`). `COUNTERSIGN_FLOOD_SECONDS` is how long each attack goes on, 60 unless it says otherwise.
 
 #![allow(clippy::unwrap_used)] // a bench that cannot measure stops
 
@@ -72,7 +72,9 @@ fn main() {
     );
     let pid = world.edges[0].process.id().unwrap();
     measure(&world, &good, &way, Duration::from_secs(3));
-    for attack in ATTACKS {
+    let named: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let wanted = |attack: &str| named.is_empty() || named.iter().any(|name| name == attack);
+    for attack in ATTACKS.into_iter().filter(|attack| wanted(attack)) {
         // Anew for each, so that what else the machine does hits both.
         let quiet = measure(&world, &good, &way, time.min(Duration::from_secs(10)));
         let before = rss_kib(pid) / 1024;

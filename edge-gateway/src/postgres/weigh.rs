@@ -272,7 +272,7 @@ impl Scales {
         // People are asked, and keys are claimed, only for what could be sent.
         control.attached().await.map_err(wait::unreachable)?;
         let seats = self.rooms.hall.seats(agent_id);
-        let seat = if judgement.allowed { None } else { Some(seats.held()?) };
+        let seat = if judgement.allowed { None } else { Some(seats.held().await?) };
         let body = judged.body();
         let mut spooled = None;
         if !body.is_empty() {
