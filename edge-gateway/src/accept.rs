@@ -1,6 +1,7 @@
 //! The door: connections of agents, CONNECT, and the tunnel behind it.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -203,7 +204,11 @@ async fn passage(
     badge: &Badge,
     destination: &Destination,
 ) -> Result<Option<tunnel::Allowed>, Refusal> {
-    let force = rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control))?;
+    let in_force =
+        || rooms.control.in_force().ok_or_else(|| wait::nothing_in_force(&rooms.control));
+    let agent = in_force()?.bundle.agent(badge).ok_or(Refusal::ProxyCredential)?.id.clone();
+    rooms.hall.seats(&agent).may_open(rooms.control.clock().boottime_ms()).await;
+    let force = in_force()?;
     if let Some(allowed) = tunnel::allowed(rooms, &force, badge, destination).await? {
         may_be_reached(rooms, &force, destination).await?;
         rooms.metrics.requests.with_label_values(&["tunnelled"]).inc();
@@ -417,9 +422,10 @@ async fn serve_h2(
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = calm.cancelled() => {
+            was_cut_off(rooms, badge);
             // GOAWAY, and the end of it: nothing more is read.
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+            return drop(tokio::time::timeout(GOODBYE, connection).await);
         }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -428,6 +434,17 @@ async fn serve_h2(
     };
     if let Err(why) = served {
         tracing::debug!(%why, "a tunnel broke off");
+        if !why.source().is_some_and(|source| source.is::<io::Error>()) {
+            was_cut_off(rooms, badge);
+        }
+    }
+}
+
+/// Not by the network: what came over a connection was none of HTTP/2, or too much.
+fn was_cut_off(rooms: &Rooms, badge: &Badge) {
+    let force = rooms.control.in_force();
+    if let Some(agent) = force.as_ref().and_then(|force| force.bundle.agent(badge)) {
+        rooms.hall.seats(&agent.id).was_cut_off(rooms.control.clock().boottime_ms());
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) struct Seats {
     asked: Mutex<Counted>,
     /// When the next may be told that there are too many.
     next_no: Mutex<Option<Instant>>,
+    /// Connections that were cut off for what came over them, and when the next tunnel opens once these are too many.
+    cut_off: Mutex<Counted>,
+    next_tunnel: Mutex<Option<Instant>>,
 }
 
 /// So many of something, in the minute that began on the boot-time clock at `since` (milliseconds).
@@ -85,8 +88,12 @@ const NEW_HOSTS: usize = 600;
 /// How many requests of one agent wait for a seat, beside those that have one, and for how long.
 const QUEUE: usize = 256;
 const QUEUE_TIME: Duration = Duration::from_secs(10);
-/// How far apart one agent is told that it has too many of something, and the longest that one waits for that.
+/// How far apart one agent is told that it has too many of something.
 const NO_SOONER: Duration = Duration::from_millis(1);
+/// So many connections of one agent may be cut off in a minute before its tunnels open one by one, so far apart.
+const CUT_OFF: u32 = 16;
+const ONE_BY_ONE: Duration = Duration::from_secs(1);
+/// The longest that anybody waits for one of these turns.
 const NO_LATER: Duration = Duration::from_secs(10);
 /// Questions about its own approvals that one agent may have waiting.
 const ASKING: usize = 16;
@@ -135,11 +142,18 @@ impl Hall {
             new_hosts: Mutex::default(),
             asked: Mutex::default(),
             next_no: Mutex::default(),
+            cut_off: Mutex::default(),
+            next_tunnel: Mutex::default(),
         }
     }
 }
 
 impl Counted {
+    fn in_minute(counted: &Mutex<Self>, now_ms: u64) -> u32 {
+        let counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= counted.since + MINUTE_MS { 0 } else { counted.count }
+    }
+
     /// Whether one more is within what a minute may have.
     fn one_more(counted: &Mutex<Self>, now_ms: u64, most: u32) -> bool {
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,6 +181,15 @@ impl Hosts {
         }
         room
     }
+}
+
+/// Takes the next turn; turns are so far apart, as long as nobody has to wait too long for that.
+fn turn(next: &Mutex<Option<Instant>>, apart: Duration) -> Instant {
+    let now = Instant::now();
+    let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = next.map_or(now, |next| next.clamp(now, now + NO_LATER));
+    *next = Some(turn + apart);
+    turn
 }
 
 impl Seats {
@@ -229,14 +252,20 @@ impl Seats {
     /// Waits for this agent's turn to be told that there are too many. Saying no costs next to nothing, and is asked for
     /// again at once: without that, one agent's flood of it would be all that this edge does.
     pub(crate) async fn turn_away(&self) {
-        let now = Instant::now();
-        let turn = {
-            let mut next = self.next_no.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = next.map_or(now, |next| next.clamp(now, now + NO_LATER));
-            *next = Some(turn + NO_SOONER);
-            turn
-        };
-        tokio::time::sleep_until(turn).await;
+        tokio::time::sleep_until(turn(&self.next_no, NO_SOONER)).await;
+    }
+
+    /// A connection of this agent was cut off for what came over it, by the boot-time clock.
+    pub(crate) fn was_cut_off(&self, now_ms: u64) {
+        Counted::one_more(&self.cut_off, now_ms, CUT_OFF);
+    }
+
+    /// Waits until this agent may open a tunnel: at once, unless too many of its connections were cut off. What is sent
+    /// before that happens, and the handshake, would cost others again and again.
+    pub(crate) async fn may_open(&self, now_ms: u64) {
+        if Counted::in_minute(&self.cut_off, now_ms) > CUT_OFF {
+            tokio::time::sleep_until(turn(&self.next_tunnel, ONE_BY_ONE)).await;
+        }
     }
 
     async fn turned_away<T>(&self, refusal: Refusal) -> Result<T, Refusal> {

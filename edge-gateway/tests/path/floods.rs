@@ -332,6 +332,28 @@ async fn d_frames_that_ask_for_nothing_end_the_connection() {
 }
 
 #[tokio::test]
+async fn d_whoever_is_cut_off_again_and_again_opens_tunnels_one_by_one() {
+    let world = World::start().await;
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(5_000);
+    let begun = Instant::now();
+    for _ in 0..17 {
+        let mut wire = Wire::open(&world.agent, "open.test").await;
+        wire.send(&pings).await;
+        assert!(wire.hear(1).await.is_refused());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "until then it opens them as it likes");
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let mut wire = Wire::open(&world.agent, "open.test").await;
+        assert!(wire.ask(1, &get("open.test", "/x")).await.is_ok(), "it is served all the same");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    world.another_is_served().await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "another agent waits for nothing of it");
+}
+
+#[tokio::test]
 async fn d_a_flood_of_continuations_ends_the_connection() {
     let world = World::start().await;
     let begun = frame(HEADERS, END_STREAM, 1, &block(&get("open.test", "/x")));
