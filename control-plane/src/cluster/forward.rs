@@ -144,7 +144,8 @@ impl Cluster {
         let read = if leader == self.inner.node_id {
             self.read_index_here().await?
         } else {
-            self.while_it_leads(leader, self.read_index_at(leader, deadline)).await?
+            let asking = self.while_it_leads(leader, self.read_index_at(leader, deadline));
+            self.inner.reads_elsewhere.join(asking).await?
         };
         Ok(read.map_or(0, |id| id.index))
     }
@@ -180,6 +181,10 @@ impl Cluster {
 
     /// As far as the log is committed, if a majority still follows this node.
     pub(super) async fn read_index_here(&self) -> Result<Option<LogId>, Failed> {
+        self.inner.reads_here.join(self.confirmed_read_index()).await
+    }
+
+    async fn confirmed_read_index(&self) -> Result<Option<LogId>, Failed> {
         self.takes_part()?;
         self.go_on_leading().await?;
         match self.inner.raft.get_read_log_id().await {

@@ -22,6 +22,7 @@ mod proposer;
 mod receiving;
 mod remembered;
 mod roster;
+mod rounds;
 mod rpc;
 mod sealed_state;
 mod sending;
@@ -64,6 +65,7 @@ use opening::Opened;
 use proposer::{Encoded, Failed, LARGEST, Proposer, QUEUE, Queued};
 use receiving::Receiving;
 use roster::Roster;
+use rounds::Rounds;
 
 /// How often the leader looks whether something is due: expiries are this late at most.
 const TICK: Duration = Duration::from_millis(250);
@@ -225,6 +227,9 @@ struct Inner {
     /// The term in which it led before it was started, and may go on leading, until it has committed something; 0 for
     /// none.
     resumed: AtomicU64,
+    /// Reads that ask how far they have to be: this node as the leader, and the leader elsewhere.
+    reads_here: Rounds<Result<Option<LogId>, Failed>>,
+    reads_elsewhere: Rounds<Result<Option<LogId>, Failed>>,
     barrier: Arc<dyn Barrier>,
     receiving: Receiving,
     proposals: mpsc::Sender<Queued>,
@@ -341,6 +346,8 @@ impl Cluster {
             timing,
             silent: AtomicBool::new(false),
             resumed: AtomicU64::new(resumed),
+            reads_here: Rounds::default(),
+            reads_elsewhere: Rounds::default(),
             barrier,
             receiving,
             proposals,
