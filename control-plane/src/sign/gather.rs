@@ -74,7 +74,10 @@ pub(super) async fn gather(
         let asking = |node: u64, pause: Duration| {
             let request = request.clone();
             async move {
-                sleep(pause).await;
+                // Even a sleep of nothing lasts until the timer's next millisecond.
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
                 (node, ask(&witness.cluster, node, request).await)
             }
         };
