@@ -137,7 +137,7 @@ impl Config {
 }
 
 /// Every key, and the variable that overrides it.
-pub const VARIABLES: [(&str, &str); 30] = [
+pub const VARIABLES: [(&str, &str); 31] = [
     ("api.advertise", "COUNTERSIGN_API_ADVERTISE"),
     ("api.listen", "COUNTERSIGN_API_LISTEN"),
     ("api.server_names", "COUNTERSIGN_SERVER_NAMES"),
@@ -151,6 +151,7 @@ pub const VARIABLES: [(&str, &str); 30] = [
     ("cluster.join_token_file", "COUNTERSIGN_CLUSTER_JOIN_TOKEN_FILE"),
     ("cluster.listen", "COUNTERSIGN_CLUSTER_LISTEN"),
     ("cluster.name", "COUNTERSIGN_CLUSTER_NAME"),
+    (cluster::SNAPSHOT_EVERY, "COUNTERSIGN_CLUSTER_SNAPSHOT_EVERY"),
     ("data_dir", "COUNTERSIGN_DATA_DIR"),
     ("gateway.advertise", "COUNTERSIGN_GATEWAY_ADVERTISE"),
     ("gateway.listen", "COUNTERSIGN_GATEWAY_LISTEN"),

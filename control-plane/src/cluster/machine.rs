@@ -317,6 +317,7 @@ impl RaftStateMachine<Types> for Machine {
         let (id, at) = (snapshot.tip.id, snapshot.state.log_time());
         let held = Held::of(snapshot).timed(self.view.clock.as_ref());
         *self.view.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        tracing::info!(index = id.index, "the state was taken over from another node's snapshot");
         self.view.tell(Event::Restored, id, at);
         self.view.applied.send_replace(id.index);
         Ok(())

@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::Config;
 use super::source::Source;
 
+pub(super) const SNAPSHOT_EVERY: &str = "cluster.snapshot_every";
+/// With fewer, a node would do little else.
+const FEWEST_ENTRIES: u64 = 10;
+
 /// This node among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
@@ -23,6 +27,9 @@ pub struct ClusterConfig {
     pub heartbeat: Duration,
     /// A node that has not heard of a leader for so long, to twice as long, stands for election.
     pub election: Duration,
+    /// Entries of the log from one snapshot to the next. A node that is further behind than the log reaches back gets a
+    /// snapshot.
+    pub snapshot_every: u64,
 }
 
 /// A cluster to join.
@@ -56,6 +63,7 @@ impl Default for ClusterConfig {
             begin: Begin::Auto,
             heartbeat: Duration::from_millis(150),
             election: Duration::from_millis(600),
+            snapshot_every: 10_000,
         }
     }
 }
@@ -69,6 +77,8 @@ pub(super) fn read(source: &mut Source) -> ClusterConfig {
     };
     let heartbeat = duration("cluster.heartbeat_ms", default.heartbeat);
     let election = duration("cluster.election_ms", default.election);
+    let entries = "must be a number of entries, such as 10000";
+    let snapshot_every = source.number(SNAPSHOT_EVERY, entries);
     ClusterConfig {
         listen: source.address("cluster.listen"),
         advertise: source.host_and_port("cluster.advertise"),
@@ -77,6 +87,7 @@ pub(super) fn read(source: &mut Source) -> ClusterConfig {
         begin: begin(source),
         heartbeat,
         election,
+        snapshot_every: snapshot_every.map_or(default.snapshot_every, u64::from),
     }
 }
 
@@ -95,6 +106,9 @@ pub(super) fn check(source: &mut Source, config: &Config) {
             "cluster.election_ms",
             "must be at least three times cluster.heartbeat_ms, which must not be 0",
         );
+    }
+    if cluster.snapshot_every < FEWEST_ENTRIES {
+        source.mistake(SNAPSHOT_EVERY, "must be at least 10");
     }
     let joins = source.has("cluster.join");
     if joins && cluster.begin == Begin::Manual {

@@ -23,8 +23,6 @@ use crate::sign::{Signer, Witness};
 use crate::state::{Event, Role};
 use crate::vault::{EncryptedShare, NewSeal, SealError, Unsealing, Vault};
 
-pub(super) const ENTRIES_PER_SNAPSHOT: u64 = 10_000;
-
 pub(super) enum Life {
     Sealed {
         /// Tokens of those who were administrators when somebody sealed the node; None after a start.
@@ -192,7 +190,7 @@ impl Node {
         self.line.load(&self.config.data_dir)?;
         let settings = Settings {
             data_dir: log_dir,
-            snapshot_every: ENTRIES_PER_SNAPSHOT,
+            snapshot_every: self.config.cluster.snapshot_every,
             start,
             transport: self.line.clone(),
             cluster_id: joined.as_ref().map(|it| it.cluster_id.clone()).unwrap_or_default(),

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::addresses::Addresses;
-use super::life::ENTRIES_PER_SNAPSHOT;
 use super::unsealing::unattended;
 use crate::cluster::{self, AboutBackup, Cluster, DataDir, Settings, about_backup};
-use crate::config::Config;
+use crate::config::{ClusterConfig, Config};
 use crate::sign::{self, SigningKeys};
 use crate::state::node::node_name;
 use crate::state::{EdgeCa, Genesis, Newcomer};
@@ -110,7 +109,8 @@ impl Restoration {
 
 /// Starts what was restored, which proves that it starts.
 async fn started_once(directory: PathBuf, vault: Arc<Vault>) -> anyhow::Result<(Genesis, String)> {
-    let cluster = Cluster::start(Settings::alone(directory, ENTRIES_PER_SNAPSHOT), vault).await?;
+    let every = ClusterConfig::default().snapshot_every;
+    let cluster = Cluster::start(Settings::alone(directory, every), vault).await?;
     let begun = cluster
         .peek(|state| state.genesis().cloned().zip(state.edge_ca().map(EdgeCa::trusted_pem)));
     cluster.shutdown().await;

@@ -254,6 +254,7 @@ fn keys_that_make_no_sense_together_are_named_at_once() {
         ),
         ("[cluster]\nelection_ms = 300\nheartbeat_ms = 150", &["three times"]),
         ("[cluster]\nheartbeat_ms = \"soon\"", &["number of milliseconds"]),
+        ("[cluster]\nsnapshot_every = 9", &["must be at least 10"]),
         ("[cluster]\nname = \"a b\"", &["`cluster.name`"]),
         (
             "[seal]\nprovider = \"pkcs11\"\npkcs11_module = \"/m\"",
