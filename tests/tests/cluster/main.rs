@@ -24,6 +24,7 @@ mod restore;
 mod rollback;
 mod rotations;
 mod seals;
+mod storms;
 mod strangers;
 mod surface;
 
