@@ -1,4 +1,4 @@
-//! ROT-LIVE: every key there is changes while agents and people go on.
+//! ROT-LIVE: every key that can be replaced changes while agents and people go on.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
