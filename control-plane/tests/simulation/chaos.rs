@@ -1,7 +1,6 @@
 //! What goes wrong, when, and for how long: chosen by the seed. Each seed knows only some kinds of trouble, so that each
 //! kind is also met without the others.
 
-use countersign_control_plane::cluster::Clock as _;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
@@ -203,8 +202,7 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    /// Everything runs again, everyone reaches everyone, and all clocks are set: to the cluster's time where that is
-    /// ahead, for log time never goes back and edges refuse what is not valid yet.
+    /// Everything runs again, everyone reaches everyone, and all clocks are set.
     pub(crate) fn heal(&mut self, sim: &mut Sim<'_>) {
         for (_, relief) in std::mem::take(&mut self.reliefs) {
             self.relieve(relief, sim);
@@ -216,13 +214,7 @@ impl<'a> Chaos<'a> {
                 sim.repair(a.as_str(), b.as_str());
             }
         }
-        let log_time = self
-            .town
-            .houses
-            .iter()
-            .filter_map(|house| house.up())
-            .map(|up| up.cluster.peek(|state| state.log_time()));
-        let now = self.town.true_time.wall().max(log_time.max().unwrap_or_default());
+        let now = self.town.now();
         self.town.watches().for_each(|watch| watch.set(now));
     }
 }
