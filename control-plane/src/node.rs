@@ -16,6 +16,7 @@ mod figures;
 mod join;
 mod life;
 mod line;
+mod node_ca;
 mod reseal;
 mod restore;
 mod settle;

@@ -570,6 +570,20 @@ impl AdminService for Operator {
         admitted_to!(request, edges::rotate_ca)
     }
 
+    async fn rotate_node_ca(
+        &self,
+        request: Request<RotateNodeCaRequest>,
+    ) -> Result<Response<RotateNodeCaResponse>, Status> {
+        admitted_to!(request, cluster::rotate_ca)
+    }
+
+    async fn finish_node_ca_rotation(
+        &self,
+        request: Request<FinishNodeCaRotationRequest>,
+    ) -> Result<Response<FinishNodeCaRotationResponse>, Status> {
+        admitted_to!(request, cluster::finish_ca)
+    }
+
     async fn finish_edge_ca_rotation(
         &self,
         request: Request<FinishEdgeCaRotationRequest>,

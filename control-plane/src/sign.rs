@@ -42,8 +42,8 @@ pub(crate) use bundle::leasable;
 pub use bundles::SignedBundle;
 pub use certificate::{
     EDGE_CERTIFICATE_DAYS, EdgeCertificate, NODE_CERTIFICATE_DAYS, edge_ca_rotation,
-    issue_edge_certificate, issue_node_certificate, issue_server_certificate, node_dns_name,
-    requested_key_sha256,
+    issue_edge_certificate, issue_node_certificate, issue_server_certificate, node_ca_rotation,
+    node_dns_name, requested_key_sha256,
 };
 pub use decision::NoDecision;
 pub use genesis::{Beginning, RootKey, genesis};
@@ -249,8 +249,12 @@ fn edge_ca_key(cluster_id: &str, number: u64) -> Binding {
     Binding::key(cluster_id, "edge-ca-key", &number.to_string())
 }
 
-fn node_ca_key(cluster_id: &str) -> Binding {
-    Binding::key(cluster_id, "node-ca-key", cluster_id)
+fn node_ca_key(cluster_id: &str, number: u64) -> Binding {
+    match number {
+        // As clusters keep it that began before there could be another.
+        1 => Binding::key(cluster_id, "node-ca-key", cluster_id),
+        _ => Binding::key(cluster_id, "node-ca-key", &number.to_string()),
+    }
 }
 
 fn api_ca_key(cluster_id: &str) -> Binding {

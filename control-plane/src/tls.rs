@@ -14,9 +14,11 @@ mod pair;
 mod server;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 
 pub(crate) use pair::Pair;
 pub(crate) use server::{ServerIdentity, with_local};
@@ -31,9 +33,19 @@ pub(crate) fn node_pair(data_dir: &Path) -> Pair {
     Pair::named(&folder(data_dir), "node")
 }
 
-/// The CA of what nodes show to each other.
+/// The CAs of what nodes show to each other.
 pub(crate) fn node_ca_path(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("node-ca.pem")
+}
+
+/// What is there; none before the first certificate for other nodes.
+pub(crate) fn node_ca_pem(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    let path = node_ca_path(data_dir);
+    match fs::read_to_string(&path) {
+        Ok(pem) => Ok(Some(pem)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("{} cannot be read", path.display())),
+    }
 }
 
 /// The CA of what every node shows to operators and edges.
@@ -65,7 +77,7 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     name.push(".new");
     let temporary = path.with_file_name(name);
     match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let mut file =

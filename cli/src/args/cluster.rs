@@ -48,6 +48,20 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         show: Show,
     },
+    /// Have another CA sign what nodes show to each other
+    ///
+    /// Unsealed nodes go over to it by themselves, in a moment; certificates of the CA before count until the last node
+    /// has, or until that is finished. `cluster status` shows who has not.
+    RotateCa {
+        /// Certificates of the CA before count no more, at once
+        #[arg(long)]
+        finish: bool,
+        /// Finish without asking, though nodes that have not gone over have to be removed and added anew
+        #[arg(long, requires = "finish")]
+        yes: bool,
+        #[command(flatten)]
+        show: Show,
+    },
     /// Write an encrypted copy of everything into a new file, while the cluster serves
     ///
     /// What opens the vault opens the copy too: keep it elsewhere.

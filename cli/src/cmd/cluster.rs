@@ -4,6 +4,7 @@ mod add;
 mod backup;
 mod init;
 mod restore;
+mod rotate_ca;
 pub(super) mod standing;
 mod status;
 mod trust;
@@ -27,6 +28,10 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Cluster::Init(command) => init::run(&context()?, command).await,
         Cluster::Remove(command) => remove(&context()?, command).await,
         Cluster::Restore(command) => restore::run(command).await,
+        Cluster::RotateCa { finish: false, show, .. } => rotate_ca::begin(&context()?, &show).await,
+        Cluster::RotateCa { finish: true, yes, show } => {
+            rotate_ca::finish(&context()?, yes, &show).await
+        }
         Cluster::RotateKey { node, signing, show } => {
             rotate_key(&context()?, node.as_deref(), &signing, &show).await
         }

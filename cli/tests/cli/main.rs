@@ -10,6 +10,7 @@ mod conduct;
 mod control_plane;
 mod databases;
 mod edge_ca;
+mod node_ca;
 mod nodes;
 mod policy;
 mod run;

@@ -67,6 +67,13 @@ impl Node {
         self.doors.peers.send_modify(|door| door.tls = self.line.server_config());
     }
 
+    /// Takes certificates of fewer CAs. Whoever is connected is cut off, since nobody knows any more which CA let them
+    /// in; the other nodes connect again at once.
+    pub(super) fn narrow_peers(&self) {
+        let service = self.doors.peers.borrow().service.clone();
+        self.open_to_peers(service);
+    }
+
     /// Edges and nodes that are connected are cut off; those that come are told that the node is sealed.
     pub(super) fn show_sealed(&self) {
         let edge_ca = fs::read_to_string(self.edge_ca_path()).ok();

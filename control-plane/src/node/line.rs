@@ -1,11 +1,8 @@
 //! The way to other nodes, under the certificate that this node has right now.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use anyhow::Context as _;
 use rustls::ServerConfig;
 use tonic::transport::Channel;
 
@@ -18,20 +15,13 @@ use crate::tls;
 pub(super) struct Line(RwLock<Option<Arc<MutualTls>>>);
 
 impl Line {
-    /// Takes the certificate, its key and the node CA from `data_dir`; says whether they are there.
+    /// Takes the certificate, its key and the node CAs from `data_dir`; says whether they are there.
     ///
     /// # Errors
     /// They cannot be read, or do not belong together.
     pub(super) fn load(&self, data_dir: &Path) -> anyhow::Result<bool> {
         let pair = tls::node_pair(data_dir);
-        let ca_path = tls::node_ca_path(data_dir);
-        let ca_pem = match fs::read_to_string(&ca_path) {
-            Ok(pem) => pem,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(e) => {
-                return Err(e).with_context(|| format!("{} cannot be read", ca_path.display()));
-            }
-        };
+        let Some(ca_pem) = tls::node_ca_pem(data_dir)? else { return Ok(false) };
         let Some(certificate) = pair.certificate()? else { return Ok(false) };
         let identity =
             NodeIdentity { certificate_pem: certificate.pem, key_pem: pair.key_pem()?, ca_pem };

@@ -16,7 +16,6 @@ use crate::peers;
 use crate::sign::{self, Signer, Witness};
 use crate::state::{Actor, Command, EdgeCa, Genesis};
 use crate::tap;
-use crate::tls::{self, write_public};
 
 /// What there is once the state is here.
 pub(super) struct Settled {
@@ -114,29 +113,7 @@ impl Node {
             self.identity.install(&issued)?;
             tracing::info!("the certificate for operators and edges was renewed");
         }
-        if self.addresses.cluster.is_none() {
-            return Ok(());
-        }
-        let dir = &self.config.data_dir;
-        let pair = tls::node_pair(dir);
-        if pair.certificate()?.is_some_and(|certificate| !certificate.is_due(now)) {
-            return Ok(());
-        }
-        let (request, id) = (pair.request()?, house.cluster.node_id());
-        let issued = sign::issue_node_certificate(genesis, &house.vault, &request, id)?;
-        let ca_path = tls::node_ca_path(dir);
-        write_public(&ca_path, genesis.node_ca_pem.as_bytes())
-            .with_context(|| format!("{} cannot be written", ca_path.display()))?;
-        pair.install(&issued)?;
-        let first = self.line.server_config().is_none();
-        self.line.load(dir)?;
-        if first {
-            self.let_peers_in(house);
-        } else {
-            self.show_peers_newest();
-        }
-        tracing::info!("the certificate for other nodes was renewed");
-        Ok(())
+        self.follow_node_ca(house, genesis)
     }
 
     /// Tells the cluster where this node is found, if that is not what it knows.

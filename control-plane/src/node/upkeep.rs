@@ -9,6 +9,7 @@ use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic_health::ServingStatus;
 
+use super::node_ca::node_ca_changed;
 use super::{Node, Unsealed};
 use crate::cluster::{Clock as _, SystemClock};
 use crate::operator::rotation;
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const TOO_LONG: Duration = Duration::from_secs(2);
 /// How often certificates and keys are looked at.
 const RENEWAL: Duration = Duration::from_secs(60 * 60);
+/// Between two tries to say what this node shows.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often, and how long, other nodes are asked whether they are unsealed.
 const NEIGHBOURS: Duration = Duration::from_secs(5);
 
@@ -66,11 +69,27 @@ impl Node {
     }
 
     async fn renew_always(&self, house: &Unsealed) {
+        // First, so that no change of the nodes' CA is missed.
+        let mut events = house.cluster.subscribe();
         let mut due = interval(RENEWAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        due.tick().await;
         loop {
-            due.tick().await;
             self.renew(house).await;
+            let goes_over = async {
+                while let Err(error) = self.tell_node_ca(house).await {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the others do not know yet that this node shows a certificate of the newest CA"
+                    );
+                    tokio::time::sleep(PAUSE).await;
+                }
+                node_ca_changed(&mut events).await;
+            };
+            tokio::select! {
+                _ = due.tick() => {}
+                () = goes_over => {}
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The nodes of the cluster: begun, listed, invited, let in, removed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use countersign_gate::KeyState;
@@ -19,7 +20,9 @@ use crate::cluster::Member;
 use crate::node::{InitError, Node};
 use crate::sign::{self, SignError};
 use crate::state::node::node_name;
-use crate::state::{self, Actor, Addresses, Command, CommandId, EdgeCa, Event, State};
+use crate::state::{
+    self, Actor, Addresses, Command, CommandId, EdgeCa, Event, Genesis, NodeCa, State,
+};
 
 /// Begins a cluster on a node that has no vault. Nobody can be known yet: whoever reaches the listener first begins it.
 pub(super) async fn init(
@@ -75,6 +78,7 @@ pub(super) async fn get(
             trust_threshold: trust.as_ref().map_or(0, |trust| trust.threshold),
             invited: state.invitations().map(|invitation| invitation.name.clone()).collect(),
             edge_ca: edges::ca_to_proto(state),
+            node_ca: ca_to_proto(state),
             ..Default::default()
         }
     };
@@ -132,12 +136,11 @@ pub(super) async fn join(
     let public_key = <[u8; 32]>::try_from(request.public_key.as_ref());
     let public_key = public_key.map_err(|_| refuse::field("public_key", "must be 32 bytes"))?;
     node.joining.take().map_err(|wait| refuse::too_many("nobody was let in", wait))?;
-    let genesis = house.cluster.read(|state| state.genesis().cloned());
-    let genesis = genesis.await.map_err(|e| refuse::unavailable(&e))?;
-    let genesis = genesis.ok_or_else(|| refuse::internal(&"an unsealed node without a genesis"))?;
-    let node_certificate = |id| {
-        let csr = &request.node_csr_pem;
-        let issued = sign::issue_node_certificate(&genesis, &house.vault, csr, id);
+    let read = house.cluster.read(begun).await.map_err(|e| refuse::unavailable(&e))?;
+    let (genesis, ca) = read.ok_or_else(not_begun)?;
+    let node_certificate = |ca: &NodeCa, id| {
+        let (cluster_id, csr) = (&genesis.cluster_id, &request.node_csr_pem);
+        let issued = sign::issue_node_certificate(cluster_id, ca, &house.vault, csr, id);
         issued.map_err(|e| not_issued("node_csr_pem", &e))
     };
     let names = &request.server_names;
@@ -145,7 +148,7 @@ pub(super) async fn join(
         sign::issue_server_certificate(&genesis, &house.vault, &request.server_csr_pem, names)
             .map_err(|e| not_issued("server_csr_pem", &e))?;
     // A request that cannot be read must not use up the token.
-    node_certificate(0)?;
+    node_certificate(&ca, 0)?;
 
     let id = identity_of(&request)?;
     let joining = state::Node {
@@ -186,12 +189,14 @@ pub(super) async fn join(
     tracing::info!(node = node_name(joined.id), name = joined.name, "a node was let in");
     let edge_ca_pem =
         house.cluster.peek(|state| state.edge_ca().map(EdgeCa::trusted_pem).unwrap_or_default());
+    // The state takes it that this node's is of the newest CA that there was when it was let in.
+    let (_, ca) = house.cluster.peek(begun).ok_or_else(not_begun)?;
     Ok(v1::JoinClusterResponse {
         node_id: node_name(joined.id),
         cluster_id: genesis.cluster_id.clone(),
         org_id: genesis.org_id.clone(),
-        node_certificate_pem: node_certificate(joined.id)?,
-        node_ca_pem: genesis.node_ca_pem.clone(),
+        node_certificate_pem: node_certificate(&ca, joined.id)?,
+        node_ca_pem: ca.trusted_pem(),
         server_certificate_pem: server_certificate,
         api_ca_pem: genesis.api_ca_pem.clone(),
         edge_ca_pem,
@@ -271,6 +276,48 @@ pub(super) async fn rotate_signing_key(
     })?;
     let node = shown(asked, asked.house.cluster.node_id());
     Ok(v1::RotateSigningKeyResponse { node })
+}
+
+/// From now on another CA signs what nodes show to each other; those of the one before count until the last node has
+/// gone over, which each does by itself.
+pub(super) async fn rotate_ca(
+    asked: &Admitted,
+    request: v1::RotateNodeCaRequest,
+) -> Result<v1::RotateNodeCaResponse, Status> {
+    let (house, once) = (&asked.house, Once::of(asked, "RotateNodeCa", &request.request_id)?);
+    let read = house.cluster.read(begun).await.map_err(|e| refuse::unavailable(&e))?;
+    let (genesis, ca) = read.ok_or_else(not_begun)?;
+    let command = sign::node_ca_rotation(&genesis.cluster_id, &ca, &house.vault);
+    once.propose(asked, command.map_err(|e| refuse::internal(&e))?).await?;
+    Ok(v1::RotateNodeCaResponse { node_ca: house.cluster.peek(ca_to_proto) })
+}
+
+/// Certificates of the CA before count no more: nodes that show no other are shut out for good.
+pub(super) async fn finish_ca(
+    asked: &Admitted,
+    request: v1::FinishNodeCaRotationRequest,
+) -> Result<v1::FinishNodeCaRotationResponse, Status> {
+    let once = Once::of(asked, "FinishNodeCaRotation", &request.request_id)?;
+    once.propose(asked, Command::FinishNodeCa).await?;
+    let node_ca = asked.house.cluster.peek(ca_to_proto);
+    Ok(v1::FinishNodeCaRotationResponse { node_ca })
+}
+
+fn ca_to_proto(state: &State) -> Option<v1::NodeCa> {
+    let ca = state.node_ca()?;
+    Some(v1::NodeCa {
+        number: ca.number,
+        former_counts: ca.former.is_some(),
+        nodes_to_renew: state.nodes_to_renew().map(|node| node.name.clone()).collect(),
+    })
+}
+
+fn begun(state: &State) -> Option<(Genesis, NodeCa)> {
+    state.genesis().cloned().zip(state.node_ca().map(Cow::into_owned))
+}
+
+fn not_begun() -> Status {
+    refuse::internal(&"an unsealed node without a genesis")
 }
 
 async fn changed(

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{SignError, api_ca_key, edge_ca_key, node_ca_key};
 use crate::state::node::node_name;
-use crate::state::{Command, EdgeCa, Genesis, Payload};
+use crate::state::{Command, EdgeCa, Genesis, NodeCa, Payload};
 use crate::vault::{Binding, SealError, Vault};
 
 /// How long an edge's certificate holds: it renews it by itself. A CA that signs no more counts for longer
@@ -78,30 +78,49 @@ pub fn edge_ca_rotation(
     Ok(Command::RotateEdgeCa { number, certificate_pem, key })
 }
 
-/// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials. Of the request,
-/// the key alone is read.
+/// The command that puts another CA for nodes in force: the one of the number after this, whose key is made here and
+/// sealed, and which this one signs.
+///
+/// # Errors
+/// [`SignError::Certificate`] when it cannot be made; what the vault says of the present CA's key.
+pub fn node_ca_rotation(
+    cluster_id: &str,
+    present: &NodeCa,
+    vault: &Vault,
+) -> Result<Command, SignError> {
+    let number = present.number.saturating_add(1);
+    let (params, key) = (node_ca_params(number), KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
+    let certificate_pem = params.self_signed(&key)?.pem();
+    let bridge_pem = Ca::of_nodes(cluster_id, present).sign(vault, &params, &key)?;
+    let key_pem = Zeroizing::new(key.serialize_pem());
+    let key = vault.seal_payload(&node_ca_key(cluster_id, number), key_pem.as_bytes());
+    Ok(Command::RotateNodeCa { number, certificate_pem, bridge_pem, key })
+}
+
+/// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials; the bridge to the
+/// CA before comes behind it, while there is one. Of the request, the key alone is read.
 ///
 /// # Errors
 /// As [`issue_edge_certificate`].
 pub fn issue_node_certificate(
-    genesis: &Genesis,
+    cluster_id: &str,
+    ca: &NodeCa,
     vault: &Vault,
     csr_pem: &str,
     node_id: u64,
 ) -> Result<String, SignError> {
     let key = read_request(csr_pem)?.public_key;
-    let ca = Ca {
-        pem: &genesis.node_ca_pem,
-        binding: node_ca_key(&genesis.cluster_id),
-        key: &genesis.node_ca_key,
-    };
     let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     let mut params = leaf(&node_name(node_id), &usages, NODE_CERTIFICATE_DAYS);
     params.subject_alt_names = vec![
-        uri(&format!("spiffe://{}/node/{}", genesis.cluster_id, node_name(node_id)))?,
+        uri(&format!("spiffe://{cluster_id}/node/{}", node_name(node_id)))?,
         SanType::DnsName(Ia5String::try_from(node_dns_name(node_id))?),
     ];
-    ca.sign(vault, &params, &key)
+    let mut chain = Ca::of_nodes(cluster_id, ca).sign(vault, &params, &key)?;
+    if let Some(former) = &ca.former {
+        chain.push_str(&former.bridge_pem);
+    }
+    Ok(chain)
 }
 
 /// Signs the certificate (PEM) of a listener for operators and edges, which find it under these DNS names and
@@ -139,7 +158,12 @@ struct Ca<'a> {
     key: &'a Payload,
 }
 
-impl Ca<'_> {
+impl<'a> Ca<'a> {
+    fn of_nodes(cluster_id: &str, ca: &'a NodeCa) -> Self {
+        let binding = node_ca_key(cluster_id, ca.number);
+        Self { pem: &ca.certificate_pem, binding, key: &ca.key }
+    }
+
     fn sign(
         &self,
         vault: &Vault,
@@ -197,11 +221,18 @@ pub(super) fn make_edge_ca(number: u64) -> Result<(String, Zeroizing<String>), S
     Ok((pem, Zeroizing::new(key.serialize_pem())))
 }
 
-/// The CA of what nodes show to each other, and its key, both PEM. It can name nodes, and no other host.
-pub(super) fn make_node_ca() -> Result<(String, Zeroizing<String>), SignError> {
+/// The CA of what nodes show to each other, and its key, both PEM.
+pub(super) fn make_node_ca(number: u64) -> Result<(String, Zeroizing<String>), SignError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let pem = node_ca_params(number).self_signed(&key)?.pem();
+    Ok((pem, Zeroizing::new(key.serialize_pem())))
+}
+
+/// It can name nodes, and no other host. That nothing may stand between it and them (a path length of 0) binds no
+/// [bridge](NodeCa): whoever has a CA in hand as an anchor reads of it name, key and name constraints (RFC 5280 §6.1.1 d).
+fn node_ca_params(number: u64) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Countersign node CA");
+    params.distinguished_name.push(DnType::CommonName, format!("Countersign node CA {number}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.name_constraints = Some(NameConstraints {
@@ -212,8 +243,7 @@ pub(super) fn make_node_ca() -> Result<(String, Zeroizing<String>), SignError> {
         ],
     });
     valid_for(&mut params, CA_DAYS);
-    let pem = params.self_signed(&key)?.pem();
-    Ok((pem, Zeroizing::new(key.serialize_pem())))
+    params
 }
 
 /// From yesterday, so that a peer whose clock is behind still takes it.

@@ -76,7 +76,7 @@ pub fn genesis(
         keys: vec![NodeKey { node: node.id, public, state: KeyState::Active }],
     };
     let (edge_ca_pem, edge_key) = make_edge_ca(1)?;
-    let (node_ca_pem, node_key) = make_node_ca()?;
+    let (node_ca_pem, node_key) = make_node_ca(1)?;
     Ok(Genesis {
         cluster_id: cluster_id.to_owned(),
         org_id: org_id.to_owned(),
@@ -87,7 +87,7 @@ pub fn genesis(
         edge_ca_pem,
         edge_ca_key: vault.seal_payload(&edge_ca_key(cluster_id, 1), edge_key.as_bytes()),
         node_ca_pem,
-        node_ca_key: vault.seal_payload(&node_ca_key(cluster_id), node_key.as_bytes()),
+        node_ca_key: vault.seal_payload(&node_ca_key(cluster_id, 1), node_key.as_bytes()),
         api_ca_pem: api_ca_pem.to_owned(),
         api_ca_key: vault.seal_payload(&api_ca_key(cluster_id), api_ca_key_pem.as_bytes()),
         admin_token_sha256,

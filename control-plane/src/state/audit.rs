@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 66] = [
+const OWN: [&str; 69] = [
     "account.link",
     "account.offer",
     "account.refused",
@@ -102,6 +102,9 @@ const OWN: [&str; 66] = [
     "node.join_refused",
     "node.key",
     "node.remove",
+    "node.renew",
+    "node_ca.finish",
+    "node_ca.rotate",
     "policy.set",
     "principal.add",
     "principal.away",

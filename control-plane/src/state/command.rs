@@ -252,6 +252,22 @@ pub enum Command {
         name: String,
         token_sha256: [u8; 32],
     },
+    /// From now on this CA signs what nodes show to each other; certificates of the one before count until every node
+    /// shows one of this, or that is finished.
+    RotateNodeCa {
+        number: u64,
+        certificate_pem: String,
+        /// The same CA, signed by the one before.
+        bridge_pem: String,
+        key: Payload,
+    },
+    /// A node shows a certificate of the CA of this number, and trusts that CA.
+    RenewNode {
+        id: u64,
+        number: u64,
+    },
+    FinishNodeCa,
+
     /// A node shows its token and says who it is. `removed` and `joined_at` of the record are not read.
     JoinNode {
         token_sha256: [u8; 32],

@@ -82,6 +82,13 @@ pub enum Event {
     NodeChanged {
         id: u64,
     },
+    /// Read `State::node_ca`.
+    NodeCaChanged {
+        number: u64,
+    },
+    NodeRenewed {
+        id: u64,
+    },
     /// The token was wrong, or there is no invitation of that name.
     JoinRefused {
         name: String,

@@ -40,6 +40,7 @@ pub mod grant;
 pub mod held;
 pub mod mint;
 pub mod node;
+pub mod node_ca;
 pub mod policy;
 pub mod requirement;
 pub mod trust;
@@ -74,6 +75,7 @@ pub use mint::{
     Successor,
 };
 pub use node::{Addresses, Invitation, Node};
+pub use node_ca::{FormerNodeCa, NodeCa};
 pub use policy::PolicyVersion;
 pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 pub use restore::Newcomer;
@@ -102,6 +104,9 @@ pub struct State {
     credentials: BTreeMap<String, Credential>,
     policies: Vec<PolicyVersion>,
     nodes: BTreeMap<u64, Node>,
+    /// None while it is the one that the cluster began with.
+    #[serde(default)]
+    node_ca: Option<Box<NodeCa>>,
     invitations: BTreeMap<String, Invitation>,
     trust_bundles: Vec<SignedBytes>,
     /// Bundles of an epoch below this one are refused: the edges may know higher ones.

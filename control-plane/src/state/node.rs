@@ -158,6 +158,7 @@ impl State {
         let entry = node.entry("node.join");
         let id = node.id;
         self.nodes.insert(id, node);
+        self.joins_under_newest_node_ca(id);
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 
@@ -259,17 +260,15 @@ impl State {
         }
         let node = self.member(id)?;
         node.removed = true;
-        let entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
+        let mut entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
+        if self.former_node_ca_is_done_with() {
+            entry = entry.with("former_ca", "ended");
+        }
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 
     fn member(&mut self, id: u64) -> Result<&mut Node, Refused> {
-        self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| {
-            Refused::NotFound(format!(
-                "there is no node {} in this cluster: `countersign cluster status` lists them",
-                node_name(id)
-            ))
-        })
+        self.nodes.get_mut(&id).filter(|node| !node.removed).ok_or_else(|| no_node(id))
     }
 
     /// Of any node that there ever was.
@@ -321,6 +320,13 @@ impl Node {
             .with("gateway_address", &self.addresses.gateway)
             .with("public_keys", joined(self.public_keys.iter().map(hex::encode)))
     }
+}
+
+pub(super) fn no_node(id: u64) -> Refused {
+    Refused::NotFound(format!(
+        "there is no node {} in this cluster: `countersign cluster status` lists them",
+        node_name(id)
+    ))
 }
 
 /// A node id as people see it: 16 hexadecimal digits.

@@ -27,7 +27,8 @@ pub struct Newcomer {
 impl State {
     /// Makes this the state of a cluster that goes on at `position` with one node, `id`:
     ///
-    /// * All nodes that there were are removed, their ids and keys burned; invitations are void.
+    /// * All nodes that there were are removed, their ids and keys burned; invitations are void. Of two CAs of nodes the
+    ///   newer one is left.
     /// * No edge process is attached. Requests that nothing was released to are forgotten; what was released, and not
     ///   reported, is unknown.
     /// * Approvals that could still be voted on or used are revoked, and so is every grant. Changes that waited for a
@@ -91,6 +92,8 @@ impl State {
             joined_at: self.log_time,
         };
         self.nodes.insert(id, node);
+        self.joins_under_newest_node_ca(id);
+        self.former_node_ca_is_done_with();
 
         for edge in self.edges.values_mut() {
             edge.incarnation = None;

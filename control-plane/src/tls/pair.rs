@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use x509_parser::extensions::GeneralName;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use zeroize::Zeroizing;
 
 use super::{write_private, write_public};
@@ -33,6 +34,8 @@ pub(crate) struct Certificate {
     /// Seconds since 1970.
     not_before: i64,
     not_after: i64,
+    /// Of the CA's key, as it says.
+    authority: Option<Vec<u8>>,
 }
 
 impl Pair {
@@ -113,7 +116,15 @@ impl Pair {
         let names = names.filter_map(text_of).collect();
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        Ok(Certificate { der: der.clone().into_owned(), names, not_before, not_after, pem })
+        let authority = key_ids(&parsed).authority;
+        Ok(Certificate {
+            der: der.clone().into_owned(),
+            names,
+            not_before,
+            not_after,
+            authority,
+            pem,
+        })
     }
 
     fn damaged(&self) -> String {
@@ -126,12 +137,39 @@ impl Pair {
 }
 
 impl Certificate {
+    /// Whether it names this CA's key as the one that signed it. What is on this node's own disk is no adversary's.
+    pub(crate) fn is_of(&self, ca_pem: &str) -> bool {
+        let Ok(ca) = CertificateDer::from_pem_slice(ca_pem.as_bytes()) else { return false };
+        let Ok((_, ca)) = x509_parser::parse_x509_certificate(&ca) else { return false };
+        self.authority.is_some() && self.authority == key_ids(&ca).own
+    }
+
     /// Whether two thirds of its life are over.
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         now >= self.not_after - (self.not_after - self.not_before) / 3
     }
+}
+
+/// What a certificate says of the keys in question (RFC 5280 §4.2.1.1, §4.2.1.2).
+struct KeyIds {
+    own: Option<Vec<u8>>,
+    authority: Option<Vec<u8>>,
+}
+
+fn key_ids(certificate: &X509Certificate<'_>) -> KeyIds {
+    let mut ids = KeyIds { own: None, authority: None };
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => ids.own = Some(id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(authority) => {
+                ids.authority = authority.key_identifier.as_ref().map(|id| id.0.to_vec());
+            }
+            _ => {}
+        }
+    }
+    ids
 }
 
 fn text_of(name: &GeneralName<'_>) -> Option<String> {

@@ -147,7 +147,14 @@ fn a_nodes_certificate_names_it_and_nothing_else() {
     let ground = Ground::new();
     let root = sign::RootKey::generate();
     let genesis = crate::world::beginning(&ground.vault, &root, &ground.keys(), 1, "");
-    let pem = sign::issue_node_certificate(&genesis, &ground.vault, &request().0, 0xbeef).unwrap();
+    let pem = sign::issue_node_certificate(
+        &genesis.cluster_id,
+        &genesis.node_ca(),
+        &ground.vault,
+        &request().0,
+        0xbeef,
+    )
+    .unwrap();
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
     let certificate = pem.parse_x509().unwrap();
     assert!(!certificate.is_ca());

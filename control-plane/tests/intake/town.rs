@@ -217,7 +217,14 @@ impl Street {
 fn identity(genesis: &Genesis, vault: &Vault, node: u64) -> NodeIdentity {
     let (csr, key) = request();
     NodeIdentity {
-        certificate_pem: sign::issue_node_certificate(genesis, vault, &csr, node).unwrap(),
+        certificate_pem: sign::issue_node_certificate(
+            &genesis.cluster_id,
+            &genesis.node_ca(),
+            vault,
+            &csr,
+            node,
+        )
+        .unwrap(),
         key_pem: Zeroizing::new(key),
         ca_pem: genesis.node_ca_pem.clone(),
     }

@@ -11,6 +11,7 @@ mod edge;
 mod edge_ca;
 mod identity;
 mod mutations;
+mod node_ca;
 mod pages;
 mod policies;
 mod reveal;

@@ -15,6 +15,7 @@ mod exports;
 mod grants;
 mod justified;
 mod minting;
+mod node_ca;
 mod nodes;
 mod objects;
 mod properties;

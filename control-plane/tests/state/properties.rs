@@ -217,6 +217,14 @@ fn nodes() -> impl Strategy<Value = Command> {
         1 => (id(), 11u8..14, select(vec![2u8, 12, 13])).prop_map(|(id, new, former)| {
             add_key(id, new, former)
         }),
+        1 => (2u64..4).prop_map(|number| Command::RotateNodeCa {
+            number,
+            certificate_pem: "CA".into(),
+            bridge_pem: "bridge".into(),
+            key: sealed(3),
+        }),
+        3 => (1u64..4, 2u64..4).prop_map(|(id, number)| Command::RenewNode { id, number }),
+        1 => Just(Command::FinishNodeCa),
         1 => (1u64..4).prop_map(|id| Command::RemoveNode { id, reason: String::new() }),
         4 => (2u64..5, 1u32..3, select(bundles)).prop_map(|(epoch, threshold, keys)| {
             Command::SetTrust(signed_trust(&trust(epoch, threshold, &keys)))
@@ -395,6 +403,8 @@ fn check_nodes(before: &State, after: &State) {
         let now = after.node(node.id).expect("ids are kept for ever");
         assert!(now.removed >= node.removed && now.name == node.name);
     }
+    let former_counts = after.node_ca().is_some_and(|ca| ca.former.is_some());
+    assert!(!former_counts || after.nodes_to_renew().next().is_some(), "no node needs that CA");
     assert!(after.trust_bundles().starts_with(before.trust_bundles()));
     assert!(after.audit_checkpoints().starts_with(before.audit_checkpoints()));
     let (Some(was), Some(is)) = (before.trust(), after.trust()) else { return };

@@ -58,6 +58,23 @@ impl From<v1::EdgeCa> for EdgeCa {
     }
 }
 
+/// The CA that signs what nodes show to each other.
+#[derive(Serialize)]
+pub(crate) struct NodeCa {
+    pub(crate) number: u64,
+    /// Whether certificates of the CA before count still.
+    pub(crate) former_counts: bool,
+    /// Nodes that show no certificate of this CA yet.
+    pub(crate) nodes_to_renew: Vec<String>,
+}
+
+impl From<v1::NodeCa> for NodeCa {
+    fn from(ca: v1::NodeCa) -> Self {
+        let v1::NodeCa { number, former_counts, nodes_to_renew } = ca;
+        Self { number, former_counts, nodes_to_renew }
+    }
+}
+
 /// The cluster.
 #[derive(Serialize)]
 pub(crate) struct Standing {
@@ -71,6 +88,7 @@ pub(crate) struct Standing {
     pub(super) nodes: Vec<Node>,
     pub(super) invited: Vec<String>,
     pub(super) edge_ca: EdgeCa,
+    pub(super) node_ca: NodeCa,
     pub(super) rolled_back: Option<String>,
     /// By how much the cluster's clock jumped ahead, until somebody confirms it.
     pub(super) clock_jump_ms: Option<u64>,
@@ -190,6 +208,7 @@ fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, b
         nodes: answer.nodes.into_iter().map(node).collect(),
         invited: answer.invited,
         edge_ca: answer.edge_ca.unwrap_or_default().into(),
+        node_ca: answer.node_ca.unwrap_or_default().into(),
         rolled_back: Some(answer.rolled_back).filter(|why| !why.is_empty()),
         clock_jump_ms: answer.clock_jump.map(|jump| jump.by_ms),
         troubles: Vec::new(),
@@ -224,6 +243,15 @@ fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
             ),
             "see that the time is right on every node; then countersign cluster confirm-clock"
                 .into(),
+        );
+    }
+    let shut_out = &standing.node_ca.nodes_to_renew;
+    for name in shut_out.iter().filter(|_| !standing.node_ca.former_counts) {
+        trouble(
+            format!("{name} shows no certificate of the nodes' CA: the others do not know it"),
+            format!(
+                "countersign cluster remove {name}; then add it anew with an empty data directory"
+            ),
         );
     }
     for node in &standing.nodes {

@@ -2,7 +2,7 @@
 
 use countersign_proto::v1;
 
-use super::standing::{EdgeCa, Node, Standing, Trouble, standing};
+use super::standing::{EdgeCa, Node, NodeCa, Standing, Trouble, standing};
 use crate::args::{Output, Show};
 use crate::client;
 use crate::cmd::yes_no;
@@ -31,6 +31,7 @@ fn told(standing: &Standing) -> Done {
             },
         ),
         ("edges' ca", edge_ca(standing)),
+        ("nodes' ca", node_ca(standing)),
         ("invited", print::words(&standing.invited)),
     ])?;
     print::line("")?;
@@ -57,6 +58,16 @@ fn edge_ca(standing: &Standing) -> String {
             print::words(edges_to_renew)
         ),
     }
+}
+
+fn node_ca(standing: &Standing) -> String {
+    let NodeCa { number, former_counts, nodes_to_renew } = &standing.node_ca;
+    if !former_counts {
+        return number.to_string();
+    }
+    let left = print::words(nodes_to_renew);
+    let show = if nodes_to_renew.len() == 1 { "shows" } else { "show" };
+    format!("{number}; the one before counts until {left} {show} one of it")
 }
 
 fn row(node: &Node) -> Vec<String> {

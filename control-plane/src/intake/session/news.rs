@@ -77,6 +77,8 @@ impl News {
             | Event::DeliveryChanged { .. }
             | Event::Detached { .. }
             | Event::EdgeRenewed { .. }
+            | Event::NodeCaChanged { .. }
+            | Event::NodeRenewed { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }
             | Event::LinkOffered { .. }

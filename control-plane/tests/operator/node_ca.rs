@@ -1,0 +1,219 @@
+//! The CA of what nodes show to each other changes while they go on, also for one that was away meanwhile.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use countersign_proto::v1;
+use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
+use tonic::Code;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use x509_parser::pem::Pem;
+
+use crate::town::{Town, agent, name};
+
+/// What a node has on its disk for others.
+#[derive(Clone)]
+struct Papers {
+    chain_pem: String,
+    key_pem: String,
+    trusted_pem: String,
+}
+
+impl Papers {
+    fn of(town: &Town, place: usize) -> Self {
+        Self::in_dir(&town.data_dir(place))
+    }
+
+    fn in_dir(dir: &Path) -> Self {
+        let read = |name: &str| fs::read_to_string(dir.join("tls").join(name)).unwrap();
+        Self {
+            chain_pem: read("node.pem"),
+            key_pem: read("node.key"),
+            trusted_pem: read("node-ca.pem"),
+        }
+    }
+
+    /// Who signed what is shown first.
+    fn issuer(&self) -> String {
+        named(&self.chain_pem).swap_remove(0).1
+    }
+
+    /// Subjects of the CAs that are trusted.
+    fn trusts(&self) -> Vec<String> {
+        named(&self.trusted_pem).into_iter().map(|(subject, _)| subject).collect()
+    }
+}
+
+/// Subject and issuer of each.
+fn named(pem: &str) -> Vec<(String, String)> {
+    let each = Pem::iter_from_buffer(pem.as_bytes());
+    each.map(|pem| {
+        let pem = pem.unwrap();
+        let certificate = pem.parse_x509().unwrap();
+        (certificate.subject().to_string(), certificate.issuer().to_string())
+    })
+    .collect()
+}
+
+fn ca(number: u64) -> String {
+    format!("CN=Countersign node CA {number}")
+}
+
+/// Whether the node in a place takes whoever shows these papers for a node, and is taken for one by them.
+async fn meet(town: &Town, papers: &Papers, place: usize) -> bool {
+    let status = town.admin(place).await.get_status(v1::GetStatusRequest {}).await;
+    let status = status.unwrap().into_inner();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&papers.trusted_pem))
+        .identity(Identity::from_pem(&papers.chain_pem, &papers.key_pem))
+        .domain_name(format!("{}.node.countersign", status.node_id));
+    let address = town.node(place).cluster_addr().unwrap();
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    let endpoint = endpoint.tls_config(tls).unwrap().timeout(Duration::from_secs(5));
+    let asking = v1::SnapshotOffsetRequest { cluster_id: status.cluster_id, ..Default::default() };
+    ClusterServiceClient::new(endpoint.connect_lazy()).snapshot_offset(asking).await.is_ok()
+}
+
+async fn rotate(town: &Town, place: usize) -> v1::NodeCa {
+    let rotated = town.admin(place).await.rotate_node_ca(v1::RotateNodeCaRequest::default()).await;
+    rotated.unwrap().into_inner().node_ca.unwrap()
+}
+
+async fn standing(town: &Town, place: usize) -> v1::NodeCa {
+    let cluster = town.until_some("it answers", async |town| town.cluster(place).await.ok()).await;
+    cluster.node_ca.unwrap()
+}
+
+async fn until_over(town: &Town, number: u64, places: &[usize]) {
+    for place in places {
+        town.until("the former CA has ended", async |town| {
+            let ca = standing(town, *place).await;
+            (ca.number, ca.former_counts, ca.nodes_to_renew.len()) == (number, false, 0)
+        })
+        .await;
+        town.until("the node has followed", async |town| {
+            let papers = Papers::of(town, *place);
+            papers.issuer() == ca(number) && papers.trusts() == [ca(number)]
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_go_over_to_another_ca_by_themselves_and_then_the_former_lets_nobody_in() {
+    let town = Town::of(2).await;
+    let former = [Papers::of(&town, 0), Papers::of(&town, 1)];
+    assert_eq!((former[0].issuer(), former[1].trusts()), (ca(1), vec![ca(1)]));
+    assert!(meet(&town, &former[0], 1).await && meet(&town, &former[1], 0).await);
+    assert_eq!(standing(&town, 1).await, v1::NodeCa { number: 1, ..Default::default() });
+
+    let follower = town.follower().await;
+    assert_eq!(rotate(&town, follower).await.number, 2);
+    until_over(&town, 2, &[0, 1]).await;
+    let new = [Papers::of(&town, 0), Papers::of(&town, 1)];
+    for (place, other) in [(0, 1), (1, 0)] {
+        // With the new CA on the list: that the node cannot be trusted must not be what stops them.
+        let stolen =
+            Papers { trusted_pem: new[place].trusted_pem.clone(), ..former[place].clone() };
+        town.until("the former lets nobody in", async |town| !meet(town, &stolen, other).await)
+            .await;
+        assert!(meet(&town, &new[place], other).await);
+        assert_eq!(new[place].key_pem, former[place].key_pem, "a node keeps its key");
+    }
+    for place in [0, 1] {
+        let mut admin = town.admin(place).await;
+        admin.create_agent(agent(&format!("bot-{place}"))).await.unwrap();
+    }
+    let records = town.records(0).await;
+    let said: Vec<_> = records
+        .iter()
+        .filter(|record| record.action.starts_with("node_ca.") || record.action == "node.renew")
+        .map(|record| record.action.as_str())
+        .collect();
+    assert_eq!(said, ["node_ca.rotate", "node.renew", "node.renew"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_was_away_knows_the_former_alone_and_goes_over_when_it_is_back() {
+    let mut town = Town::of(3).await;
+    let away = town.follower().await;
+    let config = town.stop(away).await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != away).collect();
+    rotate(&town, others[0]).await;
+    for place in &others {
+        town.until("those that are there have gone over", async |town| {
+            standing(town, *place).await.nodes_to_renew == [name(away)]
+        })
+        .await;
+        let papers = Papers::of(&town, *place);
+        assert_eq!((papers.issuer(), papers.trusts()), (ca(2), vec![ca(2), ca(1)]));
+        assert_eq!(named(&papers.chain_pem)[1], (ca(2), ca(1)), "the former vouches for the new");
+    }
+    let again =
+        town.admin(others[1]).await.rotate_node_ca(v1::RotateNodeCaRequest::default()).await;
+    let again = again.unwrap_err();
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    assert!(again.message().contains(&name(away)), "{again:?}");
+    // Who is let in meanwhile has the new one, and finds everybody.
+    town.nodes.push(None);
+    let newcomer = town.nodes.len() - 1;
+    let mut admin = town.admin(others[0]).await;
+    let invited = admin.add_node(crate::town::invitation(&name(newcomer))).await.unwrap();
+    let joining = town.joining_through(newcomer, others[0], &invited.into_inner());
+    town.start(newcomer, joining).await;
+    town.until("the newcomer votes", async |town| {
+        town.state_of(newcomer).await == v1::NodeState::Voter
+    })
+    .await;
+    assert_eq!(Papers::of(&town, newcomer).issuer(), ca(2));
+    assert_eq!(standing(&town, newcomer).await.nodes_to_renew, [name(away)]);
+
+    let papers = Papers::of(&town, away);
+    assert_eq!((papers.issuer(), papers.trusts()), (ca(1), vec![ca(1)]), "it was not told");
+    for place in &others {
+        assert!(meet(&town, &papers, *place).await, "by the certificate between the two");
+    }
+    town.start(away, config).await;
+    until_over(&town, 2, &[0, 1, 2, newcomer]).await;
+    town.admin(away).await.create_agent(agent("bot")).await.unwrap();
+
+    // Nodes that start anew have it from their disks.
+    let config = town.stop(away).await;
+    town.start(away, config).await;
+    town.until("it is back", async |town| town.cluster(away).await.is_ok()).await;
+    until_over(&town, 2, &[away]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
+    let mut town = Town::of(3).await;
+    let away = town.follower().await;
+    town.stop(away).await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != away).collect();
+    rotate(&town, others[0]).await;
+    for place in &others {
+        town.until("those that are there have gone over", async |town| {
+            standing(town, *place).await.nodes_to_renew == [name(away)]
+        })
+        .await;
+        assert!(meet(&town, &Papers::of(&town, away), *place).await);
+    }
+    let request = v1::FinishNodeCaRotationRequest::default();
+    let finished = town.admin(others[1]).await.finish_node_ca_rotation(request).await.unwrap();
+    let finished = finished.into_inner().node_ca.unwrap();
+    assert!(!finished.former_counts);
+    assert_eq!(finished.nodes_to_renew, [name(away)]);
+    let left_out = Papers::of(&town, away);
+    for place in &others {
+        town.until("it is left out", async |town| !meet(town, &left_out, *place).await).await;
+        assert_eq!(Papers::of(&town, *place).trusts(), [ca(2)]);
+    }
+    town.admin(others[0]).await.create_agent(agent("bot")).await.unwrap();
+
+    let request = v1::RemoveNodeRequest { node: name(away), ..Default::default() };
+    town.admin(others[0]).await.remove_node(request).await.unwrap();
+    assert!(standing(&town, others[1]).await.nodes_to_renew.is_empty());
+    assert_eq!(rotate(&town, others[1]).await.number, 3, "and the next change is not held up");
+    until_over(&town, 3, &others).await;
+}
