@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use channel::{AddChannel, Channel, Delivered};
-pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust};
+pub(crate) use cluster::{Add, Cluster, Init, Remove, Restore, Signing, Trust, WhichCa};
 pub(crate) use local::{Demo, Dev, Env, EnvFormat, Login, Mcp, Word};
 pub(crate) use mint::{ClientAuth, Mint, MintKind, Parts};
 pub(crate) use policy::Policy;

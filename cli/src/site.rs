@@ -206,6 +206,8 @@ fn gateway(address: String, ca_pem: String, root_key: &[u8]) -> anyhow::Result<G
         addresses: vec![address],
         server_name: None,
         ca_pem,
+        // It is enrolled anew with every start.
+        ca_file: None,
         root_key,
         passthrough_when_disconnected: true,
     })

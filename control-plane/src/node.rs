@@ -16,10 +16,10 @@ mod figures;
 mod join;
 mod life;
 mod line;
-mod node_ca;
 mod reseal;
 mod restore;
 mod settle;
+mod shown_ca;
 mod unsealing;
 mod upkeep;
 
@@ -174,7 +174,7 @@ impl ControlPlane {
         self.web_address
     }
 
-    /// PEM of the CA that signs both listeners' certificate; the same after every restart.
+    /// PEM of the CA that signs both listeners' certificate, and of the one before while that counts.
     pub fn api_ca_path(&self) -> &Path {
         self.node.identity.ca_path()
     }
@@ -234,10 +234,6 @@ impl Node {
     /// Where others find it.
     pub(crate) fn addresses(&self) -> &state::Addresses {
         self.addresses.told()
-    }
-
-    pub(crate) fn api_ca_pem(&self) -> &str {
-        self.identity.ca_pem()
     }
 
     async fn tell_health(&self, status: ServingStatus) {

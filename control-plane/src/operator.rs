@@ -570,17 +570,17 @@ impl AdminService for Operator {
         admitted_to!(request, edges::rotate_ca)
     }
 
-    async fn rotate_node_ca(
+    async fn rotate_ca(
         &self,
-        request: Request<RotateNodeCaRequest>,
-    ) -> Result<Response<RotateNodeCaResponse>, Status> {
+        request: Request<RotateCaRequest>,
+    ) -> Result<Response<RotateCaResponse>, Status> {
         admitted_to!(request, cluster::rotate_ca)
     }
 
-    async fn finish_node_ca_rotation(
+    async fn finish_ca_rotation(
         &self,
-        request: Request<FinishNodeCaRotationRequest>,
-    ) -> Result<Response<FinishNodeCaRotationResponse>, Status> {
+        request: Request<FinishCaRotationRequest>,
+    ) -> Result<Response<FinishCaRotationResponse>, Status> {
         admitted_to!(request, cluster::finish_ca)
     }
 

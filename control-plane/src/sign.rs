@@ -42,8 +42,8 @@ pub(crate) use bundle::leasable;
 pub use bundles::SignedBundle;
 pub use certificate::{
     EDGE_CERTIFICATE_DAYS, EdgeCertificate, NODE_CERTIFICATE_DAYS, edge_ca_rotation,
-    issue_edge_certificate, issue_node_certificate, issue_server_certificate, node_ca_rotation,
-    node_dns_name, requested_key_sha256,
+    issue_edge_certificate, issue_node_certificate, issue_server_certificate, node_dns_name,
+    requested_key_sha256, shown_ca_rotation,
 };
 pub use decision::NoDecision;
 pub use genesis::{Beginning, RootKey, genesis};
@@ -52,7 +52,7 @@ pub(crate) use slot::Place;
 pub use witness::{CoSigner, Witness};
 
 use crate::cluster::{Committed, ProposeError};
-use crate::state::{Actor, Event, KeySignature, SignedBytes, State};
+use crate::state::{Actor, Audience, Event, KeySignature, SignedBytes, State};
 use crate::vault::{Binding, SealError};
 use gather::{Draft, gather};
 
@@ -249,14 +249,14 @@ fn edge_ca_key(cluster_id: &str, number: u64) -> Binding {
     Binding::key(cluster_id, "edge-ca-key", &number.to_string())
 }
 
-fn node_ca_key(cluster_id: &str, number: u64) -> Binding {
+fn shown_ca_key(cluster_id: &str, to: Audience, number: u64) -> Binding {
+    let kind = match to {
+        Audience::Clients => "api-ca-key",
+        Audience::Nodes => "node-ca-key",
+    };
     match number {
         // As clusters keep it that began before there could be another.
-        1 => Binding::key(cluster_id, "node-ca-key", cluster_id),
-        _ => Binding::key(cluster_id, "node-ca-key", &number.to_string()),
+        1 => Binding::key(cluster_id, kind, cluster_id),
+        _ => Binding::key(cluster_id, kind, &number.to_string()),
     }
-}
-
-fn api_ca_key(cluster_id: &str) -> Binding {
-    Binding::key(cluster_id, "api-ca-key", cluster_id)
 }

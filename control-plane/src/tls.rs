@@ -1,7 +1,7 @@
 //! What this node shows to whom, and what a listener demands of its clients.
 //!
 //! ```text
-//! api-ca.pem          whom operators and edges pin; its key lies here only until the cluster has begun
+//! api-ca.pem          whom operators and edges pin; the first one's key lies here until the cluster has begun
 //! tls/server.{pem,key}  shown to operators and edges          ┐ issued by CAs whose keys are in the vault,
 //! tls/node.{pem,key}    shown to other nodes, and tls/node-ca.pem ┘ while the vault is open
 //! ```
@@ -38,17 +38,16 @@ pub(crate) fn node_ca_path(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("node-ca.pem")
 }
 
-/// What is there; none before the first certificate for other nodes.
-pub(crate) fn node_ca_pem(data_dir: &Path) -> anyhow::Result<Option<String>> {
-    let path = node_ca_path(data_dir);
-    match fs::read_to_string(&path) {
+/// None when there is no such file.
+pub(crate) fn read_if_there(path: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(path) {
         Ok(pem) => Ok(Some(pem)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("{} cannot be read", path.display())),
     }
 }
 
-/// The CA of what every node shows to operators and edges.
+/// The CAs of what every node shows to operators and edges.
 pub(crate) fn api_ca_path(data_dir: &Path) -> PathBuf {
     data_dir.join("api-ca.pem")
 }

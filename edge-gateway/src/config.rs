@@ -53,8 +53,10 @@ pub struct Gateway {
     pub addresses: Vec<String>,
     /// The name in the nodes' certificates. None: each names the host that it is reached at.
     pub server_name: Option<String>,
-    /// The authority that signed those certificates.
+    /// The authorities that signed those certificates.
     pub ca_pem: String,
+    /// Where they came from, and their successors are written. None: these stay in memory.
+    pub ca_file: Option<PathBuf>,
     /// The cluster's root key (Ed25519), pinned when this edge was enrolled.
     pub root_key: [u8; 32],
     /// Whether requests that the policy allows, and that want no key, go on while no node can be reached.
@@ -404,6 +406,7 @@ impl Reading {
         if text.addresses.is_empty() {
             self.mistakes.push("control_plane.addresses: at least one host:port is needed".into());
         }
+        let ca_file = text.ca_file.clone();
         let ca_pem = self.file("control_plane.ca_file", text.ca_file);
         let root_key = self.needed("control_plane.root_key", text.root_key);
         let root_key = root_key.and_then(|text| {
@@ -414,6 +417,7 @@ impl Reading {
             server_name: text.server_name,
             addresses: text.addresses,
             ca_pem: ca_pem?,
+            ca_file,
             root_key: root_key?,
             passthrough_when_disconnected: text.passthrough_when_disconnected.unwrap_or(true),
         })

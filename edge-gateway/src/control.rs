@@ -7,6 +7,7 @@
 
 mod asking;
 mod attaching;
+mod authorities;
 mod freshness;
 mod lease;
 mod nodes;
@@ -42,6 +43,7 @@ pub(crate) use opening::Opening;
 pub(crate) struct Control {
     incarnation: Incarnation,
     passport: Passport,
+    authorities: authorities::Authorities,
     /// The control plane wants the certificate renewed now.
     renewal_asked: watch::Sender<bool>,
     /// Where the session's node said that all of them are now.
@@ -203,6 +205,10 @@ impl Control {
         let control = Arc::new(Self {
             incarnation: Incarnation::new(),
             passport,
+            authorities: authorities::Authorities::new(
+                gateway.ca_pem.clone(),
+                gateway.ca_file.clone(),
+            ),
             renewal_asked: watch::Sender::new(false),
             named: Mutex::default(),
             clock: clock.clone(),

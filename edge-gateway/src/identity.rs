@@ -161,7 +161,7 @@ impl Passport {
 
 /// Written beside it and renamed, readable by its owner alone. A file that no longer says what was read there is left:
 /// somebody enrolled the edge anew, or keeps more in it than the certificate.
-fn replace(file: &Path, former: &str, renewed: &str) -> anyhow::Result<()> {
+pub(crate) fn replace(file: &Path, former: &str, renewed: &str) -> anyhow::Result<()> {
     let there = std::fs::read_to_string(file).context("reading it")?;
     ensure!(there == former, "it was changed since this edge read it");
     ensure!(!there.contains("PRIVATE KEY"), "the private key is in the same file");

@@ -48,15 +48,17 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         show: Show,
     },
-    /// Have another CA sign what nodes show to each other
+    /// Have another CA sign what nodes show: to each other, or to operators and edges
     ///
     /// Unsealed nodes go over to it by themselves, in a moment; certificates of the CA before count until the last node
-    /// has, or until that is finished. `cluster status` shows who has not.
+    /// has, or until that is finished. `cluster status` shows who has not. Edges follow the API's by themselves; people
+    /// pin it anew before it changes once more.
     RotateCa {
+        which: WhichCa,
         /// Certificates of the CA before count no more, at once
         #[arg(long)]
         finish: bool,
-        /// Finish without asking, though nodes that have not gone over have to be removed and added anew
+        /// Finish without asking, though some nodes have not gone over
         #[arg(long, requires = "finish")]
         yes: bool,
         #[command(flatten)]
@@ -75,6 +77,15 @@ pub(crate) enum Cluster {
     /// It takes what opened the vault when the backup was made. Start a node on that directory then, and add others to
     /// it. Nodes of the cluster that was backed up must not run any more.
     Restore(Restore),
+}
+
+/// Which CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WhichCa {
+    /// Of what nodes show to operators and edges
+    Api,
+    /// Of what nodes show to each other
+    Nodes,
 }
 
 #[derive(Debug, clap::Args)]

@@ -28,9 +28,11 @@ pub(crate) async fn run(context: impl Fn() -> Result<Context, Failure>, command:
         Cluster::Init(command) => init::run(&context()?, command).await,
         Cluster::Remove(command) => remove(&context()?, command).await,
         Cluster::Restore(command) => restore::run(command).await,
-        Cluster::RotateCa { finish: false, show, .. } => rotate_ca::begin(&context()?, &show).await,
-        Cluster::RotateCa { finish: true, yes, show } => {
-            rotate_ca::finish(&context()?, yes, &show).await
+        Cluster::RotateCa { which, finish: false, show, .. } => {
+            rotate_ca::begin(&context()?, which, &show).await
+        }
+        Cluster::RotateCa { which, finish: true, yes, show } => {
+            rotate_ca::finish(&context()?, which, yes, &show).await
         }
         Cluster::RotateKey { node, signing, show } => {
             rotate_key(&context()?, node.as_deref(), &signing, &show).await

@@ -164,11 +164,13 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
             former_until: Some(Default::default()),
             edges_to_renew: vec!["east".into()],
         }),
-        node_ca: Some(v1::NodeCa {
+        node_ca: Some(v1::ShownCa {
             number: 3,
             former_counts: true,
             nodes_to_renew: vec!["n2".into()],
+            trusted_pem: "CA".into(),
         }),
+        api_ca: Some(v1::ShownCa { number: 1, ..Default::default() }),
         clock_jump: Some(v1::ClockJump { at: None, by_ms: 125 * 60_000 }),
     };
     let first = ControlPlane::of(&authority).answers("GetCluster", &[cluster]);
@@ -197,7 +199,16 @@ fn cluster_status_has_its_shape_and_says_what_is_wrong() {
                 "number": 2, "former_until": "1970-01-01T00:00:00.000Z", "edges_to_renew": ["east"]
             }),
         ),
-        ("node_ca", json!({"number": 3, "former_counts": true, "nodes_to_renew": ["n2"]})),
+        (
+            "node_ca",
+            json!({
+                "number": 3, "former_counts": true, "nodes_to_renew": ["n2"], "trusted_pem": "CA"
+            }),
+        ),
+        (
+            "api_ca",
+            json!({"number": 1, "former_counts": false, "nodes_to_renew": [], "trusted_pem": ""}),
+        ),
         ("clock_jump_ms", json!(7_500_000)),
     ] {
         assert_eq!(shown[field], value, "{field}");

@@ -161,7 +161,7 @@ impl Node {
                 joined_at: 0,
             },
             admin_token_sha256: Sha256::digest(secrets.admin_token.as_bytes()).into(),
-            api_ca_pem: self.identity.ca_pem(),
+            api_ca_pem: &self.identity.ca_pem()?,
             api_ca_key_pem: &ca_key,
         };
         let genesis = sign::genesis(&house.vault, &secrets.root, &keys, beginning)?;

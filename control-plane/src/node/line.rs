@@ -21,7 +21,9 @@ impl Line {
     /// They cannot be read, or do not belong together.
     pub(super) fn load(&self, data_dir: &Path) -> anyhow::Result<bool> {
         let pair = tls::node_pair(data_dir);
-        let Some(ca_pem) = tls::node_ca_pem(data_dir)? else { return Ok(false) };
+        let Some(ca_pem) = tls::read_if_there(&tls::node_ca_path(data_dir))? else {
+            return Ok(false);
+        };
         let Some(certificate) = pair.certificate()? else { return Ok(false) };
         let identity =
             NodeIdentity { certificate_pem: certificate.pem, key_pem: pair.key_pem()?, ca_pem };

@@ -16,7 +16,7 @@ use crate::cluster::{self, AboutBackup, Cluster, DataDir, Settings, about_backup
 use crate::config::{ClusterConfig, Config};
 use crate::sign::{self, SigningKeys};
 use crate::state::node::node_name;
-use crate::state::{EdgeCa, Genesis, Newcomer};
+use crate::state::{Audience, Newcomer, ShownCa};
 use crate::tls::{self, write_public};
 use crate::vault::{SealParameters, Unsealing, Vault};
 
@@ -98,8 +98,8 @@ impl Restoration {
             _ => {}
         }
         let node_id = cluster::restore(&aside, self.backup, vault.clone(), newcomer).await?;
-        let (genesis, edge_ca_pem) = started_once(aside.clone(), vault.clone()).await?;
-        show(&self.config, &vault, &genesis, &edge_ca_pem)?;
+        let begun = started_once(aside.clone(), vault.clone()).await?;
+        show(&self.config, &vault, &begun)?;
         fs::rename(&aside, dir.join("cluster"))
             .and_then(|()| fs::File::open(&dir)?.sync_all())
             .with_context(|| format!("{} cannot be put in its place", aside.display()))?;
@@ -107,23 +107,31 @@ impl Restoration {
     }
 }
 
+/// What of the state it takes to show something.
+struct Begun {
+    cluster_id: String,
+    api_ca: ShownCa,
+    edge_ca_pem: String,
+}
+
 /// Starts what was restored, which proves that it starts.
-async fn started_once(directory: PathBuf, vault: Arc<Vault>) -> anyhow::Result<(Genesis, String)> {
+async fn started_once(directory: PathBuf, vault: Arc<Vault>) -> anyhow::Result<Begun> {
     let every = ClusterConfig::default().snapshot_every;
     let cluster = Cluster::start(Settings::alone(directory, every), vault).await?;
-    let begun = cluster
-        .peek(|state| state.genesis().cloned().zip(state.edge_ca().map(EdgeCa::trusted_pem)));
+    let begun = cluster.peek(|state| {
+        Some(Begun {
+            cluster_id: state.genesis()?.cluster_id.clone(),
+            api_ca: state.shown_ca(Audience::Clients)?.into_owned(),
+            edge_ca_pem: state.edge_ca()?.trusted_pem(),
+        })
+    });
     cluster.shutdown().await;
     begun.context("nothing was restored: the cluster in the backup had not begun")
 }
 
 /// What the node shows to operators and edges even while it is sealed.
-fn show(
-    config: &Config,
-    vault: &Vault,
-    genesis: &Genesis,
-    edge_ca_pem: &str,
-) -> anyhow::Result<()> {
+fn show(config: &Config, vault: &Vault, begun: &Begun) -> anyhow::Result<()> {
+    let Begun { cluster_id, api_ca, edge_ca_pem } = begun;
     let dir = &config.data_dir;
     let names = Addresses::of(
         config,
@@ -134,15 +142,14 @@ fn show(
     )
     .names;
     tls::make_folder(dir)?;
-    for (path, pem) in [
-        (tls::api_ca_path(dir), genesis.api_ca_pem.as_str()),
-        (super::edge_ca_path(dir), edge_ca_pem),
-    ] {
+    for (path, pem) in
+        [(tls::api_ca_path(dir), &api_ca.trusted_pem()), (super::edge_ca_path(dir), edge_ca_pem)]
+    {
         write_public(&path, pem.as_bytes())
             .with_context(|| format!("{} cannot be written", path.display()))?;
     }
     let pair = tls::server_pair(dir);
     let (request, names) = (pair.request()?, tls::with_local(&names));
-    pair.install(&sign::issue_server_certificate(genesis, vault, &request, &names)?)?;
+    pair.install(&sign::issue_server_certificate(cluster_id, api_ca, vault, &request, &names)?)?;
     Ok(())
 }

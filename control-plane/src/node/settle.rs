@@ -1,7 +1,7 @@
 //! From an open vault and a state that is here, to a node that serves.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tonic::service::Routes;
@@ -13,8 +13,8 @@ use super::{Node, Unsealed};
 use crate::intake::{Intake, IntakeSettings};
 use crate::notify;
 use crate::peers;
-use crate::sign::{self, Signer, Witness};
-use crate::state::{Actor, Command, EdgeCa, Genesis};
+use crate::sign::{Signer, Witness};
+use crate::state::{Actor, Command, EdgeCa};
 use crate::tap;
 
 /// What there is once the state is here.
@@ -60,17 +60,9 @@ impl Node {
         }
         // First, so that no change of the edges' CA is missed.
         let events = house.cluster.subscribe();
-        let begun = house
-            .cluster
-            .peek(|state| state.genesis().cloned().zip(state.edge_ca().map(EdgeCa::trusted_pem)));
-        let (genesis, edge_ca_pem) = begun.context("the cluster did not begin")?;
-        if genesis.api_ca_pem != self.identity.ca_pem() {
-            anyhow::bail!(
-                "{} is not the API CA of this cluster: copy that file from another node",
-                self.identity.ca_path().display()
-            );
-        }
-        self.renew_certificates(house, &genesis)?;
+        let begun = house.cluster.peek(|state| state.edge_ca().map(EdgeCa::trusted_pem));
+        let edge_ca_pem = begun.context("the cluster did not begin")?;
+        self.renew_certificates(house)?;
         self.identity.forget_ca_key()?;
         self.keep_edge_ca(&edge_ca_pem)?;
         self.record_unsealing(house).await?;
@@ -98,22 +90,6 @@ impl Node {
         let minter = Some(house.minter.clone());
         let service = peers::service(house.cluster.clone(), witness, minter);
         self.open_to_peers(Routes::new(service).prepare());
-    }
-
-    /// Issues what this node shows, where that is missing, nearly over or under other names.
-    pub(super) fn renew_certificates(
-        &self,
-        house: &Unsealed,
-        genesis: &Genesis,
-    ) -> anyhow::Result<()> {
-        let now = SystemTime::now();
-        if self.identity.is_due(now)? {
-            let (request, names) = (self.identity.request()?, self.identity.names());
-            let issued = sign::issue_server_certificate(genesis, &house.vault, &request, names)?;
-            self.identity.install(&issued)?;
-            tracing::info!("the certificate for operators and edges was renewed");
-        }
-        self.follow_node_ca(house, genesis)
     }
 
     /// Tells the cluster where this node is found, if that is not what it knows.

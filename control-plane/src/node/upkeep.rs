@@ -9,7 +9,7 @@ use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic_health::ServingStatus;
 
-use super::node_ca::node_ca_changed;
+use super::shown_ca::shown_cas_changed;
 use super::{Node, Unsealed};
 use crate::cluster::{Clock as _, SystemClock};
 use crate::operator::rotation;
@@ -69,7 +69,7 @@ impl Node {
     }
 
     async fn renew_always(&self, house: &Unsealed) {
-        // First, so that no change of the nodes' CA is missed.
+        // First, so that no change of a CA is missed.
         let mut events = house.cluster.subscribe();
         let mut due = interval(RENEWAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,14 +77,14 @@ impl Node {
         loop {
             self.renew(house).await;
             let goes_over = async {
-                while let Err(error) = self.tell_node_ca(house).await {
+                while let Err(error) = self.tell_what_is_shown(house).await {
                     tracing::warn!(
                         error = format!("{error:#}"),
-                        "the others do not know yet that this node shows a certificate of the newest CA"
+                        "the others do not know yet that this node shows certificates of the newest CAs"
                     );
                     tokio::time::sleep(PAUSE).await;
                 }
-                node_ca_changed(&mut events).await;
+                shown_cas_changed(&mut events).await;
             };
             tokio::select! {
                 _ = due.tick() => {}
@@ -120,8 +120,7 @@ impl Node {
     }
 
     async fn renew(&self, house: &Unsealed) {
-        let Some(genesis) = house.cluster.peek(|state| state.genesis().cloned()) else { return };
-        if let Err(error) = self.renew_certificates(house, &genesis) {
+        if let Err(error) = self.renew_certificates(house) {
             tracing::error!(
                 error = format!("{error:#}"),
                 "a certificate was not renewed; it is tried again in an hour"

@@ -1,6 +1,5 @@
 //! The nodes of the cluster: begun, listed, invited, let in, removed.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use countersign_gate::KeyState;
@@ -21,7 +20,7 @@ use crate::node::{InitError, Node};
 use crate::sign::{self, SignError};
 use crate::state::node::node_name;
 use crate::state::{
-    self, Actor, Addresses, Command, CommandId, EdgeCa, Event, Genesis, NodeCa, State,
+    self, Actor, Addresses, Audience, Command, CommandId, EdgeCa, Event, ShownCa, State,
 };
 
 /// Begins a cluster on a node that has no vault. Nobody can be known yet: whoever reaches the listener first begins it.
@@ -78,7 +77,8 @@ pub(super) async fn get(
             trust_threshold: trust.as_ref().map_or(0, |trust| trust.threshold),
             invited: state.invitations().map(|invitation| invitation.name.clone()).collect(),
             edge_ca: edges::ca_to_proto(state),
-            node_ca: ca_to_proto(state),
+            api_ca: ca_to_proto(state, Audience::Clients),
+            node_ca: ca_to_proto(state, Audience::Nodes),
             ..Default::default()
         }
     };
@@ -116,7 +116,7 @@ pub(super) async fn add(
             Ok(v1::AddNodeResponse {
                 token: token.to_string(),
                 expires_at: timestamp(*expires_at),
-                api_ca_pem: node.api_ca_pem().to_owned(),
+                api_ca_pem: asked.house.cluster.peek(api_ca_pem),
             })
         }
         _ => Err(reused(&request.name)),
@@ -137,18 +137,20 @@ pub(super) async fn join(
     let public_key = public_key.map_err(|_| refuse::field("public_key", "must be 32 bytes"))?;
     node.joining.take().map_err(|wait| refuse::too_many("nobody was let in", wait))?;
     let read = house.cluster.read(begun).await.map_err(|e| refuse::unavailable(&e))?;
-    let (genesis, ca) = read.ok_or_else(not_begun)?;
-    let node_certificate = |ca: &NodeCa, id| {
-        let (cluster_id, csr) = (&genesis.cluster_id, &request.node_csr_pem);
-        let issued = sign::issue_node_certificate(cluster_id, ca, &house.vault, csr, id);
+    let now = read.ok_or_else(not_begun)?;
+    let (cluster_id, vault) = (&now.cluster_id, &house.vault);
+    let node_certificate = |ca, id| {
+        let issued = sign::issue_node_certificate(cluster_id, ca, vault, &request.node_csr_pem, id);
         issued.map_err(|e| not_issued("node_csr_pem", &e))
     };
-    let names = &request.server_names;
-    let server_certificate =
-        sign::issue_server_certificate(&genesis, &house.vault, &request.server_csr_pem, names)
-            .map_err(|e| not_issued("server_csr_pem", &e))?;
+    let server_certificate = |ca| {
+        let (csr, names) = (&request.server_csr_pem, &request.server_names);
+        let issued = sign::issue_server_certificate(cluster_id, ca, vault, csr, names);
+        issued.map_err(|e| not_issued("server_csr_pem", &e))
+    };
     // A request that cannot be read must not use up the token.
-    node_certificate(&ca, 0)?;
+    server_certificate(&now.api_ca)?;
+    node_certificate(&now.node_ca, 0)?;
 
     let id = identity_of(&request)?;
     let joining = state::Node {
@@ -189,16 +191,16 @@ pub(super) async fn join(
     tracing::info!(node = node_name(joined.id), name = joined.name, "a node was let in");
     let edge_ca_pem =
         house.cluster.peek(|state| state.edge_ca().map(EdgeCa::trusted_pem).unwrap_or_default());
-    // The state takes it that this node's is of the newest CA that there was when it was let in.
-    let (_, ca) = house.cluster.peek(begun).ok_or_else(not_begun)?;
+    // The state takes it that this node has certificates of the newest CAs that there were when it was let in.
+    let newest = house.cluster.peek(begun).ok_or_else(not_begun)?;
     Ok(v1::JoinClusterResponse {
         node_id: node_name(joined.id),
-        cluster_id: genesis.cluster_id.clone(),
-        org_id: genesis.org_id.clone(),
-        node_certificate_pem: node_certificate(&ca, joined.id)?,
-        node_ca_pem: ca.trusted_pem(),
-        server_certificate_pem: server_certificate,
-        api_ca_pem: genesis.api_ca_pem.clone(),
+        cluster_id: cluster_id.clone(),
+        org_id: newest.org_id,
+        node_certificate_pem: node_certificate(&newest.node_ca, joined.id)?,
+        node_ca_pem: newest.node_ca.trusted_pem(),
+        server_certificate_pem: server_certificate(&newest.api_ca)?,
+        api_ca_pem: newest.api_ca.trusted_pem(),
         edge_ca_pem,
         seal_file: house.cluster.peek(|state| state.seal_file().to_vec()).into(),
     })
@@ -278,46 +280,82 @@ pub(super) async fn rotate_signing_key(
     Ok(v1::RotateSigningKeyResponse { node })
 }
 
-/// From now on another CA signs what nodes show to each other; those of the one before count until the last node has
-/// gone over, which each does by itself.
+/// From now on another CA signs what nodes show; certificates of the one before count until the last node has gone over,
+/// which each does by itself.
 pub(super) async fn rotate_ca(
     asked: &Admitted,
-    request: v1::RotateNodeCaRequest,
-) -> Result<v1::RotateNodeCaResponse, Status> {
-    let (house, once) = (&asked.house, Once::of(asked, "RotateNodeCa", &request.request_id)?);
+    request: v1::RotateCaRequest,
+) -> Result<v1::RotateCaResponse, Status> {
+    let to = audience(request.ca)?;
+    let (house, once) = (&asked.house, Once::of(asked, "RotateCa", &request.request_id)?);
     let read = house.cluster.read(begun).await.map_err(|e| refuse::unavailable(&e))?;
-    let (genesis, ca) = read.ok_or_else(not_begun)?;
-    let command = sign::node_ca_rotation(&genesis.cluster_id, &ca, &house.vault);
+    let Begun { cluster_id, api_ca, node_ca, .. } = read.ok_or_else(not_begun)?;
+    let present = match to {
+        Audience::Clients => api_ca,
+        Audience::Nodes => node_ca,
+    };
+    let command = sign::shown_ca_rotation(&cluster_id, to, &present, &house.vault);
     once.propose(asked, command.map_err(|e| refuse::internal(&e))?).await?;
-    Ok(v1::RotateNodeCaResponse { node_ca: house.cluster.peek(ca_to_proto) })
+    Ok(v1::RotateCaResponse { ca: house.cluster.peek(|state| ca_to_proto(state, to)) })
 }
 
-/// Certificates of the CA before count no more: nodes that show no other are shut out for good.
+/// Certificates of the CA before count no more: nodes that show no other are not known any more.
 pub(super) async fn finish_ca(
     asked: &Admitted,
-    request: v1::FinishNodeCaRotationRequest,
-) -> Result<v1::FinishNodeCaRotationResponse, Status> {
-    let once = Once::of(asked, "FinishNodeCaRotation", &request.request_id)?;
-    once.propose(asked, Command::FinishNodeCa).await?;
-    let node_ca = asked.house.cluster.peek(ca_to_proto);
-    Ok(v1::FinishNodeCaRotationResponse { node_ca })
+    request: v1::FinishCaRotationRequest,
+) -> Result<v1::FinishCaRotationResponse, Status> {
+    let to = audience(request.ca)?;
+    let once = Once::of(asked, "FinishCaRotation", &request.request_id)?;
+    once.propose(asked, Command::FinishCa { to }).await?;
+    let ca = asked.house.cluster.peek(|state| ca_to_proto(state, to));
+    Ok(v1::FinishCaRotationResponse { ca })
 }
 
-fn ca_to_proto(state: &State) -> Option<v1::NodeCa> {
-    let ca = state.node_ca()?;
-    Some(v1::NodeCa {
+fn audience(ca: i32) -> Result<Audience, Status> {
+    match v1::ShownCaKind::try_from(ca) {
+        Ok(v1::ShownCaKind::Api) => Ok(Audience::Clients),
+        Ok(v1::ShownCaKind::Nodes) => Ok(Audience::Nodes),
+        Ok(v1::ShownCaKind::Unspecified) | Err(_) => {
+            Err(refuse::field("ca", "say which one: API or NODES"))
+        }
+    }
+}
+
+fn ca_to_proto(state: &State, to: Audience) -> Option<v1::ShownCa> {
+    let ca = state.shown_ca(to)?;
+    Some(v1::ShownCa {
         number: ca.number,
-        former_counts: ca.former.is_some(),
-        nodes_to_renew: state.nodes_to_renew().map(|node| node.name.clone()).collect(),
+        former_counts: ca.former_pem.is_some(),
+        nodes_to_renew: state.nodes_to_renew(to).map(|node| node.name.clone()).collect(),
+        trusted_pem: ca.trusted_pem(),
     })
 }
 
-fn begun(state: &State) -> Option<(Genesis, NodeCa)> {
-    state.genesis().cloned().zip(state.node_ca().map(Cow::into_owned))
+/// What it takes to issue something.
+struct Begun {
+    cluster_id: String,
+    org_id: String,
+    api_ca: ShownCa,
+    node_ca: ShownCa,
+}
+
+fn begun(state: &State) -> Option<Begun> {
+    let genesis = state.genesis()?;
+    Some(Begun {
+        cluster_id: genesis.cluster_id.clone(),
+        org_id: genesis.org_id.clone(),
+        api_ca: state.shown_ca(Audience::Clients)?.into_owned(),
+        node_ca: state.shown_ca(Audience::Nodes)?.into_owned(),
+    })
 }
 
 fn not_begun() -> Status {
     refuse::internal(&"an unsealed node without a genesis")
+}
+
+/// By which operators and edges know every node.
+pub(super) fn api_ca_pem(state: &State) -> String {
+    state.shown_ca(Audience::Clients).map(|ca| ca.trusted_pem()).unwrap_or_default()
 }
 
 async fn changed(

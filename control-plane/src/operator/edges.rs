@@ -3,6 +3,7 @@
 use countersign_proto::v1;
 use tonic::Status;
 
+use super::cluster;
 use super::once::{Once, reused};
 use super::page::{Page, timestamp};
 use super::refuse;
@@ -37,7 +38,7 @@ pub(super) async fn enroll(
     Ok(v1::EnrollEdgeResponse {
         edge: Some(to_proto(&edge, house.connected_edges().contains(&edge.id))),
         certificate_pem: certificate.pem,
-        gateway_ca_pem: node.api_ca_pem().to_owned(),
+        gateway_ca_pem: house.cluster.peek(cluster::api_ca_pem),
         gateway_address: node.addresses().gateway.clone(),
         gateway_addresses: gateways(node, asked),
         root_public_key: genesis.root_public_key.to_vec().into(),

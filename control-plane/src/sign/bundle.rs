@@ -9,7 +9,7 @@ use countersign_proto::v1;
 
 use super::slot::Place;
 use crate::mint::Target;
-use crate::state::{Credential, ReleaseClass, State};
+use crate::state::{Audience, Credential, ReleaseClass, State};
 
 /// The newest version, given the policy in force.
 pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
@@ -46,6 +46,11 @@ pub(super) fn of_state(state: &State, policy: &Policy) -> v1::EdgeState {
         agents: agents.collect(),
         credentials: credentials.collect(),
         forbidden_destinations: own.into_iter().cloned().collect(),
+        gateway_ca_pem: state
+            .shown_ca(Audience::Clients)
+            .filter(|ca| ca.number > 1)
+            .map(|ca| ca.trusted_pem())
+            .unwrap_or_default(),
     }
 }
 

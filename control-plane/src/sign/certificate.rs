@@ -11,9 +11,9 @@ use rcgen::{
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{SignError, api_ca_key, edge_ca_key, node_ca_key};
+use super::{SignError, edge_ca_key, shown_ca_key};
 use crate::state::node::node_name;
-use crate::state::{Command, EdgeCa, Genesis, NodeCa, Payload};
+use crate::state::{Audience, Command, EdgeCa, Payload, ShownCa};
 use crate::vault::{Binding, SealError, Vault};
 
 /// How long an edge's certificate holds: it renews it by itself. A CA that signs no more counts for longer
@@ -78,33 +78,35 @@ pub fn edge_ca_rotation(
     Ok(Command::RotateEdgeCa { number, certificate_pem, key })
 }
 
-/// The command that puts another CA for nodes in force: the one of the number after this, whose key is made here and
-/// sealed, and which this one signs.
+/// The command that puts another CA of what nodes show in force: the one of the number after this, whose key is made here
+/// and sealed, and which this one signs.
 ///
 /// # Errors
 /// [`SignError::Certificate`] when it cannot be made; what the vault says of the present CA's key.
-pub fn node_ca_rotation(
+pub fn shown_ca_rotation(
     cluster_id: &str,
-    present: &NodeCa,
+    to: Audience,
+    present: &ShownCa,
     vault: &Vault,
 ) -> Result<Command, SignError> {
     let number = present.number.saturating_add(1);
-    let (params, key) = (node_ca_params(number), KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
-    let certificate_pem = params.self_signed(&key)?.pem();
-    let bridge_pem = Ca::of_nodes(cluster_id, present).sign(vault, &params, &key)?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let certificate_pem = shown_ca_params(to, number, Place::Anchor).self_signed(&key)?.pem();
+    let bridge = shown_ca_params(to, number, Place::Bridge);
+    let bridge_pem = Ca::shown(cluster_id, to, present).sign(vault, &bridge, &key)?;
     let key_pem = Zeroizing::new(key.serialize_pem());
-    let key = vault.seal_payload(&node_ca_key(cluster_id, number), key_pem.as_bytes());
-    Ok(Command::RotateNodeCa { number, certificate_pem, bridge_pem, key })
+    let key = vault.seal_payload(&shown_ca_key(cluster_id, to, number), key_pem.as_bytes());
+    Ok(Command::RotateCa { to, number, certificate_pem, bridge_pem, key })
 }
 
-/// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials; the bridge to the
-/// CA before comes behind it, while there is one. Of the request, the key alone is read.
+/// Signs the certificate (PEM) that the node `node_id` shows to other nodes, whichever of them dials; the bridge from the
+/// CA before comes behind it, if there was one. Of the request, the key alone is read.
 ///
 /// # Errors
 /// As [`issue_edge_certificate`].
 pub fn issue_node_certificate(
     cluster_id: &str,
-    ca: &NodeCa,
+    ca: &ShownCa,
     vault: &Vault,
     csr_pem: &str,
     node_id: u64,
@@ -116,34 +118,38 @@ pub fn issue_node_certificate(
         uri(&format!("spiffe://{cluster_id}/node/{}", node_name(node_id)))?,
         SanType::DnsName(Ia5String::try_from(node_dns_name(node_id))?),
     ];
-    let mut chain = Ca::of_nodes(cluster_id, ca).sign(vault, &params, &key)?;
-    if let Some(former) = &ca.former {
-        chain.push_str(&former.bridge_pem);
-    }
-    Ok(chain)
+    chain(cluster_id, Audience::Nodes, ca, vault, &params, &key)
 }
 
 /// Signs the certificate (PEM) of a listener for operators and edges, which find it under these DNS names and
-/// addresses. Of the request, the key alone is read.
+/// addresses; the bridge as with [`issue_node_certificate`]. Of the request, the key alone is read.
 ///
 /// # Errors
 /// As [`issue_edge_certificate`]; [`SignError::Certificate`] for a name that is none.
 pub fn issue_server_certificate(
-    genesis: &Genesis,
+    cluster_id: &str,
+    ca: &ShownCa,
     vault: &Vault,
     csr_pem: &str,
     names: &[String],
 ) -> Result<String, SignError> {
     let key = read_request(csr_pem)?.public_key;
-    let ca = Ca {
-        pem: &genesis.api_ca_pem,
-        binding: api_ca_key(&genesis.cluster_id),
-        key: &genesis.api_ca_key,
-    };
     let usages = [ExtendedKeyUsagePurpose::ServerAuth];
     let mut params = leaf("countersign control plane", &usages, NODE_CERTIFICATE_DAYS);
     params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
-    ca.sign(vault, &params, &key)
+    chain(cluster_id, Audience::Clients, ca, vault, &params, &key)
+}
+
+fn chain(
+    cluster_id: &str,
+    to: Audience,
+    ca: &ShownCa,
+    vault: &Vault,
+    params: &CertificateParams,
+    key: &impl PublicKeyData,
+) -> Result<String, SignError> {
+    let leaf = Ca::shown(cluster_id, to, ca).sign(vault, params, key)?;
+    Ok([leaf.as_str()].into_iter().chain(ca.bridge_pem.as_deref()).collect())
 }
 
 /// What a node is dialled as by other nodes.
@@ -159,8 +165,8 @@ struct Ca<'a> {
 }
 
 impl<'a> Ca<'a> {
-    fn of_nodes(cluster_id: &str, ca: &'a NodeCa) -> Self {
-        let binding = node_ca_key(cluster_id, ca.number);
+    fn shown(cluster_id: &str, to: Audience, ca: &'a ShownCa) -> Self {
+        let binding = shown_ca_key(cluster_id, to, ca.number);
         Self { pem: &ca.certificate_pem, binding, key: &ca.key }
     }
 
@@ -221,27 +227,41 @@ pub(super) fn make_edge_ca(number: u64) -> Result<(String, Zeroizing<String>), S
     Ok((pem, Zeroizing::new(key.serialize_pem())))
 }
 
-/// The CA of what nodes show to each other, and its key, both PEM.
-pub(super) fn make_node_ca(number: u64) -> Result<(String, Zeroizing<String>), SignError> {
+/// The first CA of what nodes show to each other, and its key, both PEM.
+pub(super) fn make_node_ca() -> Result<(String, Zeroizing<String>), SignError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let pem = node_ca_params(number).self_signed(&key)?.pem();
+    let pem = shown_ca_params(Audience::Nodes, 1, Place::Anchor).self_signed(&key)?.pem();
     Ok((pem, Zeroizing::new(key.serialize_pem())))
 }
 
-/// It can name nodes, and no other host. That nothing may stand between it and them (a path length of 0) binds no
-/// [bridge](NodeCa): whoever has a CA in hand as an anchor reads of it name, key and name constraints (RFC 5280 §6.1.1 d).
-fn node_ca_params(number: u64) -> CertificateParams {
+/// Where in a chain a CA's certificate stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At its end: one bridge may come between it and what nodes show.
+    Anchor,
+    /// Right above what nodes show.
+    Bridge,
+}
+
+/// That of nodes can name nodes, and no other host.
+fn shown_ca_params(to: Audience, number: u64, place: Place) -> CertificateParams {
+    let name = match to {
+        Audience::Clients => "API",
+        Audience::Nodes => "node",
+    };
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, format!("Countersign node CA {number}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, format!("Countersign {name} CA {number}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(u8::from(place == Place::Anchor)));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.name_constraints = Some(NameConstraints {
-        permitted_subtrees: vec![GeneralSubtree::DnsName(NODES.to_owned())],
-        excluded_subtrees: vec![
-            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
-            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
-        ],
-    });
+    if to == Audience::Nodes {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(NODES.to_owned())],
+            excluded_subtrees: vec![
+                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+            ],
+        });
+    }
     valid_for(&mut params, CA_DAYS);
     params
 }

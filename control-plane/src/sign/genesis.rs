@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::certificate::{make_edge_ca, make_node_ca};
 use super::keys::SigningKeys;
-use super::{SignError, api_ca_key, edge_ca_key, node_ca_key, signed_bytes};
-use crate::state::{Genesis, Node};
+use super::{SignError, edge_ca_key, shown_ca_key, signed_bytes};
+use crate::state::{Audience, Genesis, Node};
 use crate::vault::Vault;
 
 /// Ed25519 seed of a cluster's trust root. Whoever has it says whom edges trust.
@@ -76,7 +76,7 @@ pub fn genesis(
         keys: vec![NodeKey { node: node.id, public, state: KeyState::Active }],
     };
     let (edge_ca_pem, edge_key) = make_edge_ca(1)?;
-    let (node_ca_pem, node_key) = make_node_ca(1)?;
+    let (node_ca_pem, node_key) = make_node_ca()?;
     Ok(Genesis {
         cluster_id: cluster_id.to_owned(),
         org_id: org_id.to_owned(),
@@ -87,9 +87,13 @@ pub fn genesis(
         edge_ca_pem,
         edge_ca_key: vault.seal_payload(&edge_ca_key(cluster_id, 1), edge_key.as_bytes()),
         node_ca_pem,
-        node_ca_key: vault.seal_payload(&node_ca_key(cluster_id, 1), node_key.as_bytes()),
+        node_ca_key: vault
+            .seal_payload(&shown_ca_key(cluster_id, Audience::Nodes, 1), node_key.as_bytes()),
         api_ca_pem: api_ca_pem.to_owned(),
-        api_ca_key: vault.seal_payload(&api_ca_key(cluster_id), api_ca_key_pem.as_bytes()),
+        api_ca_key: vault.seal_payload(
+            &shown_ca_key(cluster_id, Audience::Clients, 1),
+            api_ca_key_pem.as_bytes(),
+        ),
         admin_token_sha256,
     })
 }

@@ -50,7 +50,7 @@ const TRUST_ACTIONS: [&str; 2] = ["cluster.begin", "trust.set"];
 
 /// What only the commands of those names record. No note may say it: who reads that something was claimed or trusted
 /// must be able to believe it.
-const OWN: [&str; 69] = [
+const OWN: [&str; 71] = [
     "account.link",
     "account.offer",
     "account.refused",
@@ -59,6 +59,8 @@ const OWN: [&str; 69] = [
     "agent.owner",
     "agent.revoke",
     "agent.rotate",
+    "api_ca.finish",
+    "api_ca.rotate",
     "approval.break_glass",
     "approval.cancel",
     "approval.deny",

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::SignedCheckpoint;
 use super::{
-    Account, Addresses, ApprovalId, Channel, Credential, DeliveryId, GrantId, GrantWish, Millis,
-    NewToken, Node, Payload, Proof, Recipient, Requirement, Role, Shown, SignedBytes, Strength,
-    Tap, VoteWord,
+    Account, Addresses, ApprovalId, Audience, Channel, Credential, DeliveryId, GrantId, GrantWish,
+    Millis, NewToken, Node, Payload, Proof, Recipient, Requirement, Role, Shown, SignedBytes,
+    Strength, Tap, VoteWord,
 };
 
 /// One Raft entry's worth: commands that were proposed together, and the log time they share.
@@ -252,9 +252,10 @@ pub enum Command {
         name: String,
         token_sha256: [u8; 32],
     },
-    /// From now on this CA signs what nodes show to each other; certificates of the one before count until every node
-    /// shows one of this, or that is finished.
-    RotateNodeCa {
+    /// From now on this CA signs what nodes show; certificates of the one before count until every node shows one of this,
+    /// or that is finished.
+    RotateCa {
+        to: Audience,
         number: u64,
         certificate_pem: String,
         /// The same CA, signed by the one before.
@@ -264,9 +265,12 @@ pub enum Command {
     /// A node shows a certificate of the CA of this number, and trusts that CA.
     RenewNode {
         id: u64,
+        to: Audience,
         number: u64,
     },
-    FinishNodeCa,
+    FinishCa {
+        to: Audience,
+    },
 
     /// A node shows its token and says who it is. `removed` and `joined_at` of the record are not read.
     JoinNode {

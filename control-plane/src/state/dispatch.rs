@@ -123,11 +123,11 @@ impl State {
             Command::AddNodeKey { id, public_key, by_former } => {
                 self.add_node_key(actor, *id, public_key, by_former)
             }
-            Command::RotateNodeCa { number, certificate_pem, bridge_pem, key } => {
-                self.rotate_node_ca(actor, *number, certificate_pem, bridge_pem, key)
+            Command::RotateCa { to, number, certificate_pem, bridge_pem, key } => {
+                self.rotate_ca(actor, *to, *number, certificate_pem, bridge_pem, key)
             }
-            Command::RenewNode { id, number } => self.renew_node(actor, *id, *number),
-            Command::FinishNodeCa => self.finish_node_ca(actor),
+            Command::RenewNode { id, to, number } => self.renew_node(actor, *id, *to, *number),
+            Command::FinishCa { to } => self.finish_ca(actor, *to),
             Command::RemoveNode { id, reason } => self.remove_node(actor, *id, reason),
             Command::SetTrust(signed) => self.set_trust(actor, signed),
             Command::SetSeal { seal_file, former_sha256, what } => {

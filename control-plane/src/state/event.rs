@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApprovalId, ApprovalState, Claim, ClockJump, DeliveryId, GrantId, Millis, Nudge};
+use super::{
+    ApprovalId, ApprovalState, Audience, Claim, ClockJump, DeliveryId, GrantId, Millis, Nudge,
+};
 
 /// What a command did. Read the state for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +84,9 @@ pub enum Event {
     NodeChanged {
         id: u64,
     },
-    /// Read `State::node_ca`.
-    NodeCaChanged {
+    /// Read `State::shown_ca`.
+    CaChanged {
+        to: Audience,
         number: u64,
     },
     NodeRenewed {
@@ -157,6 +160,7 @@ impl Event {
             self,
             Self::AgentChanged { .. }
                 | Self::Began
+                | Self::CaChanged { to: Audience::Clients, .. }
                 | Self::CredentialChanged { .. }
                 | Self::NodeChanged { .. }
                 | Self::PolicyChanged { .. }

@@ -40,9 +40,9 @@ pub mod grant;
 pub mod held;
 pub mod mint;
 pub mod node;
-pub mod node_ca;
 pub mod policy;
 pub mod requirement;
+pub mod shown_ca;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -75,10 +75,10 @@ pub use mint::{
     Successor,
 };
 pub use node::{Addresses, Invitation, Node};
-pub use node_ca::{FormerNodeCa, NodeCa};
 pub use policy::PolicyVersion;
 pub use requirement::{Escalation, Panel, Proof, Requirement, Strength};
 pub use restore::Newcomer;
+pub use shown_ca::{Audience, ShownCa};
 pub use tap::Tap;
 pub use trust::{KeySignature, SignedBytes};
 
@@ -104,9 +104,11 @@ pub struct State {
     credentials: BTreeMap<String, Credential>,
     policies: Vec<PolicyVersion>,
     nodes: BTreeMap<u64, Node>,
-    /// None while it is the one that the cluster began with.
+    /// None while they are those that the cluster began with.
     #[serde(default)]
-    node_ca: Option<Box<NodeCa>>,
+    api_ca: Option<Box<ShownCa>>,
+    #[serde(default)]
+    node_ca: Option<Box<ShownCa>>,
     invitations: BTreeMap<String, Invitation>,
     trust_bundles: Vec<SignedBytes>,
     /// Bundles of an epoch below this one are refused: the edges may know higher ones.

@@ -158,7 +158,7 @@ impl State {
         let entry = node.entry("node.join");
         let id = node.id;
         self.nodes.insert(id, node);
-        self.joins_under_newest_node_ca(id);
+        self.joins_under_newest_cas(id);
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 
@@ -260,10 +260,8 @@ impl State {
         }
         let node = self.member(id)?;
         node.removed = true;
-        let mut entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
-        if self.former_node_ca_is_done_with() {
-            entry = entry.with("former_ca", "ended");
-        }
+        let entry = node.entry("node.remove").with("reason", clipped(reason, REASON_BYTES));
+        let entry = self.end_former_cas(entry);
         Ok(Done::changed(Event::NodeChanged { id }, entry))
     }
 

@@ -27,8 +27,8 @@ pub struct Newcomer {
 impl State {
     /// Makes this the state of a cluster that goes on at `position` with one node, `id`:
     ///
-    /// * All nodes that there were are removed, their ids and keys burned; invitations are void. Of two CAs of nodes the
-    ///   newer one is left.
+    /// * All nodes that there were are removed, their ids and keys burned; invitations are void. Of two CAs of
+    ///   one kind the newer is left.
     /// * No edge process is attached. Requests that nothing was released to are forgotten; what was released, and not
     ///   reported, is unknown.
     /// * Approvals that could still be voted on or used are revoked, and so is every grant. Changes that waited for a
@@ -79,7 +79,6 @@ impl State {
             .with("removed", joined(former))
             .with("node", node_name(id))
             .with("node_public_key", hex::encode(public_key));
-        self.record(entry);
         for node in self.nodes.values_mut() {
             node.removed = true;
         }
@@ -92,8 +91,9 @@ impl State {
             joined_at: self.log_time,
         };
         self.nodes.insert(id, node);
-        self.joins_under_newest_node_ca(id);
-        self.former_node_ca_is_done_with();
+        self.joins_under_newest_cas(id);
+        let entry = self.end_former_cas(entry);
+        self.record(entry);
 
         for edge in self.edges.values_mut() {
             edge.incarnation = None;

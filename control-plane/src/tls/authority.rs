@@ -117,8 +117,9 @@ fn read(ca_path: &Path, key_path: &Path) -> anyhow::Result<Authority> {
 fn make(data_dir: &Path, ca_path: &Path, key_path: &Path) -> anyhow::Result<Authority> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Countersign API CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, "Countersign API CA 1");
+    // Between it and what nodes show may come the next one, which it signs.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, 3650);
     let pem = params.self_signed(&key)?.pem();

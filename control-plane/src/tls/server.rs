@@ -20,11 +20,10 @@ use super::authority::{self, Authority};
 use super::pair::{Certificate, Pair};
 use super::{api_ca_path, server_pair};
 
-/// The CA that clients pin, and this node's certificate of it.
+/// The CAs that clients pin, and this node's certificate of it.
 pub(crate) struct ServerIdentity {
     data_dir: PathBuf,
     ca_path: PathBuf,
-    ca_pem: String,
     /// What the certificate should say.
     names: Vec<String>,
     pair: Pair,
@@ -39,7 +38,7 @@ impl ServerIdentity {
     /// What is damaged or gone, and what to do.
     pub(crate) fn open(data_dir: &Path, server_names: &[String]) -> anyhow::Result<Self> {
         let authority = Authority::open_or_make(data_dir)?;
-        let ca_pem = authority::certificate_pem(data_dir)?;
+        authority::certificate_pem(data_dir)?;
         let pair = server_pair(data_dir);
         let names = with_local(server_names);
         let certificate = match (pair.certificate()?, &authority) {
@@ -55,20 +54,20 @@ impl ServerIdentity {
         Ok(Self {
             ca_path: api_ca_path(data_dir),
             data_dir: data_dir.to_owned(),
-            ca_pem,
             names,
             pair,
             shown,
         })
     }
 
-    /// The CA's certificate: stable across restarts.
+    /// The certificates of the CAs that clients pin.
     pub(crate) fn ca_path(&self) -> &Path {
         &self.ca_path
     }
 
-    pub(crate) fn ca_pem(&self) -> &str {
-        &self.ca_pem
+    /// What is there now.
+    pub(crate) fn ca_pem(&self) -> anyhow::Result<String> {
+        authority::certificate_pem(&self.data_dir)
     }
 
     /// The CA's key, which lies beside its certificate until the cluster has begun.
@@ -91,10 +90,12 @@ impl ServerIdentity {
         self.pair.request()
     }
 
-    /// Whether it is time for another certificate: two thirds of its life are over, or the names are others.
-    pub(crate) fn is_due(&self, now: SystemTime) -> anyhow::Result<bool> {
+    /// Whether it is time for another certificate: two thirds of its life are over, the names are others, or it is not
+    /// of this CA.
+    pub(crate) fn is_due(&self, now: SystemTime, ca_pem: &str) -> anyhow::Result<bool> {
         let certificate = self.pair.certificate()?;
-        Ok(certificate.is_none_or(|it| it.is_due(now) || !fits(&it, &self.names)))
+        Ok(certificate
+            .is_none_or(|it| it.is_due(now) || !fits(&it, &self.names) || !it.is_of(ca_pem)))
     }
 
     /// Shows this certificate from now on.
@@ -177,7 +178,8 @@ fn certified(pair: &Pair, certificate: &Certificate) -> anyhow::Result<Certified
     let pem = pair.key_pem()?;
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())?;
     let key = default_provider().key_provider.load_private_key(key)?;
-    Ok(CertifiedKey::new(vec![certificate.der.clone()], key))
+    let chain = CertificateDer::pem_slice_iter(certificate.pem.as_bytes());
+    Ok(CertifiedKey::new(chain.collect::<Result<_, _>>()?, key))
 }
 
 #[cfg(test)]
@@ -207,7 +209,7 @@ mod tests {
     async fn a_renewed_certificate_is_shown_by_listeners_that_are_there() {
         let folder = tempfile::tempdir().unwrap();
         let identity = ServerIdentity::open(folder.path(), &["old.example".into()]).unwrap();
-        let (config, ca) = (identity.for_tokens().unwrap(), identity.ca_pem().to_owned());
+        let (config, ca) = (identity.for_tokens().unwrap(), identity.ca_pem().unwrap());
         assert!(is_shown(&config, &ca, "old.example").await);
         assert!(!is_shown(&config, &ca, "new.example").await);
 
@@ -217,7 +219,7 @@ mod tests {
         identity.install(&authority.issue(&request, &names).unwrap()).unwrap();
         assert!(is_shown(&config, &ca, "new.example").await);
         assert!(
-            identity.is_due(SystemTime::now()).unwrap(),
+            identity.is_due(SystemTime::now(), &ca).unwrap(),
             "its names are not those it should have"
         );
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_control_plane::sign::{self, SigningKeys};
-use countersign_control_plane::state::Command;
+use countersign_control_plane::state::{Audience, Command};
 use countersign_proto::v1;
 use countersign_proto::v1::gateway_service_client::GatewayServiceClient;
 use rcgen::{CertificateParams, KeyPair};
@@ -149,7 +149,7 @@ fn a_nodes_certificate_names_it_and_nothing_else() {
     let genesis = crate::world::beginning(&ground.vault, &root, &ground.keys(), 1, "");
     let pem = sign::issue_node_certificate(
         &genesis.cluster_id,
-        &genesis.node_ca(),
+        &genesis.shown_ca(Audience::Nodes),
         &ground.vault,
         &request().0,
         0xbeef,

@@ -9,7 +9,7 @@ use countersign_control_plane::cluster::{Cluster, NoPeers, Settings, Start, Tran
 use countersign_control_plane::intake::IntakeSettings;
 use countersign_control_plane::peers::{self, MutualTls, NodeIdentity};
 use countersign_control_plane::sign::{self, CoSigner, RootKey, Witness};
-use countersign_control_plane::state::{Actor, Command, Genesis, State};
+use countersign_control_plane::state::{Actor, Audience, Command, Genesis, State};
 use countersign_control_plane::vault::Vault;
 use countersign_proto::v1;
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -219,7 +219,7 @@ fn identity(genesis: &Genesis, vault: &Vault, node: u64) -> NodeIdentity {
     NodeIdentity {
         certificate_pem: sign::issue_node_certificate(
             &genesis.cluster_id,
-            &genesis.node_ca(),
+            &genesis.shown_ca(Audience::Nodes),
             vault,
             &csr,
             node,

@@ -13,8 +13,9 @@ use countersign_control_plane::intake::{Intake, IntakeSettings};
 use countersign_control_plane::mint::{self, Minter};
 use countersign_control_plane::sign::{self, Beginning, RootKey, Signer, SigningKeys, Witness};
 use countersign_control_plane::state::{
-    Actor, Addresses, Approval, ApprovalId, ApprovalState, Command, Credential, Event, Fake,
-    Genesis, Minting, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord, Voter,
+    Actor, Addresses, Approval, ApprovalId, ApprovalState, Audience, Command, Credential, Event,
+    Fake, Genesis, Minting, Node, Payload, Proof, ReleaseClass, Role, State, Strength, VoteWord,
+    Voter,
 };
 use countersign_control_plane::vault::{Binding, NewSeal, Unsealing, Vault};
 use countersign_gate::Trust;
@@ -430,7 +431,8 @@ pub(crate) fn issue(genesis: &Genesis, vault: &Vault, id: &str) -> Enrolled {
 pub(crate) fn server_tls(genesis: &Genesis, vault: &Vault) -> ServerTlsConfig {
     let (csr, key) = request();
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let certificate = sign::issue_server_certificate(genesis, vault, &csr, &names).unwrap();
+    let (id, ca) = (&genesis.cluster_id, genesis.shown_ca(Audience::Clients));
+    let certificate = sign::issue_server_certificate(id, &ca, vault, &csr, &names).unwrap();
     ServerTlsConfig::new()
         .identity(Identity::from_pem(certificate, key))
         .client_ca_root(Certificate::from_pem(&genesis.edge_ca_pem))

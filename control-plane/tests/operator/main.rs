@@ -11,11 +11,12 @@ mod edge;
 mod edge_ca;
 mod identity;
 mod mutations;
-mod node_ca;
+
 mod pages;
 mod policies;
 mod reveal;
 mod seal;
+mod shown_ca;
 mod start;
 mod team;
 mod token;

@@ -15,12 +15,12 @@ mod exports;
 mod grants;
 mod justified;
 mod minting;
-mod node_ca;
 mod nodes;
 mod objects;
 mod properties;
 mod releases;
 mod restores;
+mod shown_ca;
 mod team;
 mod trust;
 #[allow(dead_code)] // some words are the cluster's tests' alone

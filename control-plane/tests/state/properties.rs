@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::Value;
 use countersign_control_plane::state::{
-    Actor, Addresses, Approval, ApprovalId, ApprovalState, Batch, Command, Event, HeldRequest,
-    Open, Outcome, Payload, Position, Principal, Proof, Proposal, ReportedOutcome, Requirement,
-    Role, State, Strength, VoteWord, Voter,
+    Actor, Addresses, Approval, ApprovalId, ApprovalState, Audience, Batch, Command, Event,
+    HeldRequest, Open, Outcome, Payload, Position, Principal, Proof, Proposal, ReportedOutcome,
+    Requirement, Role, State, Strength, VoteWord, Voter,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -195,6 +195,7 @@ fn rare() -> impl Strategy<Value = Command> {
 /// Nodes 2 and 3 come and go, keys change, and bundles and checkpoints are signed by some of them.
 fn nodes() -> impl Strategy<Value = Command> {
     let id = || 2u8..4;
+    let audience = || select(Audience::ALL.to_vec());
     let name = || select(vec!["second", "third"]);
     let token = || prop_oneof![4 => Just([1; 32]), 1 => Just([2; 32])];
     let bundles = vec![
@@ -217,14 +218,19 @@ fn nodes() -> impl Strategy<Value = Command> {
         1 => (id(), 11u8..14, select(vec![2u8, 12, 13])).prop_map(|(id, new, former)| {
             add_key(id, new, former)
         }),
-        1 => (2u64..4).prop_map(|number| Command::RotateNodeCa {
+        1 => (audience(), 2u64..4).prop_map(|(to, number)| Command::RotateCa {
+            to,
             number,
             certificate_pem: "CA".into(),
             bridge_pem: "bridge".into(),
             key: sealed(3),
         }),
-        3 => (1u64..4, 2u64..4).prop_map(|(id, number)| Command::RenewNode { id, number }),
-        1 => Just(Command::FinishNodeCa),
+        3 => (1u64..4, audience(), 2u64..4).prop_map(|(id, to, number)| Command::RenewNode {
+            id,
+            to,
+            number
+        }),
+        1 => audience().prop_map(|to| Command::FinishCa { to }),
         1 => (1u64..4).prop_map(|id| Command::RemoveNode { id, reason: String::new() }),
         4 => (2u64..5, 1u32..3, select(bundles)).prop_map(|(epoch, threshold, keys)| {
             Command::SetTrust(signed_trust(&trust(epoch, threshold, &keys)))
@@ -403,8 +409,10 @@ fn check_nodes(before: &State, after: &State) {
         let now = after.node(node.id).expect("ids are kept for ever");
         assert!(now.removed >= node.removed && now.name == node.name);
     }
-    let former_counts = after.node_ca().is_some_and(|ca| ca.former.is_some());
-    assert!(!former_counts || after.nodes_to_renew().next().is_some(), "no node needs that CA");
+    for to in Audience::ALL {
+        let former_counts = after.shown_ca(to).is_some_and(|ca| ca.former_pem.is_some());
+        assert!(!former_counts || after.nodes_to_renew(to).next().is_some(), "nobody needs it");
+    }
     assert!(after.trust_bundles().starts_with(before.trust_bundles()));
     assert!(after.audit_checkpoints().starts_with(before.audit_checkpoints()));
     let (Some(was), Some(is)) = (before.trust(), after.trust()) else { return };

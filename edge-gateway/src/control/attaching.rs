@@ -18,7 +18,6 @@ use crate::config;
 
 /// How the control plane is dialled.
 pub(super) struct Dialler {
-    ca_pem: String,
     /// None: a node's certificate names the host that it was dialled at.
     server_name: Option<String>,
 }
@@ -30,8 +29,8 @@ impl Dialler {
         gateway: config::Gateway,
         control: &Control,
     ) -> anyhow::Result<(Self, Nodes)> {
-        let config::Gateway { addresses, server_name, ca_pem, .. } = gateway;
-        let dialler = Self { ca_pem, server_name };
+        let config::Gateway { addresses, server_name, .. } = gateway;
+        let dialler = Self { server_name };
         for address in &addresses {
             dialler.endpoint(control, address)?;
         }
@@ -44,7 +43,7 @@ impl Dialler {
     fn endpoint(&self, control: &Control, address: &str) -> anyhow::Result<Endpoint> {
         let name = self.server_name.as_deref().unwrap_or_else(|| nodes::host(address));
         let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.ca_pem))
+            .ca_certificate(Certificate::from_pem(control.authorities.pem()))
             .identity(control.passport.for_tls())
             .domain_name(name);
         let endpoint = Endpoint::from_shared(format!("https://{address}"))

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::session::Names;
 use super::{Alarm, Control, lock, wire};
 use crate::bundle::{Bundle, InForce};
+use crate::identity::Stored;
 
 /// DSSE payload type of an edge bundle.
 const BUNDLE_TYPE: &str = "application/vnd.countersign.edge-bundle.v1";
@@ -104,7 +105,11 @@ impl Control {
     ///
     /// # Errors
     /// One that not enough nodes have signed, or that is older than one that was seen: what is in force stays.
-    pub(super) fn take_bundle(&self, bundle: pb::EdgeBundle, names: &Names) -> anyhow::Result<()> {
+    pub(super) fn take_bundle(
+        self: &Arc<Self>,
+        bundle: pb::EdgeBundle,
+        names: &Names,
+    ) -> anyhow::Result<()> {
         let signed = wire::signed(bundle.envelope.context("a bundle without its envelope")?)?;
         let trust = self.trust().context("a bundle before any trust")?;
         let checked = trust
@@ -121,7 +126,11 @@ impl Control {
         if self.in_force().is_some() && payload == floor.payload {
             return Ok(());
         }
+        let authorities = state.gateway_ca_pem.clone();
         let bundle = Bundle::new(wire::bundle(state)?)?;
+        if !authorities.is_empty() && self.authorities.follow(&authorities)? {
+            self.store_authorities();
+        }
         tracing::info!(
             revision = bundle.revision,
             policy_version = bundle.policy_version,
@@ -137,6 +146,19 @@ impl Control {
         let Names { cluster, org, edge } = names.clone();
         self.in_force.send_replace(Some(Arc::new(InForce { cluster, org, edge, bundle })));
         Ok(())
+    }
+
+    /// A file is written: not on the threads that serve.
+    fn store_authorities(self: &Arc<Self>) {
+        let control = Arc::clone(self);
+        tokio::task::spawn_blocking(move || match control.authorities.store() {
+            Stored::Written => tracing::info!("the nodes are known by other CAs from now on"),
+            Stored::Kept(why) => tracing::warn!(
+                why,
+                "the nodes are known by other CAs from now on, which are in memory only: after two changes of the API's \
+                 CA, a restarted edge needs the newest in its file"
+            ),
+        });
     }
 
     /// Raises an alarm about what was refused, unless the same was refused before and nothing of its kind accepted

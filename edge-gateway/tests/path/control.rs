@@ -112,7 +112,7 @@ pub(crate) struct Control {
 impl Control {
     /// One node.
     pub(crate) async fn start(authority: &Authority) -> Self {
-        Self::cluster(authority, 1, 1, Clock::system()).await
+        Self::cluster(authority, authority, 1, 1, Clock::system()).await
     }
 
     pub(crate) fn root_key(&self) -> [u8; 32] {

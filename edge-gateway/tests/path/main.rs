@@ -11,6 +11,7 @@ mod wire;
 mod world;
 
 mod answers;
+mod authorities;
 mod binary;
 mod bodies;
 mod certificate;

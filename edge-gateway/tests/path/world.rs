@@ -337,6 +337,10 @@ pub(crate) struct Setup {
     pub(crate) certificate_hours: i64,
     /// Where the edge's certificate is kept.
     pub(crate) certificate_file: Option<PathBuf>,
+    /// Where the CA that the edge knows the nodes by is kept.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// What signed the last node's certificate, if that is another CA.
+    pub(crate) of_last: Option<Authority>,
     /// What the upstream of every host does, if it is not the one that writes down what it got.
     pub(crate) raw: Option<Script>,
     /// Finds the addresses of names that are none of [`HOSTS`].
@@ -361,6 +365,8 @@ impl Default for Setup {
             passthrough_when_disconnected: true,
             certificate_hours: 24,
             certificate_file: None,
+            ca_file: None,
+            of_last: None,
             raw: None,
             resolver: None,
             allow_private: Vec::new(),
@@ -411,7 +417,9 @@ impl Setup {
             .try_init();
         let authority = Authority::new();
         let (clock, hands) = Clock::with_hands();
-        let control = Control::cluster(&authority, self.nodes, self.threshold, clock.clone()).await;
+        let of_last = self.of_last.as_ref().unwrap_or(&authority);
+        let control =
+            Control::cluster(&authority, of_last, self.nodes, self.threshold, clock.clone()).await;
         control.prepare(|state| state.policy.push_str(&self.rules));
         prepare(&control);
         let mut addresses = control.addresses();
@@ -431,6 +439,9 @@ impl Setup {
         if let Some(file) = &self.certificate_file {
             std::fs::write(file, &certificate_pem).expect("written");
         }
+        if let Some(file) = &self.ca_file {
+            std::fs::write(file, authority.pem()).expect("written");
+        }
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             metrics_listen: Some(([127, 0, 0, 1], 0).into()),
@@ -445,6 +456,7 @@ impl Setup {
                 addresses,
                 server_name: self.server_name,
                 ca_pem: authority.pem(),
+                ca_file: self.ca_file,
                 root_key: control.root_key(),
                 passthrough_when_disconnected: self.passthrough_when_disconnected,
             },

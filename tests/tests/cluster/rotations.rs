@@ -1,9 +1,12 @@
 //! ROT-LIVE: every key that can be replaced changes while agents and people go on.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use countersign_proto::v1;
+use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use countersign_proto::v1::gateway_service_client::GatewayServiceClient;
 use countersign_tests::cluster_world::{
     ClusterWorld, Faults, Load, Mix, READ_KEY, WRITE_KEY, conclude, http_get, is_long,
@@ -32,12 +35,19 @@ fn rot_live_every_key_changes_under_load() {
         }
         rotate_keyring(&world, &load);
         rotate_edge_ca(&world, &load);
+        rotate_node_ca(&world, &load);
+        // Who pins the first one, as people do here, knows the second one too, and not a third.
+        if round == 0 {
+            rotate_api_ca(&world, &load);
+            faults.injected();
+        }
         for (name, first, reads) in [("reader", READ_KEY, true), ("writer", WRITE_KEY, false)] {
             // The former one is a part of it: whatever looks for that finds this too.
             let value = format!("{first}-{}", round + 2);
             rotate_credential(&world, &load, name, &value, reads);
             faults.injected();
         }
+        faults.injected();
         faults.injected();
         faults.injected();
     }
@@ -130,6 +140,108 @@ fn rotate_edge_ca(world: &ClusterWorld, load: &Load) {
         world.eventually("the edge is back", || world.attached(edge).then_some(()));
     }
     approval_completes(world, load);
+}
+
+fn rotate_node_ca(world: &ClusterWorld, load: &Load) {
+    let papers = |node: usize| Papers::of(&world.nodes[node].data_dir().join("tls"));
+    let former = papers(0);
+    assert!(former.are_a_nodes(world, 1));
+    world.cli_ok(&["cluster", "rotate-ca", "nodes"]);
+    approval_completes(world, load);
+    until_gone_over(world, |cluster| cluster.node_ca.as_ref());
+    for node in 1..world.nodes.len() {
+        // Whom it trusts itself must not be what stops it.
+        let stolen = Papers { trusted: papers(0).trusted, ..former.clone() };
+        world.eventually("the former CA lets no node in", || {
+            (!stolen.are_a_nodes(world, node)).then_some(())
+        });
+        assert!(papers(0).are_a_nodes(world, node), "the new one does");
+    }
+    approval_completes(world, load);
+}
+
+fn rotate_api_ca(world: &ClusterWorld, load: &Load) {
+    world.cli_ok(&["cluster", "rotate-ca", "api"]);
+    approval_completes(world, load);
+    until_gone_over(world, |cluster| cluster.api_ca.as_ref());
+    let pinned = standing(world).api_ca.unwrap().trusted_pem;
+    assert!(!pinned.contains(world.api_ca().trim()), "the former one is not to be pinned");
+    let new = world.root().join("api-ca-2.pem");
+    std::fs::write(&new, &pinned).unwrap();
+    for edge in &world.edges {
+        let file = edge.process.dir().join("gateway-ca.pem");
+        world.eventually("every edge knows the nodes by the new one alone", || {
+            (std::fs::read_to_string(&file).unwrap() == pinned).then_some(())
+        });
+    }
+    for (number, node) in world.nodes.iter().enumerate() {
+        let dir = node.data_dir();
+        world.eventually("what is to be pinned is where it was", || {
+            (std::fs::read_to_string(dir.join("api-ca.pem")).unwrap() == pinned).then_some(())
+        });
+        for ca in [world.root().join("api-ca.pem"), new.clone()] {
+            assert!(openssl_knows(node.api, &ca), "{} by {}", node.name(), ca.display());
+        }
+        assert!(!openssl_knows(node.api, &dir.join("tls/node-ca.pem")));
+        let edge = world.edges[0].process.dir();
+        let certificate = std::fs::read_to_string(edge.join("edge-cert.pem")).unwrap();
+        assert!(is_let_in(world, number, edge, &certificate));
+    }
+    approval_completes(world, load);
+}
+
+/// Until every node says that it shows a certificate of the newest CA, and that the one before has ended.
+fn until_gone_over(
+    world: &ClusterWorld,
+    of: impl Fn(&v1::GetClusterResponse) -> Option<&v1::ShownCa>,
+) {
+    for node in 0..world.nodes.len() {
+        world.eventually("every node has gone over", || {
+            let cluster = world.block_on(world.desk(node).cluster()).ok()?;
+            let ca = of(&cluster)?;
+            (ca.number > 1 && !ca.former_counts && ca.nodes_to_renew.is_empty()).then_some(())
+        });
+    }
+}
+
+/// What a node has on its disk for others.
+#[derive(Clone)]
+struct Papers {
+    chain: String,
+    key: String,
+    trusted: String,
+}
+
+impl Papers {
+    fn of(dir: &Path) -> Self {
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        Self { chain: read("node.pem"), key: read("node.key"), trusted: read("node-ca.pem") }
+    }
+
+    /// Whether this node takes whoever shows them for another one.
+    fn are_a_nodes(&self, world: &ClusterWorld, node: usize) -> bool {
+        let status = world.block_on(world.desk(node).status()).unwrap();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.trusted))
+            .identity(Identity::from_pem(&self.chain, &self.key))
+            .domain_name(format!("{}.node.countersign", status.node_id));
+        let address = format!("https://{}", world.nodes[node].cluster_itself());
+        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
+        let asking =
+            v1::SnapshotOffsetRequest { cluster_id: status.cluster_id, ..Default::default() };
+        let asked = world.block_on(async {
+            ClusterServiceClient::new(endpoint.connect_lazy()).snapshot_offset(asking).await
+        });
+        asked.is_ok()
+    }
+}
+
+/// Whether a client that others wrote takes whoever answers there for one that this CA vouches for.
+fn openssl_knows(address: SocketAddr, ca: &Path) -> bool {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-verify_return_error", "-CAfile"]);
+    let output = command.arg(ca).stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).contains("Verify return code: 0 (ok)")
 }
 
 fn rotate_credential(world: &ClusterWorld, load: &Load, name: &str, value: &str, reads: bool) {

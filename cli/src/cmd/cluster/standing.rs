@@ -58,20 +58,29 @@ impl From<v1::EdgeCa> for EdgeCa {
     }
 }
 
-/// The CA that signs what nodes show to each other.
+/// A CA that signs what nodes show.
 #[derive(Serialize)]
-pub(crate) struct NodeCa {
+pub(crate) struct ShownCa {
     pub(crate) number: u64,
     /// Whether certificates of the CA before count still.
     pub(crate) former_counts: bool,
     /// Nodes that show no certificate of this CA yet.
     pub(crate) nodes_to_renew: Vec<String>,
+    /// It, and the one before while that counts.
+    pub(crate) trusted_pem: String,
 }
 
-impl From<v1::NodeCa> for NodeCa {
-    fn from(ca: v1::NodeCa) -> Self {
-        let v1::NodeCa { number, former_counts, nodes_to_renew } = ca;
-        Self { number, former_counts, nodes_to_renew }
+impl From<v1::ShownCa> for ShownCa {
+    fn from(ca: v1::ShownCa) -> Self {
+        let v1::ShownCa { number, former_counts, nodes_to_renew, trusted_pem } = ca;
+        Self { number, former_counts, nodes_to_renew, trusted_pem }
+    }
+}
+
+impl ShownCa {
+    /// Nodes that show a CA's certificate which does not count any more.
+    fn left_out(&self) -> impl Iterator<Item = &String> {
+        self.nodes_to_renew.iter().filter(|_| !self.former_counts)
     }
 }
 
@@ -88,7 +97,8 @@ pub(crate) struct Standing {
     pub(super) nodes: Vec<Node>,
     pub(super) invited: Vec<String>,
     pub(super) edge_ca: EdgeCa,
-    pub(super) node_ca: NodeCa,
+    pub(super) api_ca: ShownCa,
+    pub(super) node_ca: ShownCa,
     pub(super) rolled_back: Option<String>,
     /// By how much the cluster's clock jumped ahead, until somebody confirms it.
     pub(super) clock_jump_ms: Option<u64>,
@@ -208,6 +218,7 @@ fn judged(context: &Context, answer: v1::GetClusterResponse, seals: &[(String, b
         nodes: answer.nodes.into_iter().map(node).collect(),
         invited: answer.invited,
         edge_ca: answer.edge_ca.unwrap_or_default().into(),
+        api_ca: answer.api_ca.unwrap_or_default().into(),
         node_ca: answer.node_ca.unwrap_or_default().into(),
         rolled_back: Some(answer.rolled_back).filter(|why| !why.is_empty()),
         clock_jump_ms: answer.clock_jump.map(|jump| jump.by_ms),
@@ -245,8 +256,13 @@ fn troubles(context: &Context, standing: &Standing) -> Vec<Trouble> {
                 .into(),
         );
     }
-    let shut_out = &standing.node_ca.nodes_to_renew;
-    for name in shut_out.iter().filter(|_| !standing.node_ca.former_counts) {
+    for name in standing.api_ca.left_out() {
+        trouble(
+            format!("{name} shows edges no certificate that they know"),
+            "start it and unseal it: it has one issued then".into(),
+        );
+    }
+    for name in standing.node_ca.left_out() {
         trouble(
             format!("{name} shows no certificate of the nodes' CA: the others do not know it"),
             format!(

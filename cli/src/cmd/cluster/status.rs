@@ -2,7 +2,7 @@
 
 use countersign_proto::v1;
 
-use super::standing::{EdgeCa, Node, NodeCa, Standing, Trouble, standing};
+use super::standing::{EdgeCa, Node, ShownCa, Standing, Trouble, standing};
 use crate::args::{Output, Show};
 use crate::client;
 use crate::cmd::yes_no;
@@ -31,7 +31,8 @@ fn told(standing: &Standing) -> Done {
             },
         ),
         ("edges' ca", edge_ca(standing)),
-        ("nodes' ca", node_ca(standing)),
+        ("nodes' ca", shown_ca(&standing.node_ca)),
+        ("api's ca", shown_ca(&standing.api_ca)),
         ("invited", print::words(&standing.invited)),
     ])?;
     print::line("")?;
@@ -60,8 +61,8 @@ fn edge_ca(standing: &Standing) -> String {
     }
 }
 
-fn node_ca(standing: &Standing) -> String {
-    let NodeCa { number, former_counts, nodes_to_renew } = &standing.node_ca;
+fn shown_ca(ca: &ShownCa) -> String {
+    let ShownCa { number, former_counts, nodes_to_renew, .. } = ca;
     if !former_counts {
         return number.to_string();
     }

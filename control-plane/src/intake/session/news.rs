@@ -77,7 +77,7 @@ impl News {
             | Event::DeliveryChanged { .. }
             | Event::Detached { .. }
             | Event::EdgeRenewed { .. }
-            | Event::NodeCaChanged { .. }
+            | Event::CaChanged { .. }
             | Event::NodeRenewed { .. }
             | Event::JoinRefused { .. }
             | Event::Leased { .. }

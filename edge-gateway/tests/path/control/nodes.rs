@@ -42,9 +42,10 @@ struct Line {
 
 impl Control {
     /// So many nodes, of which `threshold` have to sign. The certificate of each names its own address, and
-    /// `control.test`.
+    /// `control.test`; that of the last is signed by `of_last`.
     pub(crate) async fn cluster(
         authority: &Authority,
+        of_last: &Authority,
         nodes: usize,
         threshold: u32,
         clock: Clock,
@@ -88,7 +89,8 @@ impl Control {
         });
         let mut started = Vec::new();
         for node in 0..nodes {
-            started.push(Node::start(&inner, node).await);
+            let shown = if node + 1 == nodes { of_last } else { authority };
+            started.push(Node::start(&inner, node, shown).await);
         }
         Self { inner, nodes: Arc::new(started) }
     }
@@ -158,14 +160,13 @@ impl Control {
 }
 
 impl Node {
-    async fn start(inner: &Arc<Inner>, node: usize) -> Self {
+    async fn start(inner: &Arc<Inner>, node: usize, authority: &Authority) -> Self {
         let host = Ipv4Addr::new(127, 0, 0, node as u8 + 1);
         let serving = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let behind = serving.local_addr().expect("an address");
         let names = [host.to_string(), "control.test".to_owned()];
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (certificate, key) =
-            inner.authority.leaf_for(&names, ExtendedKeyUsagePurpose::ServerAuth);
+        let (certificate, key) = authority.leaf_for(&names, ExtendedKeyUsagePurpose::ServerAuth);
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificate, key))
             .client_ca_root(Certificate::from_pem(inner.authority.pem()));
@@ -233,5 +234,6 @@ fn state() -> pb::EdgeState {
             .to_vec(),
         credentials: SECRETS.iter().map(credential).collect(),
         forbidden_destinations: vec!["control.test".into()],
+        gateway_ca_pem: String::new(),
     }
 }

@@ -1,15 +1,20 @@
-//! The CA of what nodes show to each other changes while they go on, also for one that was away meanwhile.
+//! The CAs of what nodes show change while they go on: to each other, also for one that was away meanwhile, and to
+//! operators and edges, also for those who pin the one before.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use countersign_control_plane::node::ControlPlane;
 use countersign_proto::v1;
+use countersign_proto::v1::attach_response::Message as Out;
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
-use tonic::Code;
+use prost::Message as _;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
 use x509_parser::pem::Pem;
 
+use crate::edge::{Edge, Enrolled};
 use crate::town::{Town, agent, name};
 
 /// What a node has on its disk for others.
@@ -56,8 +61,18 @@ fn named(pem: &str) -> Vec<(String, String)> {
     .collect()
 }
 
+const NODES: v1::ShownCaKind = v1::ShownCaKind::Nodes;
+
+fn of_nodes() -> v1::RotateCaRequest {
+    v1::RotateCaRequest { ca: NODES.into(), ..Default::default() }
+}
+
 fn ca(number: u64) -> String {
     format!("CN=Countersign node CA {number}")
+}
+
+fn api_ca(number: u64) -> String {
+    format!("CN=Countersign API CA {number}")
 }
 
 /// Whether the node in a place takes whoever shows these papers for a node, and is taken for one by them.
@@ -75,12 +90,12 @@ async fn meet(town: &Town, papers: &Papers, place: usize) -> bool {
     ClusterServiceClient::new(endpoint.connect_lazy()).snapshot_offset(asking).await.is_ok()
 }
 
-async fn rotate(town: &Town, place: usize) -> v1::NodeCa {
-    let rotated = town.admin(place).await.rotate_node_ca(v1::RotateNodeCaRequest::default()).await;
-    rotated.unwrap().into_inner().node_ca.unwrap()
+async fn rotate(town: &Town, place: usize) -> v1::ShownCa {
+    let rotated = town.admin(place).await.rotate_ca(of_nodes()).await;
+    rotated.unwrap().into_inner().ca.unwrap()
 }
 
-async fn standing(town: &Town, place: usize) -> v1::NodeCa {
+async fn standing(town: &Town, place: usize) -> v1::ShownCa {
     let cluster = town.until_some("it answers", async |town| town.cluster(place).await.ok()).await;
     cluster.node_ca.unwrap()
 }
@@ -106,7 +121,8 @@ async fn nodes_go_over_to_another_ca_by_themselves_and_then_the_former_lets_nobo
     let former = [Papers::of(&town, 0), Papers::of(&town, 1)];
     assert_eq!((former[0].issuer(), former[1].trusts()), (ca(1), vec![ca(1)]));
     assert!(meet(&town, &former[0], 1).await && meet(&town, &former[1], 0).await);
-    assert_eq!(standing(&town, 1).await, v1::NodeCa { number: 1, ..Default::default() });
+    let first = standing(&town, 1).await;
+    assert_eq!((first.number, first.former_counts, first.nodes_to_renew.len()), (1, false, 0));
 
     let follower = town.follower().await;
     assert_eq!(rotate(&town, follower).await.number, 2);
@@ -150,8 +166,7 @@ async fn a_node_that_was_away_knows_the_former_alone_and_goes_over_when_it_is_ba
         assert_eq!((papers.issuer(), papers.trusts()), (ca(2), vec![ca(2), ca(1)]));
         assert_eq!(named(&papers.chain_pem)[1], (ca(2), ca(1)), "the former vouches for the new");
     }
-    let again =
-        town.admin(others[1]).await.rotate_node_ca(v1::RotateNodeCaRequest::default()).await;
+    let again = town.admin(others[1]).await.rotate_ca(of_nodes()).await;
     let again = again.unwrap_err();
     assert_eq!(again.code(), Code::FailedPrecondition);
     assert!(again.message().contains(&name(away)), "{again:?}");
@@ -199,9 +214,9 @@ async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
         .await;
         assert!(meet(&town, &Papers::of(&town, away), *place).await);
     }
-    let request = v1::FinishNodeCaRotationRequest::default();
-    let finished = town.admin(others[1]).await.finish_node_ca_rotation(request).await.unwrap();
-    let finished = finished.into_inner().node_ca.unwrap();
+    let request = v1::FinishCaRotationRequest { ca: NODES.into(), ..Default::default() };
+    let finished = town.admin(others[1]).await.finish_ca_rotation(request).await.unwrap();
+    let finished = finished.into_inner().ca.unwrap();
     assert!(!finished.former_counts);
     assert_eq!(finished.nodes_to_renew, [name(away)]);
     let left_out = Papers::of(&town, away);
@@ -216,4 +231,124 @@ async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
     assert!(standing(&town, others[1]).await.nodes_to_renew.is_empty());
     assert_eq!(rotate(&town, others[1]).await.number, 3, "and the next change is not held up");
     until_over(&town, 3, &others).await;
+}
+
+/// Whether the node that answers is known by these CAs.
+async fn is_known(node: &ControlPlane, pinned: &str) -> bool {
+    let ca = Certificate::from_pem(pinned);
+    let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://{}", node.api_addr())).unwrap();
+    endpoint.tls_config(tls).unwrap().connect().await.is_ok()
+}
+
+async fn rotate_api(town: &Town, place: usize) -> Result<v1::ShownCa, Status> {
+    let request = v1::RotateCaRequest { ca: v1::ShownCaKind::Api.into(), ..Default::default() };
+    let rotated = town.admin(place).await.rotate_ca(request).await?;
+    Ok(rotated.into_inner().ca.unwrap())
+}
+
+async fn api_of(town: &Town, place: usize) -> v1::ShownCa {
+    let cluster = town.until_some("it answers", async |town| town.cluster(place).await.ok()).await;
+    cluster.api_ca.unwrap()
+}
+
+fn pinned(town: &Town, place: usize) -> String {
+    fs::read_to_string(town.data_dir(place).join("api-ca.pem")).unwrap()
+}
+
+/// Returns once the node that it was enrolled through talks to edges: one that has just been unsealed says so.
+async fn serves_edges(town: &Town, enrolled: &Enrolled) {
+    town.until("it serves edges", async |_| {
+        let Ok(channel) = enrolled.channel(true).await else { return false };
+        enrolled.hello(channel).await.is_ok()
+    })
+    .await;
+}
+
+/// What the next bundle says that edges are to know the nodes by.
+async fn named_to(edge: &mut Edge) -> String {
+    loop {
+        let Some(Out::Bundle(bundle)) = edge.hear().await else { continue };
+        let state = v1::EdgeState::decode(bundle.envelope.unwrap().payload).unwrap();
+        return state.gateway_ca_pem;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn operators_and_edges_know_nodes_by_another_ca_and_those_who_pin_the_former_one_do_still() {
+    let mut town = Town::of(2).await;
+    let first = pinned(&town, 0);
+    let stranger = Town::of_one().await;
+    let enrolled = Enrolled::at(&mut town.admin(1).await, "edge").await;
+    serves_edges(&town, &enrolled).await;
+    let mut edge = enrolled.attach("nobody").await;
+    assert_eq!(named_to(&mut edge).await, "", "those that it was enrolled with");
+
+    let config = town.stop(0).await;
+    let started =
+        town.until_some("one of two leads nothing", async |town| rotate_api(town, 1).await.err());
+    assert_eq!(started.await.code(), Code::Unavailable);
+    town.start(0, config).await;
+    town.until("it is changed", async |town| rotate_api(town, 1).await.is_ok()).await;
+    for place in [0, 1] {
+        town.until("the former CA has ended", async |town| {
+            let ca = api_of(town, place).await;
+            (ca.number, ca.former_counts, ca.nodes_to_renew.len()) == (2, false, 0)
+        })
+        .await;
+        let new = api_of(&town, place).await.trusted_pem;
+        town.until("it is to be pinned", async |town| pinned(town, place) == new).await;
+        assert_eq!(named(&new), [(api_ca(2), api_ca(2))]);
+        for pem in [&first, &new] {
+            assert!(is_known(town.node(place), pem).await);
+        }
+        assert!(!is_known(town.node(place), &pinned(&stranger, 0)).await);
+        assert_eq!(Papers::of(&town, place).issuer(), ca(1), "to each other they show the same");
+    }
+    let new = pinned(&town, 0);
+    let renewed = Enrolled::at(&mut town.admin(0).await, "edge-2").await;
+    serves_edges(&town, &renewed).await;
+    let mut edge = renewed.attach("nobody").await;
+    assert_eq!(named_to(&mut edge).await, new);
+    serves_edges(&town, &enrolled).await;
+    let mut edge = enrolled.attach("nobody").await;
+    assert_eq!(named_to(&mut edge).await, new, "by the certificate between the two");
+
+    // Whoever joins has it, and a node shows it while it is sealed too.
+    town.add().await;
+    assert_eq!(pinned(&town, 2), new);
+    assert!(is_known(town.node(2), &new).await && is_known(town.node(2), &first).await);
+    town.admin(2).await.seal(v1::SealRequest {}).await.unwrap();
+    let config = town.stop(2).await;
+    town.start(2, config).await;
+    assert!(is_known(town.node(2), &new).await);
+
+    // The one before the last is none any more.
+    rotate_api(&town, 0).await.unwrap();
+    town.until("it has ended", async |town| {
+        let ca = api_of(town, 1).await;
+        (ca.number, ca.former_counts) == (3, false)
+    })
+    .await;
+    for place in 0..3 {
+        town.until("two changes later it is not known", async |town| {
+            !is_known(town.node(place), &first).await && is_known(town.node(place), &new).await
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lost_file_of_what_is_to_be_pinned_is_there_again_as_the_cluster_has_it() {
+    let mut town = Town::of(2).await;
+    let (follower, first) = (town.follower().await, pinned(&town, 0));
+    let config = town.stop(follower).await;
+    fs::remove_file(town.data_dir(follower).join("api-ca.pem")).unwrap();
+    town.start(follower, config).await;
+    town.until("it is there again", async |town| {
+        pinned(town, follower) == first && is_known(town.node(follower), &first).await
+    })
+    .await;
+    town.until("it serves", async |town| town.cluster(follower).await.is_ok()).await;
+    assert!(!town.data_dir(follower).join("tls/api-ca.key").exists(), "nor is there a key of it");
 }
