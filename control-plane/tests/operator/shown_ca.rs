@@ -10,7 +10,7 @@ use countersign_proto::v1;
 use countersign_proto::v1::attach_response::Message as Out;
 use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use prost::Message as _;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 use x509_parser::pem::Pem;
 
@@ -75,19 +75,38 @@ fn api_ca(number: u64) -> String {
     format!("CN=Countersign API CA {number}")
 }
 
+/// A way to the node in a place for whoever has these papers.
+struct Line {
+    peer: ClusterServiceClient<Channel>,
+    cluster_id: String,
+}
+
+impl Line {
+    async fn of(town: &Town, papers: &Papers, place: usize) -> Self {
+        let status = town.admin(place).await.get_status(v1::GetStatusRequest {}).await;
+        let status = status.unwrap().into_inner();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&papers.trusted_pem))
+            .identity(Identity::from_pem(&papers.chain_pem, &papers.key_pem))
+            .domain_name(format!("{}.node.countersign", status.node_id));
+        let address = town.node(place).cluster_addr().unwrap();
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+        let endpoint = endpoint.tls_config(tls).unwrap().timeout(Duration::from_secs(5));
+        let peer = ClusterServiceClient::new(endpoint.connect_lazy());
+        Self { peer, cluster_id: status.cluster_id }
+    }
+
+    /// Over the connection that is there, if it is there still.
+    async fn is_answered(&self) -> bool {
+        let cluster_id = self.cluster_id.clone();
+        let asking = v1::SnapshotOffsetRequest { cluster_id, ..Default::default() };
+        self.peer.clone().snapshot_offset(asking).await.is_ok()
+    }
+}
+
 /// Whether the node in a place takes whoever shows these papers for a node, and is taken for one by them.
 async fn meet(town: &Town, papers: &Papers, place: usize) -> bool {
-    let status = town.admin(place).await.get_status(v1::GetStatusRequest {}).await;
-    let status = status.unwrap().into_inner();
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&papers.trusted_pem))
-        .identity(Identity::from_pem(&papers.chain_pem, &papers.key_pem))
-        .domain_name(format!("{}.node.countersign", status.node_id));
-    let address = town.node(place).cluster_addr().unwrap();
-    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
-    let endpoint = endpoint.tls_config(tls).unwrap().timeout(Duration::from_secs(5));
-    let asking = v1::SnapshotOffsetRequest { cluster_id: status.cluster_id, ..Default::default() };
-    ClusterServiceClient::new(endpoint.connect_lazy()).snapshot_offset(asking).await.is_ok()
+    Line::of(town, papers, place).await.is_answered().await
 }
 
 async fn rotate(town: &Town, place: usize) -> v1::ShownCa {
@@ -214,6 +233,8 @@ async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
         .await;
         assert!(meet(&town, &Papers::of(&town, away), *place).await);
     }
+    let open = Line::of(&town, &Papers::of(&town, away), others[0]).await;
+    assert!(open.is_answered().await);
     let request = v1::FinishCaRotationRequest { ca: NODES.into(), ..Default::default() };
     let finished = town.admin(others[1]).await.finish_ca_rotation(request).await.unwrap();
     let finished = finished.into_inner().ca.unwrap();
@@ -224,6 +245,7 @@ async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
         town.until("it is left out", async |town| !meet(town, &left_out, *place).await).await;
         assert_eq!(Papers::of(&town, *place).trusts(), [ca(2)]);
     }
+    assert!(!open.is_answered().await, "nor do connections stay that are there");
     town.admin(others[0]).await.create_agent(agent("bot")).await.unwrap();
 
     let request = v1::RemoveNodeRequest { node: name(away), ..Default::default() };

@@ -67,7 +67,9 @@ async fn a_bundle_names_other_cas_and_the_former_one_is_none_from_then_on() {
     world.until(ATTACHED, 1.0).await;
     world.control.kill(1);
     world.until(ATTACHED, 0.0).await;
-    // Longer than it takes to try the only node that is there; and once the other is back it is that one.
+    // The other node, which is there, is tried meanwhile, and in vain.
+    let refused = world.ask(1).await.expect("no panic");
+    assert_eq!(refused.status, 503);
     world.control.revive(1).await;
     world.control.hello().await;
     assert_eq!(world.control.attached_to(), 1, "the node that the former CA vouches for is none");
