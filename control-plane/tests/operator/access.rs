@@ -22,7 +22,7 @@ const APPROVER: &[Role] = &[Role::Approver];
 const READERS: &[Role] = &[Role::Admin, Role::Auditor];
 
 /// Written down a second time, on purpose: a method that is not here, or whose line differs, fails the test.
-const EXPECTED: [(&str, Option<&[Role]>); 66] = [
+const EXPECTED: [(&str, Option<&[Role]>); 68] = [
     ("AddApprover", Some(ADMIN)),
     ("AddNode", Some(ADMIN)),
     ("AuthorizeRekey", Some(ADMIN)),
@@ -38,6 +38,7 @@ const EXPECTED: [(&str, Option<&[Role]>); 66] = [
     ("EvictEdge", Some(ADMIN)),
     ("ExplainPolicy", Some(ALL)),
     ("ExportAudit", Some(READERS)),
+    ("FinishCaRotation", Some(ADMIN)),
     ("FinishEdgeCaRotation", Some(ADMIN)),
     ("GetApproval", Some(ALL)),
     ("GetCluster", Some(READERS)),
@@ -66,6 +67,7 @@ const EXPECTED: [(&str, Option<&[Role]>); 66] = [
     ("RevokeGrant", Some(DECIDERS)),
     ("RotateAgent", Some(ADMIN)),
     ("RotateApproverToken", Some(ADMIN)),
+    ("RotateCa", Some(ADMIN)),
     ("RotateCredential", Some(ADMIN)),
     ("RotateEdgeCa", Some(ADMIN)),
     ("RotateKeyring", Some(ADMIN)),
