@@ -14,7 +14,7 @@ use crate::intake::{Intake, IntakeSettings};
 use crate::notify;
 use crate::peers;
 use crate::sign::{Signer, Witness};
-use crate::state::{Actor, Command, EdgeCa};
+use crate::state::{Actor, Audience, Command, EdgeCa};
 use crate::tap;
 
 /// What there is once the state is here.
@@ -62,7 +62,9 @@ impl Node {
         let events = house.cluster.subscribe();
         let begun = house.cluster.peek(|state| state.edge_ca().map(EdgeCa::trusted_pem));
         let edge_ca_pem = begun.context("the cluster did not begin")?;
-        self.renew_certificates(house)?;
+        for to in Audience::ALL {
+            self.go_over(house, to)?;
+        }
         self.identity.forget_ca_key()?;
         self.keep_edge_ca(&edge_ca_pem)?;
         self.record_unsealing(house).await?;

@@ -18,21 +18,31 @@ use crate::sign;
 use crate::state::{Actor, Audience, Command, Event, ShownCa};
 use crate::tls;
 
+/// What this node shows is of the CA of this number, and of others it takes what is of that CA.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GoneOver {
+    to: Audience,
+    number: u64,
+}
+
 impl Node {
     /// Trusts what the state says, and has issued what is missing, nearly over, under other names, or not of the newest
     /// CA.
-    pub(super) fn renew_certificates(&self, house: &Unsealed) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// What was not done: this node goes on showing what it has.
+    pub(super) fn go_over(&self, house: &Unsealed, to: Audience) -> anyhow::Result<GoneOver> {
         let newest = house.cluster.peek(|state| {
             let id = state.genesis()?.cluster_id.clone();
-            let ca = |to| state.shown_ca(to).map(|ca| ca.into_owned());
-            Some((id, ca(Audience::Clients)?, ca(Audience::Nodes)?))
+            Some((id, state.shown_ca(to)?.into_owned()))
         });
-        let (cluster_id, api_ca, node_ca) = newest.context("the cluster did not begin")?;
-        self.renew_for_clients(house, &cluster_id, &api_ca)?;
-        match self.addresses.cluster {
-            Some(_) => self.renew_for_nodes(house, &cluster_id, &node_ca),
-            None => Ok(()),
+        let (cluster_id, ca) = newest.context("the cluster did not begin")?;
+        match to {
+            Audience::Clients => self.renew_for_clients(house, &cluster_id, &ca)?,
+            Audience::Nodes if self.addresses.cluster.is_none() => {}
+            Audience::Nodes => self.renew_for_nodes(house, &cluster_id, &ca)?,
         }
+        Ok(GoneOver { to, number: ca.number })
     }
 
     fn renew_for_clients(
@@ -103,18 +113,20 @@ impl Node {
         Ok(())
     }
 
-    /// Says that this node shows certificates of the newest CAs, where the cluster waits for that.
-    pub(super) async fn tell_what_is_shown(&self, house: &Unsealed) -> anyhow::Result<()> {
+    /// Says so, if the cluster waits for that.
+    pub(super) async fn tell_gone_over(
+        &self,
+        house: &Unsealed,
+        GoneOver { to, number }: GoneOver,
+    ) -> anyhow::Result<()> {
         let id = house.cluster.node_id();
-        for to in Audience::ALL {
-            let number = house.cluster.peek(|state| {
-                let waited_for = state.nodes_to_renew(to).any(|node| node.id == id);
-                state.shown_ca(to).filter(|_| waited_for).map(|ca| ca.number)
-            });
-            if let Some(number) = number {
-                let command = Command::RenewNode { id, to, number };
-                house.cluster.propose(Actor::System, command).await?;
-            }
+        let is_waited_for = house.cluster.peek(|state| {
+            state.shown_ca(to).is_some_and(|ca| ca.number == number)
+                && state.nodes_to_renew(to).any(|node| node.id == id)
+        });
+        if is_waited_for {
+            let command = Command::RenewNode { id, to, number };
+            house.cluster.propose(Actor::System, command).await?;
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use countersign_proto::v1::cluster_service_client::ClusterServiceClient;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic_health::ServingStatus;
 
-use super::shown_ca::shown_cas_changed;
+use super::shown_ca::{GoneOver, shown_cas_changed};
 use super::{Node, Unsealed};
 use crate::cluster::{Clock as _, SystemClock};
 use crate::operator::rotation;
-use crate::state::Actor;
+use crate::state::{Actor, Audience};
 
 /// How late at most the health service says that there is no leader, or that there is one again.
 const LOOK: Duration = Duration::from_millis(250);
@@ -21,8 +21,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const TOO_LONG: Duration = Duration::from_secs(2);
 /// How often certificates and keys are looked at.
 const RENEWAL: Duration = Duration::from_secs(60 * 60);
-/// Between two tries to say what this node shows.
+/// Between two tries to say what this node shows, and two to have that renewed.
 const PAUSE: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(60);
 /// How often, and how long, other nodes are asked whether they are unsealed.
 const NEIGHBOURS: Duration = Duration::from_secs(5);
 
@@ -75,20 +76,24 @@ impl Node {
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         due.tick().await;
         loop {
-            self.renew(house).await;
-            let goes_over = async {
-                while let Err(error) = self.tell_what_is_shown(house).await {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "the others do not know yet that this node shows certificates of the newest CAs"
-                    );
-                    tokio::time::sleep(PAUSE).await;
+            let gone_over = self.renew(house).await;
+            let is_all = gone_over.len() == Audience::ALL.len();
+            let until_there_is_more_to_do = async {
+                for gone_over in gone_over {
+                    while let Err(error) = self.tell_gone_over(house, gone_over).await {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "the others do not know yet that this node shows a certificate of the newest CA"
+                        );
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
                 shown_cas_changed(&mut events).await;
             };
             tokio::select! {
                 _ = due.tick() => {}
-                () = goes_over => {}
+                () = until_there_is_more_to_do => {}
+                () = tokio::time::sleep(AGAIN), if !is_all => {}
             }
         }
     }
@@ -119,12 +124,17 @@ impl Node {
         }
     }
 
-    async fn renew(&self, house: &Unsealed) {
-        if let Err(error) = self.renew_certificates(house) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "a certificate was not renewed; it is tried again in an hour"
-            );
+    /// Which certificates are of the newest CAs now: of each kind, unless that failed.
+    async fn renew(&self, house: &Unsealed) -> Vec<GoneOver> {
+        let mut gone_over = Vec::new();
+        for to in Audience::ALL {
+            match self.go_over(house, to) {
+                Ok(done) => gone_over.push(done),
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "a certificate of {to} was not renewed; it is tried again in a minute"
+                ),
+            }
         }
         if house.cluster.is_leader() && house.vault.rotation_due(SystemClock.wall()) {
             let rotated = house.cluster.propose(Actor::System, rotation(&house.vault)).await;
@@ -132,6 +142,7 @@ impl Node {
                 tracing::warn!(%error, "the keyring was not rotated; it is tried again in an hour");
             }
         }
+        gone_over
     }
 }
 

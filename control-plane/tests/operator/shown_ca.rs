@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use x509_parser::pem::Pem;
 
 use crate::edge::{Edge, Enrolled};
+use crate::start::get_from;
 use crate::town::{Town, agent, name};
 
 /// What a node has on its disk for others.
@@ -373,4 +374,38 @@ async fn a_lost_file_of_what_is_to_be_pinned_is_there_again_as_the_cluster_has_i
     .await;
     town.until("it serves", async |town| town.cluster(follower).await.is_ok()).await;
     assert!(!town.data_dir(follower).join("tls/api-ca.key").exists(), "nor is there a key of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_cannot_keep_its_new_certificate_does_not_say_that_it_shows_it() {
+    let town = Town::of(2).await;
+    town.until("it serves", async |town| {
+        get_from(town.node(1), "/readyz").await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    // Where it is written beside the present one, something is in the way.
+    let in_the_way = town.data_dir(1).join("tls/server.pem.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let shown = fs::read_to_string(town.data_dir(1).join("tls/server.pem")).unwrap();
+    rotate_api(&town, 0).await.unwrap();
+    // It goes over with what it can: so it has come to the other, and could not.
+    rotate(&town, 0).await;
+    until_over(&town, 2, &[0, 1]).await;
+    let first = api_of(&town, 0).await;
+    assert_eq!((first.number, first.former_counts), (2, true));
+    town.until("the other has gone over", async |town| {
+        api_of(town, 0).await.nodes_to_renew == [name(1)]
+    })
+    .await;
+    assert_eq!(fs::read_to_string(town.data_dir(1).join("tls/server.pem")).unwrap(), shown);
+    assert!(is_known(town.node(1), &pinned(&town, 0)).await, "edges know it still");
+
+    fs::remove_dir(&in_the_way).unwrap();
+    rotate(&town, 0).await;
+    until_over(&town, 3, &[0, 1]).await;
+    town.until("it has gone over too", async |town| {
+        let ca = api_of(town, 1).await;
+        (ca.number, ca.former_counts, ca.nodes_to_renew.len()) == (2, false, 0)
+    })
+    .await;
 }
