@@ -12,7 +12,15 @@ use crate::tls;
 
 /// Reaches nobody until this node has a certificate; what is asked for after a renewal is under the new one.
 #[derive(Default)]
-pub(super) struct Line(RwLock<Option<Arc<MutualTls>>>);
+pub(super) struct Line(RwLock<Option<Loaded>>);
+
+/// What is shown and trusted right now, whatever the files say meanwhile.
+#[derive(Clone)]
+pub(super) struct Loaded {
+    tls: Arc<MutualTls>,
+    pub(super) certificate_pem: String,
+    pub(super) ca_pem: String,
+}
 
 impl Line {
     /// Takes the certificate, its key and the node CAs from `data_dir`; says whether they are there.
@@ -28,16 +36,19 @@ impl Line {
         let identity =
             NodeIdentity { certificate_pem: certificate.pem, key_pem: pair.key_pem()?, ca_pem };
         let tls = Arc::new(MutualTls::new(&identity)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+        let NodeIdentity { certificate_pem, ca_pem, .. } = identity;
+        let loaded = Loaded { tls, certificate_pem, ca_pem };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
         Ok(true)
     }
 
     /// For the listener that other nodes come to; none while this node has nothing to show.
     pub(super) fn server_config(&self) -> Option<Arc<ServerConfig>> {
-        self.now().map(|tls| tls.server_config())
+        self.now().map(|loaded| loaded.tls.server_config())
     }
 
-    fn now(&self) -> Option<Arc<MutualTls>> {
+    /// None before anything was loaded.
+    pub(super) fn now(&self) -> Option<Loaded> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -45,7 +56,7 @@ impl Line {
 impl Transport for Line {
     fn channel(&self, node: u64, address: &str) -> Channel {
         match self.now() {
-            Some(tls) => tls.channel(node, address),
+            Some(loaded) => loaded.tls.channel(node, address),
             None => NoPeers.channel(node, address),
         }
     }

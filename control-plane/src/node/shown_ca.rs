@@ -83,12 +83,16 @@ impl Node {
         let (ca_path, pair) = (tls::node_ca_path(dir), tls::node_pair(dir));
         let trusted_pem = ca.trusted_pem();
         let trusted = certificates(&trusted_pem);
-        let known = tls::read_if_there(&ca_path)?.map_or_else(Vec::new, |pem| certificates(&pem));
-        let renews = pair.certificate()?.is_none_or(|shown| {
-            shown.is_due(SystemTime::now()) || !shown.is_of(&ca.certificate_pem)
-        });
-        let first = self.line.server_config().is_none();
-        if known == trusted && !renews && !first {
+        // Not what the files say: a try that failed may have written them, and nobody is shown that.
+        let loaded = self.line.now();
+        let known = loaded.as_ref().map_or_else(Vec::new, |loaded| certificates(&loaded.ca_pem));
+        let kept = pair.certificate()?;
+        let renews = kept
+            .as_ref()
+            .is_none_or(|kept| kept.is_due(SystemTime::now()) || !kept.is_of(&ca.certificate_pem));
+        let first = loaded.is_none();
+        let is_shown = loaded.zip(kept).is_some_and(|(now, kept)| now.certificate_pem == kept.pem);
+        if known == trusted && is_shown && !renews {
             return Ok(());
         }
         tls::write_public(&ca_path, trusted_pem.as_bytes())

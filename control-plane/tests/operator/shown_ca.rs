@@ -120,6 +120,14 @@ async fn standing(town: &Town, place: usize) -> v1::ShownCa {
     cluster.node_ca.unwrap()
 }
 
+/// Those that are there, as the node in a place says.
+async fn until_all_but(town: &Town, away: usize, place: usize) {
+    town.until("those that are there have gone over", async |town| {
+        standing(town, place).await.nodes_to_renew == [name(away)]
+    })
+    .await;
+}
+
 async fn until_over(town: &Town, number: u64, places: &[usize]) {
     for place in places {
         town.until("the former CA has ended", async |town| {
@@ -178,10 +186,7 @@ async fn a_node_that_was_away_knows_the_former_alone_and_goes_over_when_it_is_ba
     let others: Vec<usize> = (0..3).filter(|place| *place != away).collect();
     rotate(&town, others[0]).await;
     for place in &others {
-        town.until("those that are there have gone over", async |town| {
-            standing(town, *place).await.nodes_to_renew == [name(away)]
-        })
-        .await;
+        until_all_but(&town, away, *place).await;
         let papers = Papers::of(&town, *place);
         assert_eq!((papers.issuer(), papers.trusts()), (ca(2), vec![ca(2), ca(1)]));
         assert_eq!(named(&papers.chain_pem)[1], (ca(2), ca(1)), "the former vouches for the new");
@@ -228,10 +233,7 @@ async fn whoever_ends_the_former_leaves_out_a_node_that_has_not_gone_over() {
     let others: Vec<usize> = (0..3).filter(|place| *place != away).collect();
     rotate(&town, others[0]).await;
     for place in &others {
-        town.until("those that are there have gone over", async |town| {
-            standing(town, *place).await.nodes_to_renew == [name(away)]
-        })
-        .await;
+        until_all_but(&town, away, *place).await;
         assert!(meet(&town, &Papers::of(&town, away), *place).await);
     }
     let open = Line::of(&town, &Papers::of(&town, away), others[0]).await;
